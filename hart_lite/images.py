@@ -1,0 +1,250 @@
+"""Pixels: decode safely, crop from the original, show at the size the model sees, frame boxes.
+
+Whatever a decoder is given ends as upright RGB (EXIF orientation applied) or as one `HartError` naming the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import struct
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from hart_lite.types import Box, HartError, ImageView
+
+MAX_PIXELS = 300_000_000  # 0.9 GB as RGB; the largest images of the benchmarks have about a tenth of it
+CACHE_BYTES = 512 * 2**20  # decoded images kept: one 8K frame takes 127 MiB
+# Named so that PIL never tries the rest: EPS, for one, would start Ghostscript on a file from a data set.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
+
+# PIL warns from 89 million pixels and refuses from 179 million, for the whole process; the limit here is our own.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+# What PIL's decoders raise on damaged files (RuntimeError: AVIF; TypeError: TIFF headers).
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, RuntimeError, EOFError, OverflowError)
+_DECODE_ERRORS += (struct.error, zlib.error)
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class _DecodedImages:
+    """The images decoded last, bounded by bytes: many questions share one image, and locate and crop read the same."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.used = 0
+        self._images: OrderedDict[tuple, Image.Image] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple, decode: Callable[[], Image.Image]) -> Image.Image:
+        with self._lock:
+            if key in self._images:
+                self._images.move_to_end(key)
+                return self._images[key]
+        image = decode()
+        with self._lock:
+            if key not in self._images and _nbytes(image) <= self.limit:
+                self._images[key] = image
+                self.used += _nbytes(image)
+            while self.used > self.limit:
+                self.used -= _nbytes(self._images.popitem(last=False)[1])
+        return image
+
+
+def _nbytes(image: Image.Image) -> int:
+    return image.width * image.height * 4  # PIL keeps RGB in 4 bytes
+
+
+_decoded = _DecodedImages(CACHE_BYTES)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file. Its identity is the file it leads to, however the path is written."""
+
+    path: Path
+
+    @cached_property
+    def key(self) -> str:
+        return os.path.realpath(self.path)
+
+    def load(self) -> Image.Image:
+        """RGB, upright, shared with other callers: do not draw on it. Raises `HartError` naming the file."""
+        with self._stream() as stream:
+            stat = os.fstat(stream.fileno())  # a file written anew is read anew
+            version = (self.key, stat.st_mtime_ns, stat.st_size)
+            return _decoded.get(version, lambda: decode(stream, str(self.path)))
+
+    def size(self) -> tuple[int, int]:
+        with self._stream() as stream:
+            return upright_size(stream, str(self.path))
+
+    def _stream(self) -> BinaryIO:
+        try:
+            return open(self.path, "rb")
+        except FileNotFoundError:
+            raise HartError(f"{self.path}: no such image file") from None
+        except OSError as error:
+            raise HartError(f"{self.path}: cannot be read: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class ImageBytes:
+    """An encoded image in memory. Its identity is its content; `name` is for messages."""
+
+    data: bytes = field(repr=False)
+    name: str
+
+    @cached_property
+    def key(self) -> str:
+        return content_key(self.data)
+
+    def load(self) -> Image.Image:
+        """RGB, upright, shared with other callers: do not draw on it. Raises `HartError` with the name."""
+        return _decoded.get((self.key,), lambda: decode(io.BytesIO(self.data), self.name))
+
+    def size(self) -> tuple[int, int]:
+        return upright_size(io.BytesIO(self.data), self.name)
+
+
+def content_key(data: bytes) -> str:
+    """The identity of an image that has no file of its own."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def decode(stream: BinaryIO, name: str) -> Image.Image:
+    """The first frame of an encoded image as upright RGB. Raises `HartError` starting with `name`."""
+    with _opened(stream, name) as image:
+        turn = _UPRIGHT.get(_orientation(image, stream))
+        image.load()
+        image = _rgb(image)
+        return image.transpose(turn) if turn is not None else image
+
+
+def upright_size(stream: BinaryIO, name: str) -> tuple[int, int]:
+    """(width, height) after EXIF orientation, read from the header. Raises `HartError` starting with `name`."""
+    with _opened(stream, name) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image, stream) >= 5 else (width, height)
+
+
+@contextmanager
+def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
+    try:
+        with Image.open(stream, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise HartError(
+                    f"{name}: {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded. Scale it down"
+                )
+            yield image
+    except _BOMB as error:
+        raise HartError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are decoded. Scale it down") from error
+    except Image.UnidentifiedImageError as error:
+        raise HartError(f"{name}: not an image (readable are {', '.join(FORMATS)})") from error
+    except _DECODE_ERRORS as error:
+        raise HartError(f"{name}: damaged image: {error}") from error
+
+
+def _orientation(image: Image.Image, stream: BinaryIO) -> int:
+    """EXIF orientation 1..8, without decoding. Damaged EXIF data counts as none: viewers show such files as stored."""
+    if image.format == "TIFF":
+        return 1  # the one format that PIL turns by itself, its size in the header included
+    try:
+        if image.format == "PNG" and "exif" not in image.info and (data := _png_exif(stream)):
+            image.info["exif"] = data
+        # Not image.getexif(): a PNG without EXIF data would be decoded in search of it.
+        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except _DECODE_ERRORS:
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _png_exif(stream: BinaryIO) -> bytes:
+    """The eXIf chunk wherever it stands: behind the pixels PIL would decode the whole image to reach it."""
+    position = stream.tell()
+    stream.seek(8)
+    data = b""
+    while not data and len(head := stream.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf":
+            data = stream.read(length)
+        stream.seek(length + 4, os.SEEK_CUR)
+    stream.seek(position)
+    return data
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bit(np.asarray(image), image.mode)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        page = Image.new("RGBA", image.size, "white")  # see-through drawings are mostly dark lines on nothing
+        return Image.alpha_composite(page, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bit(values: np.ndarray, mode: str) -> np.ndarray:
+    """Grey values of any range as uint8: by the range the mode or the values imply, stretched if neither does."""
+    values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    elif low >= 0:
+        usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
+        low, high = 0.0, next((top for top in usual if high <= top), high)
+    return np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
+
+
+def crop_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Whole pixels (left, top, right, bottom) that the box touches in an image of `size`; at least one pixel."""
+    width, height = size
+    noise = 1e-6  # 3.0000000004 left by mapping between frames does not touch a fourth pixel
+    left = min(max(math.floor(box.x1 + noise), 0), width - 1)
+    top = min(max(math.floor(box.y1 + noise), 0), height - 1)
+    right = max(min(math.ceil(box.x2 - noise), width), left + 1)
+    bottom = max(min(math.ceil(box.y2 - noise), height), top + 1)
+    return left, top, right, bottom
+
+
+def view_pixels(view: ImageView) -> Image.Image:
+    """What the model sees, RGB at `view.size`: plain BICUBIC of the whole image or of the crop from the original.
+
+    The crop is cut first: `resize(box=...)` would let pixels from outside the box into its edges.
+    """
+    image = view.source.load()
+    if view.box is not None:
+        image = image.crop(crop_pixels(view.box, image.size))
+    return image.resize(view.size, Image.Resampling.BICUBIC)
+
+
+def draw_boxes(image: Image.Image, boxes: Sequence[Box], colour: str = "red", width: int = 3) -> Image.Image:
+    """A copy with each box framed. Boxes are in the pixels of `image`; the frame lies around them, not on them."""
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    for box in boxes:
+        left, top, right, bottom = crop_pixels(box, image.size)
+        draw.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline=colour, width=width)
+    return image
