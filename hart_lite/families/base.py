@@ -1,0 +1,67 @@
+"""What a model family must offer. Everything above works on token ids, image slots, embeddings and positions.
+
+Frames: a family alone knows which pixels the numbers in its text mean; it takes and gives ORIGINAL pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import nn
+
+from hart_lite.types import Box, ImageView, Tokens
+
+Content = Sequence[str | ImageView]  # what one message shows, in order
+
+
+class Family(Protocol):
+    name: str
+    locate_words: str  # appended to the locate instruction: the box format this family speaks
+    eos_ids: tuple[int, ...]  # a response ends with one of these
+    pad_id: int
+    banned_ids: tuple[int, ...]  # image placeholders and the like: never sampled
+
+    def load_model(self, **how) -> nn.Module:
+        """The base model, frozen, on its device."""
+
+    def save_processor(self, folder: Path) -> None:
+        """Tokenizer, image processor and chat template, as the base's repository has them."""
+
+    def lora_targets(self, parts: Sequence[str]) -> str:
+        """Regular expression over module names that carry adapters; parts: language, vision, projector."""
+
+    def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]:
+        """(width, height) the model sees of an image of this size within a budget of pixels."""
+
+    def image_tokens(self, size: tuple[int, int]) -> int:
+        """Number of image tokens at a size that `fit` gave."""
+
+    def chat(self, content: Content) -> Tokens:
+        """A conversation of one user message, up to where the assistant begins to speak."""
+
+    def reply(self, content: Content, ended: bool) -> Tokens:
+        """The next user message after an assistant's response (`ended`: that response closed itself)."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Sampled ids as text, without control tokens."""
+
+    def response_ids(self, text: str) -> tuple[int, ...]:
+        """An assistant's response as ids, closed by the end token (for supervised targets)."""
+
+    def features(self, model: nn.Module, images: Sequence[Image.Image]) -> list[torch.Tensor]:
+        """One (tokens, hidden) tensor per image."""
+
+    def positions(self, tokens: Tokens) -> torch.Tensor:
+        """(rows, T) rotary positions: 3 rows for m-RoPE, 1 otherwise."""
+
+    def boxes_from_text(
+        self, text: str, seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]
+    ) -> list[tuple[float, float, float, float, int]]:
+        """(x1, y1, x2, y2, image index) in original pixels for every box the text names, unchecked and in order."""
+
+    def box_to_text(self, boxes: Sequence[Box], seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]) -> str:
+        """The text this family would answer to point at these boxes."""

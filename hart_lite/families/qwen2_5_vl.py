@@ -1,0 +1,204 @@
+"""Qwen2.5-VL: absolute pixels of the resized image, m-RoPE, one merged token for each 28 x 28 pixels.
+
+Works without torchvision: the stock processor class wants a video processor, so the tokenizer and the PIL image
+processor are used on their own (transformers #48558).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from hart_lite.families.base import Content
+from hart_lite.types import Box, HartError, ImageView, Slot, Tokens
+
+MAX_ASPECT = 100  # smart_resize refuses 200; other engines break earlier
+_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+_PAD = "<|image_pad|>"
+_MARK = "\u241f"  # a symbol no template writes
+_NUMBER = r"\s{0,4}(-?\d{1,7}(?:\.\d{1,6})?)\s{0,4}"
+_FOUR = re.compile(r"\[" + ",".join([_NUMBER] * 4) + r"\]")
+_NAMED = re.compile(r"bbox_2d[\"']?\s{0,4}:\s{0,4}\[" + ",".join([_NUMBER] * 4) + r"\]")
+_IMAGE_INDEX = re.compile(r"^\s{0,4},\s{0,4}[\"']image[\"']\s{0,4}:\s{0,4}(\d{1,3})")
+
+
+class Qwen25VL:
+    """Implements `hart_lite.families.base.Family`."""
+
+    name = "qwen2_5_vl"
+    locate_words = ' in JSON format: [{"bbox_2d": [x1, y1, x2, y2]}]'
+
+    def __init__(self, source: str, revision: str | None = None) -> None:
+        self.source, self.revision = source, revision
+        self.tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        self.processor = AutoImageProcessor.from_pretrained(
+            source, revision=revision, backend="pil", trust_remote_code=False
+        )
+        self.factor = self.processor.patch_size * self.processor.merge_size
+        ids = self.tokenizer.convert_tokens_to_ids
+        self.image_id = ids(_PAD)
+        self.eos_ids = (ids("<|im_end|>"), ids("<|endoftext|>"))
+        self.pad_id = ids("<|endoftext|>")
+        self.banned_ids = tuple(
+            ids(t) for t in ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>")
+        )
+
+    # -- model -----------------------------------------------------------------------------------------------------
+
+    def load_model(self, **how) -> nn.Module:
+        return Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            self.source, revision=self.revision, trust_remote_code=False, use_safetensors=True, **how
+        )
+
+    def save_processor(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def lora_targets(self, parts: Sequence[str]) -> str:
+        patterns = {
+            "language": r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
+            "vision": r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate|up|down)_proj)",
+            "projector": r".*visual\.merger\.mlp\.[02]",
+        }
+        return "|".join(f"(?:{patterns[part]})" for part in parts)
+
+    # Modules kept in 16 bit under 4-bit quantisation: patterns match from the start of a name or as its suffix, and
+    # giving any list drops the default exclusion of lm_head.
+    unquantised = ("model.visual", "lm_head")
+
+    # -- images ----------------------------------------------------------------------------------------------------
+
+    def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]:
+        """Both sides multiples of 28. An aspect ratio above 100 is squeezed to it rather than refused."""
+        width, height = size
+        width, height = max(width, height / MAX_ASPECT), max(height, width / MAX_ASPECT)
+        least = max(least, self.factor**2)
+        h, w = smart_resize(
+            max(round(height), 1), max(round(width), 1), factor=self.factor, min_pixels=least, max_pixels=most
+        )
+        h, w = max(h, self.factor), max(w, self.factor)
+        while h * w > most:  # a thin image: smart_resize keeps at least one token a side and may overshoot
+            h, w = (h - self.factor, w) if h > w else (h, w - self.factor)
+        return w, h
+
+    def image_tokens(self, size: tuple[int, int]) -> int:
+        return (size[0] // self.factor) * (size[1] // self.factor)
+
+    def features(self, model: nn.Module, images: Sequence[Image.Image]) -> list[torch.Tensor]:
+        batch = self.processor(images=list(images), do_resize=False, return_tensors="pt")
+        parameter = next(model.model.visual.parameters())
+        out = model.model.get_image_features(
+            batch["pixel_values"].to(parameter.device, parameter.dtype),
+            batch["image_grid_thw"].to(parameter.device),
+            return_dict=True,
+        )
+        return list(out.pooler_output)
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def chat(self, content: Content) -> Tokens:
+        return self._tokens(self._render([self._message("user", content)]), content)
+
+    def reply(self, content: Content, ended: bool) -> Tokens:
+        messages = [
+            self._message("user", ["?"]),
+            {"role": "assistant", "content": _MARK},
+            self._message("user", content),
+        ]
+        after = self._render(messages).split(_MARK)[1]
+        if ended:
+            after = after.removeprefix("<|im_end|>")
+        return self._tokens(after, content)
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+    def response_ids(self, text: str) -> tuple[int, ...]:
+        return (*self._ids(_plain(text)), self.eos_ids[0])
+
+    def _message(self, role: str, content: Content) -> dict:
+        parts = [
+            {"type": "text", "text": _plain(part)} if isinstance(part, str) else {"type": "image"} for part in content
+        ]
+        return {"role": role, "content": parts}
+
+    def _render(self, messages: list[dict]) -> str:
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _tokens(self, rendered: str, content: Content) -> Tokens:
+        """Each image placeholder becomes as many slots as its view has tokens."""
+        views = [part for part in content if isinstance(part, ImageView)]
+        texts = rendered.split(_PAD)
+        if len(texts) != len(views) + 1:
+            raise HartError(f"the chat template of {self.source} wrote {len(texts) - 1} images for {len(views)}")
+        out = Tokens(tuple(self._ids(texts[0])))
+        for view, text in zip(views, texts[1:], strict=True):
+            n = self.image_tokens(view.size)
+            out = out + Tokens((self.image_id,) * n, (Slot(0, n, view),)) + Tokens(tuple(self._ids(text)))
+        return out
+
+    # -- positions -------------------------------------------------------------------------------------------------
+
+    def positions(self, tokens: Tokens) -> torch.Tensor:
+        """(3, T): time, height, width. Text counts on from the largest position before it."""
+        rows, next_position, cursor = [], 0, 0
+        for slot in tokens.slots:
+            n = slot.start - cursor
+            rows.append(torch.arange(next_position, next_position + n).expand(3, n))
+            next_position += n
+            w, h = slot.view.size[0] // self.factor, slot.view.size[1] // self.factor
+            ys, xs = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+            rows.append(torch.stack([torch.zeros(h * w, dtype=torch.long), ys.flatten(), xs.flatten()]) + next_position)
+            next_position += max(h, w)
+            cursor = slot.start + slot.length
+        n = len(tokens) - cursor
+        rows.append(torch.arange(next_position, next_position + n).expand(3, n))
+        return torch.cat(rows, dim=1)
+
+    # -- boxes -----------------------------------------------------------------------------------------------------
+
+    def boxes_from_text(
+        self, text: str, seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]
+    ) -> list[tuple[float, float, float, float, int]]:
+        """Reads `"bbox_2d": [x1, y1, x2, y2]`, or bare lists of four numbers when no box is named.
+
+        An entry may add `"image": n` (counting from 1) to point into the n-th of several images.
+        """
+        out = []
+        for match in _NAMED.finditer(text) if "bbox_2d" in text else _FOUR.finditer(text):
+            index = 0
+            named = _IMAGE_INDEX.match(text[match.end() : match.end() + 40])
+            if named:
+                index = int(named[1]) - 1
+            if not 0 <= index < len(seen):
+                continue
+            (w, h), (width, height) = seen[index], original[index]
+            x1, y1, x2, y2 = (float(match[i]) for i in range(1, 5))
+            out.append((x1 * width / w, y1 * height / h, x2 * width / w, y2 * height / h, index))
+        return out
+
+    def box_to_text(
+        self, boxes: Sequence[Box], seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]
+    ) -> str:
+        entries = []
+        for box in boxes:
+            (w, h), (width, height) = seen[box.image], original[box.image]
+            scale = (w / width, h / height, w / width, h / height)
+            numbers = ",".join(str(round(v * s)) for v, s in zip(box.xyxy, scale, strict=True))
+            entries.append(f'{{"bbox_2d": [{numbers}]' + (f', "image": {box.image + 1}' if box.image else "") + "}")
+        return "[" + ", ".join(entries) + "]"
+
+
+def _plain(text: str) -> str:
+    """Text that cannot write control tokens: a question saying <|im_end|> stays a question."""
+    return text.replace("<|", "< |")

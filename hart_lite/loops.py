@@ -1,0 +1,61 @@
+"""How one question becomes turns: `hart`, `mgpo`, `direct`, and the three ways of answering after training.
+
+Every prompt string of the method lives here, once. Text comes before crops wherever the crops differ between
+samples, so that the text is a prefix the whole group shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hart_lite.answers import choice_lines
+from hart_lite.families.base import Content, Family
+from hart_lite.types import Example, ImageView
+
+LOCATE = "Output the coordinates of the key image area relevant to the problem"  # paper, section 3
+VERIFY = (  # paper, section 3
+    "You were supposed to answer a question based on a full image, but now the full image is not visible. "
+    "You can only see some sub-regions relevant to the problem. Answer the following question: "
+)
+SUB_IMAGE = "Based on the provided coordinates, return the sub-image:"  # MGPO, turn 2
+WITH_CROPS = "The full image comes first, enlarged sub-regions of it come last. Answer the following question: "
+CHOOSE = "Answer with the text of the correct option and its letter in parentheses."
+
+
+def question_lines(example: Example) -> str:
+    """The question, and with choices also the choices and how to answer."""
+    if not example.choices:
+        return example.question
+    return f"{example.question}\n{choice_lines(example.choices)}\n{CHOOSE}"
+
+
+def target_text(example: Example) -> str:
+    """The answer as stage 2 teaches it: the form that `CHOOSE` asks for."""
+    if not example.choices:
+        return example.answer
+    index = ord(example.answer) - ord("A")
+    return f"{example.choices[index]} ({example.answer})"
+
+
+def locate_content(example: Example, full: Sequence[ImageView], family: Family) -> Content:
+    """Turn 1. Choices are withheld, as MGPO does: the box must come from the question."""
+    return [*full, f"{example.question}\n{LOCATE}{family.locate_words}."]
+
+
+def verify_content(example: Example, crops: Sequence[ImageView]) -> Content:
+    """Turn 2 of `hart`: a new context without the full image."""
+    return [VERIFY + question_lines(example) + "\n", *crops]
+
+
+def sub_image_content(example: Example, crops: Sequence[ImageView]) -> Content:
+    """Turn 2 of `mgpo`: goes on in the conversation that holds the full image."""
+    return [SUB_IMAGE + "\n", *crops, "\n" + question_lines(example)]
+
+
+def direct_content(example: Example, full: Sequence[ImageView]) -> Content:
+    return [*full, question_lines(example)]
+
+
+def with_crops_content(example: Example, full: Sequence[ImageView], crops: Sequence[ImageView]) -> Content:
+    """The full image and the crops in one fresh context: stage 2, and answering after training."""
+    return [*full, WITH_CROPS + question_lines(example) + "\n", *crops]
