@@ -1,0 +1,245 @@
+"""Data set formats: JSONL, parquet, Hub data sets and the MME-RealWorld JSON, all read as rows with the same fields.
+
+A row that cannot be read is a `Row` with a `problem`, so that one bad line does not hide the next.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hart_lite.images import ImageBytes, content_key
+from hart_lite.types import HartError
+
+if TYPE_CHECKING:
+    import datasets
+    from PIL import Image
+
+FIELDS = ("id", "image", "images", "question", "choices", "answer", "boxes", "category")
+FORMATS = ("auto", "jsonl", "parquet", "hub", "mme_realworld")
+
+Source = str | Path | Sequence[str | Path]
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+MAX_PATH = 4096  # longer text is no path: base64, then
+_BATCH = 16  # rows held at once while a table is read: their images are in them
+_MME_FIELDS = {"id": "Question_id", "image": "Image", "question": "Text", "choices": "Answer choices",
+               "answer": "Ground truth"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as found: `fields` by the names in `FIELDS`, unchecked; `folder` is where relative image paths start."""
+
+    where: str  # "train.jsonl:7" for a line, "shard.parquet[6]" for an index
+    default_id: str
+    folder: Path
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class ImageCell:
+    """An encoded image in a memory-mapped table, read from it when needed: a set may be larger than memory."""
+
+    table: datasets.Dataset = field(repr=False, compare=False)
+    row: int
+    column: str
+    item: int | None  # position in a column of lists
+    key: str
+    name: str
+
+    def load(self) -> Image.Image:
+        return self._image().load()
+
+    def size(self) -> tuple[int, int]:
+        return self._image().size()
+
+    def _image(self) -> ImageBytes:
+        value = self.table[self.row].column(self.column)[0].as_py()
+        return ImageBytes(_encoded(value if self.item is None else value[self.item]), self.name)
+
+
+def read_rows(
+    source: Source,
+    *,
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    image_dir: str | Path | None = None,
+) -> Iterator[Row]:
+    """The rows of a data set (arguments as `data.load_examples`). Raises `HartError` if there is no such set."""
+    if format not in FORMATS:
+        raise HartError(f"Unknown data format {format!r}; allowed: {', '.join(FORMATS)}")
+    if format == "auto":
+        format = _guess_format(source)
+    if format in ("jsonl", "mme_realworld"):
+        if columns or split:
+            raise HartError(f"{source}: `columns` and `split` are for parquet and Hub data sets, not for {format}")
+        path = Path(source)
+        read = _read_jsonl if format == "jsonl" else read_mme_realworld
+        return read(path, Path(image_dir) if image_dir else path.parent)
+    return _read_table(source, format, columns or {}, split, image_dir)
+
+
+def _guess_format(source: Source) -> str:
+    if not isinstance(source, str | Path):
+        return "parquet"
+    path = Path(source)
+    if path.suffix in (".jsonl", ".parquet"):
+        return path.suffix[1:]
+    if path.is_dir():
+        return "parquet"
+    if not path.exists() and _HUB_NAME.fullmatch(str(source)):
+        return "hub"
+    if path.exists():
+        raise HartError(f"{source}: the name does not tell the format; set format to one of {', '.join(FORMATS[1:])}")
+    raise HartError(
+        f"{source}: no such data set; give a .jsonl file, a .parquet file or folder, or a Hub name (owner/name)"
+    )
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise HartError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _read_jsonl(path: Path, folder: Path) -> Iterator[Row]:
+    for number, line in enumerate(_read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        row = (f"{path}:{number}", str(number), folder)
+        try:
+            fields = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
+            yield Row(*row, problem=f"not JSON: {error}")
+            continue
+        if isinstance(fields, dict):
+            yield Row(*row, fields)
+        else:
+            yield Row(*row, problem=f"a row is a JSON object with the fields {', '.join(FIELDS)}, not {line[:40]!r}")
+
+
+def read_mme_realworld(path: Path, folder: Path) -> Iterator[Row]:
+    """The official JSON of MME-RealWorld, full or Lite. The category is Task/Subtask, as scores are reported."""
+    try:
+        rows = json.loads(_read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise HartError(f"{path}: not JSON: {error}") from error
+    if not isinstance(rows, list):
+        raise HartError(f"{path}: MME-RealWorld is a JSON list of questions, not {type(rows).__name__}")
+    wanted = (*_MME_FIELDS.values(), "Task", "Subtask")
+    for index, row in enumerate(rows):
+        place = (f"{path}[{index}]", str(index), folder)
+        missing = [name for name in wanted if name not in row] if isinstance(row, dict) else wanted
+        if missing:
+            yield Row(*place, problem=f"not an MME-RealWorld question: no {', '.join(missing)}")
+            continue
+        fields = {ours: row[theirs] for ours, theirs in _MME_FIELDS.items()}
+        yield Row(*place, fields | {"category": f"{row['Task']}/{row['Subtask']}"})
+
+
+def _read_table(
+    source: Source, format: str, columns: Mapping[str, str], split: str | None, image_dir: str | Path | None
+) -> Iterator[Row]:
+    table = _open_table(source, format, split)
+    single = isinstance(source, str | Path)
+    title = str(source) if single else f"{source[0]} and {len(source) - 1} more"
+    names = _column_names(title, columns, table.column_names)
+    table = table.select_columns(sorted(set(names.values()))).with_format("arrow")  # arrow: images stay encoded
+    if image_dir is None and format == "parquet":
+        first = Path(source if single else source[0])
+        image_dir = first if first.is_dir() else first.parent
+    folder = Path(image_dir or ".")
+    for start in range(0, len(table), _BATCH):
+        for index, values in enumerate(table[start : start + _BATCH].to_pylist(), start):
+            where = f"{title}[{index}]"
+            fields = {ours: values[theirs] for ours, theirs in names.items()}
+            for ours in ("image", "images"):
+                if fields.get(ours) is not None:
+                    fields[ours] = _cell_images(fields[ours], (table, index, names[ours]), where, folder)
+            yield Row(where, str(index), folder, fields)
+
+
+def _open_table(source: Source, format: str, split: str | None) -> datasets.Dataset:
+    import datasets
+
+    if format == "hub":
+        arguments: dict[str, Any] = {"path": str(source)}
+    elif isinstance(source, str | Path) and Path(source).is_dir():
+        arguments = {"path": "parquet", "data_dir": str(source)}
+    else:
+        files = [source] if isinstance(source, str | Path) else source
+        if not files:
+            raise HartError("An empty list of parquet files was given; at least one is needed")
+        for file in files:
+            if not Path(file).is_file():
+                raise HartError(f"{file}: no such parquet file")
+        arguments = {"path": "parquet", "data_files": [str(file) for file in files]}
+    try:
+        found = datasets.load_dataset(**arguments, split=split)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise HartError(f"{source}: the data set cannot be opened: {error}") from error
+    if isinstance(found, datasets.Dataset):
+        return found
+    if len(found) > 1:
+        raise HartError(f"{source}: has several splits; set split to one of {', '.join(found)}")
+    return next(iter(found.values()))
+
+
+def _column_names(source: str, columns: Mapping[str, str], available: Sequence[str]) -> dict[str, str]:
+    """Our field -> their column: what `columns` says and nothing else, or without it the columns that bear our names."""
+    if not columns:
+        return {name: name for name in FIELDS if name in available}
+    for ours, theirs in columns.items():
+        if ours not in FIELDS:
+            raise HartError(f"columns: unknown field {ours!r}{nearest(ours, FIELDS)}; allowed: {', '.join(FIELDS)}")
+        if theirs not in available:
+            raise HartError(
+                f"{source}: no column {theirs!r} (for {ours!r}){nearest(theirs, available)}; "
+                f"there are: {', '.join(available)}"
+            )
+    return dict(columns)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """' (did you mean ..?)' for a name close to a known one, else nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _cell_images(value: Any, cell: tuple, where: str, folder: Path) -> Any:
+    """Encoded images as `ImageCell`; paths, and what is no image, are left for the check of the row."""
+    if isinstance(value, list):
+        return [_cell_image(item, (*cell, i), where, folder) for i, item in enumerate(value)]
+    return _cell_image(value, (*cell, None), where, folder)
+
+
+def _cell_image(value: Any, cell: tuple, where: str, folder: Path) -> Any:
+    if isinstance(value, dict) and not value.get("bytes"):
+        return value.get("path")
+    if isinstance(value, str) and len(value) < MAX_PATH and (folder / value).is_file():
+        return value
+    data = _encoded(value)
+    return value if data is None else ImageCell(*cell, content_key(data), f"{where} image")
+
+
+def _encoded(value: Any) -> bytes | None:
+    """The bytes of an image cell: the Hub's image struct, raw bytes, or base64 text (also as a data URI)."""
+    if isinstance(value, dict):
+        value = value["bytes"]
+    if isinstance(value, str):
+        try:
+            return base64.b64decode("".join(value.rpartition("base64,")[2].split()), validate=True)
+        except (binascii.Error, ValueError):
+            return None
+    return value if isinstance(value, bytes) else None
