@@ -35,7 +35,7 @@ def load_examples(
 ) -> list[Example]:
     """Every row of a data set as an `Example`; images stay encoded until they are looked at.
 
-    `source`: a .jsonl file, a .parquet file, list or folder, a Hub name, or the official JSON (`format="mme_realworld"`).
+    `source`: a .jsonl file, a .parquet file, list or folder, a Hub name, or (`format="mme_realworld"`) its JSON.
     `columns` names the column of a table for each field to be read, `{"question": "Text", ..}`; without it columns
     bear our names. `split` names a table's split.
     Relative image paths start at `image_dir`, else at the file's folder.
@@ -56,13 +56,13 @@ def load_mme_realworld(full_json: str | Path, lite_json: str | Path, image_dir: 
     for row in lite:
         if row.problem:  # left out, it would leave its image in the training set
             raise HartError(f"{row.where}: {row.problem}")
-    ids = {row.fields["id"] for row in lite}
+    ids = {str(row.fields["id"]) for row in lite}
     endings = [_path_endings(str(row.fields["image"])) for row in lite]
     whole, parts = {ending[0] for ending in endings}, {part for ending in endings for part in ending}
 
     def in_lite(row: Row) -> bool:
         path = _path_endings(str(row.fields["image"]))
-        return row.fields["id"] in ids or path[0] in parts or not whole.isdisjoint(path)
+        return str(row.fields["id"]) in ids or path[0] in parts or not whole.isdisjoint(path)
 
     full = list(read_mme_realworld(Path(full_json), Path(image_dir)))
     kept = [row for row in full if row.problem or not in_lite(row)]
@@ -82,8 +82,11 @@ def _path_endings(path: str) -> list[str]:
 
 def _collect(rows: Iterator[Row], source: str, strict: bool) -> list[Example]:
     examples, problems = [], []
-    for result in checked(rows):
-        (problems if isinstance(result, HartError) else examples).append(result)
+    for where, result in checked(rows):
+        if isinstance(result, HartError):
+            problems.append(f"{where}: {result}")
+        else:
+            examples.append(result)
     if problems:
         total = len(problems) + len(examples)
         shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
@@ -97,14 +100,15 @@ def _collect(rows: Iterator[Row], source: str, strict: bool) -> list[Example]:
     return examples
 
 
-def checked(rows: Iterator[Row]) -> Iterator[Example | HartError]:
-    """Each row as an `Example`, or as the error that says where it stands and what is wrong with it."""
+def checked(rows: Iterator[Row]) -> Iterator[tuple[str, Example | HartError]]:
+    """Where each row stands, and the row as an `Example` or as the error that says what is wrong with it."""
     check = _RowCheck()
     for row in rows:
         try:
-            yield check.example(row)
+            result: Example | HartError = check.example(row)
         except HartError as error:
-            yield HartError(f"{row.where}: {error}")
+            result = error
+        yield row.where, result
 
 
 class _RowCheck:

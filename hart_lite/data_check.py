@@ -46,10 +46,10 @@ def check_dataset(
     good: list[Example] = []
     problems: list[str] = []
     images: dict[str, str] = {}  # key -> what is wrong with it, "" for nothing
-    for result in tqdm(checked(rows), desc="checking", unit=" rows", disable=None):
+    for where, result in tqdm(checked(rows), desc="checking", unit=" rows", disable=None):
         problem = str(result) if isinstance(result, HartError) else _decode(result, images)
         if problem:
-            problems.append(problem)
+            problems.append(f"{where}: {problem}")
         else:
             good.append(result)
     if preview is not None and good:

@@ -197,7 +197,7 @@ def _open_table(source: Source, format: str, split: str | None) -> datasets.Data
 
 
 def _column_names(source: str, columns: Mapping[str, str], available: Sequence[str]) -> dict[str, str]:
-    """Our field -> their column: what `columns` says and nothing else, or without it the columns that bear our names."""
+    """Our field -> their column: what `columns` says and no more; without it, the columns that bear our names."""
     if not columns:
         return {name: name for name in FIELDS if name in available}
     for ours, theirs in columns.items():
