@@ -20,6 +20,7 @@ Content = Sequence[str | ImageView]  # what one message shows, in order
 
 class Family(Protocol):
     name: str
+    position_rows: int  # 3 for m-RoPE, else 1
     locate_words: str  # appended to the locate instruction: the box format this family speaks
     eos_ids: tuple[int, ...]  # a response ends with one of these
     pad_id: int

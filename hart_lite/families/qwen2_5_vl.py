@@ -33,6 +33,7 @@ class Qwen25VL:
     """Implements `hart_lite.families.base.Family`."""
 
     name = "qwen2_5_vl"
+    position_rows = 3  # m-RoPE
     locate_words = ' in JSON format: [{"bbox_2d": [x1, y1, x2, y2]}]'
 
     def __init__(self, source: str, revision: str | None = None) -> None:

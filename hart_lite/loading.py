@@ -1,0 +1,102 @@
+"""From a recipe's model section to a policy: which family, what precision, which attention, on what device."""
+
+from __future__ import annotations
+
+import json
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, BitsAndBytesConfig, set_seed
+
+from hart_lite.families.base import Family
+from hart_lite.families.qwen2_5_vl import Qwen25VL
+from hart_lite.policy import Policy
+from hart_lite.recipe_schema import ModelSection
+from hart_lite.types import HartError
+
+log = logging.getLogger(__name__)
+
+FAMILIES: dict[str, type[Family]] = {"qwen2_5_vl": Qwen25VL}
+EMBEDDED = Path(__file__).parent / "world" / "base_model"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 0) -> Policy:
+    """The base with a fresh adapter (drawn from `seed`), or with the one saved in `adapter`.
+
+    Raises `HartError` when the base cannot be read, is of no supported family, or is not the adapter's base.
+    """
+    source = str(EMBEDDED) if section.base == "embedded" else section.base
+    family = _family(source, section)
+    if adapter is not None:
+        check_adapter(adapter, section.base)
+    device = pick_device(section.device)
+    dtype = pick_dtype(section.dtype, device)
+    attention = pick_attention(section.attention, device)
+    how: dict = {"dtype": dtype, "attn_implementation": attention, "device_map": {"": str(device)}}
+    if section.quant == "nf4":
+        how["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=list(family.unquantised),
+        )
+    log.info("base %s: %s, %s, attention %s, on %s", section.base, section.quant, dtype, attention, device)
+    set_seed(seed)  # the adapter's first weights are drawn here
+    model = family.load_model(**how)
+    policy = Policy(family, model, section.lora, str(adapter) if adapter else None)
+    policy.peft.peft_config["default"].base_model_name_or_path = section.base
+    if section.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return policy
+
+
+def _family(source: str, section: ModelSection) -> Family:
+    try:
+        kind = AutoConfig.from_pretrained(source, revision=section.revision, trust_remote_code=False).model_type
+        if kind not in FAMILIES:
+            raise HartError(f"base {section.base!r} is of type {kind!r}; supported: {', '.join(FAMILIES)}")
+        return FAMILIES[kind](source, section.revision)
+    except (OSError, ValueError) as error:
+        raise HartError(
+            f"base {section.base!r} cannot be read: {error}\nGive `embedded`, a Hub id such as "
+            f"Qwen/Qwen2.5-VL-7B-Instruct, or a folder with config.json, tokenizer and safetensors (model.base)"
+        ) from error
+
+
+def check_adapter(adapter: Path, base: str) -> None:
+    """Refuse an adapter that was trained on another base: its deltas would be noise there."""
+    config = adapter / "adapter_config.json"
+    if not config.is_file():
+        raise HartError(f"{adapter} holds no adapter: adapter_config.json is missing")
+    trained_on = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if trained_on != base:
+        raise HartError(f"the adapter in {adapter} was trained on base {trained_on!r}, not {base!r}; set model.base to it")
+
+
+def pick_device(asked: str) -> torch.device:
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda:0" if asked == "cuda" else asked)
+
+
+def pick_dtype(asked: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 where the card has it (8.0 and newer), float16 on older cards, float32 on CPU."""
+    if asked != "auto":
+        return DTYPES[asked]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def pick_attention(asked: str, device: torch.device) -> dict[str, str]:
+    """Per part: packs need a tree mask, which FlashAttention-2 does not take, so it serves the vision tower."""
+    vision = asked
+    if asked == "auto":
+        modern = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        vision = "flash_attention_2" if modern and find_spec("flash_attn") else "sdpa"
+    language = "eager" if asked == "eager" else "sdpa"
+    return {"text_config": language, "vision_config": vision}

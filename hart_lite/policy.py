@@ -1,0 +1,143 @@
+"""The policy: a base model (16 bit, 32 bit or 4-bit) with adapters, and the four things a loop asks of it.
+
+    encode    pixels -> one feature tensor per view; frozen vision towers run once per view and optimizer step
+    generate  prompts -> sampled ids; every shared prefix is prefilled once and its cache branched
+    logps     packs -> log-probs of the sampled tokens, with gradient
+    reference the same with the adapters switched off; there is no second model
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from hart_lite.families.base import Family
+from hart_lite.generate import Sampling, generate
+from hart_lite.images import view_pixels
+from hart_lite.packing import Pack
+from hart_lite.recipe_schema import Lora
+from hart_lite.types import ImageView, Slot, Tokens
+
+ENCODE_TOKENS = 4096  # image tokens that one call of the vision tower takes at most, to bound its memory
+HEAD_TILE = 512  # sampled tokens whose vocabulary logits exist at one time
+
+
+class Policy:
+    """`model` is the family's model with adapters injected; `peft` wraps the same modules for saving."""
+
+    def __init__(self, family: Family, model: nn.Module, lora: Lora, adapter: str | None = None) -> None:
+        self.family, self.model, self.lora = family, model, lora
+        model.requires_grad_(False)
+        if adapter:
+            self.peft = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        else:
+            config = LoraConfig(
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=family.lora_targets(lora.parts),
+                task_type="CAUSAL_LM",
+            )
+            self.peft = get_peft_model(model, config)
+        self.trains_vision = any(part in lora.parts for part in ("vision", "projector"))
+        self._features: dict[ImageView, torch.Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def adapter_parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """pi_ref: the adapters are off inside."""
+        cached, self._features = self._features, {} if self.trains_vision else self._features
+        with self.peft.disable_adapter(), torch.no_grad():
+            yield
+        self._features = cached
+
+    # -- images ----------------------------------------------------------------------------------------------------
+
+    def forget_images(self) -> None:
+        """To be called once per optimizer step: features live as long as the weights that made them."""
+        self._features.clear()
+
+    def encode(self, views: Sequence[ImageView]) -> dict[ImageView, torch.Tensor]:
+        """One (tokens, hidden) tensor per distinct view.
+
+        Without gradient and cached until `forget_images`, unless vision adapters are training.
+        """
+        distinct = list(dict.fromkeys(views))
+        if self.trains_vision and torch.is_grad_enabled():
+            return self._encode(distinct)
+        missing = [view for view in distinct if view not in self._features]
+        with torch.no_grad():
+            self._features.update(self._encode(missing))
+        return {view: self._features[view] for view in distinct}
+
+    def _encode(self, views: list[ImageView]) -> dict[ImageView, torch.Tensor]:
+        out: dict[ImageView, torch.Tensor] = {}
+        batch, used = [], 0
+        for view in [*views, None]:
+            tokens = self.family.image_tokens(view.size) if view else 0
+            if batch and (view is None or used + tokens > ENCODE_TOKENS):
+                features = self.family.features(self.model, [view_pixels(v) for v in batch])
+                out.update(zip(batch, features, strict=True))
+                batch, used = [], 0
+            if view:
+                batch.append(view)
+                used += tokens
+        return out
+
+    def embed(self, ids_T: torch.Tensor, slots: Sequence[Slot]) -> torch.Tensor:
+        """(T, H) input embeddings: word embeddings, with image features in their slots."""
+        embeds = self.model.get_input_embeddings()(ids_T.to(self.device))
+        if not slots:
+            return embeds
+        features = self.encode([slot.view for slot in slots])
+        at = torch.cat([torch.arange(s.start, s.start + s.length) for s in slots]).to(self.device)
+        filled = torch.cat([features[s.view] for s in slots]).to(embeds.dtype)
+        return embeds.index_copy(0, at, filled)
+
+    # -- sampling --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
+        """One response for each prompt, in order; repeat a prompt to sample it several times."""
+        self.model.eval()
+        return generate(self, prompts, sampling)
+
+    # -- scoring ---------------------------------------------------------------------------------------------------
+
+    def logps(self, pack: Pack) -> torch.Tensor:
+        """(N,) float32 log-probs of the pack's sampled tokens, in the pack's order."""
+        hidden = self.model.model.language_model(
+            inputs_embeds=self.embed(pack.ids_T, pack.slots)[None],
+            position_ids=self.rotary(pack.positions_R_T[:, None]),
+            attention_mask=pack.mask(self.device),
+            use_cache=False,
+        ).last_hidden_state[0]
+        at = hidden[pack.predict_N.to(self.device)]
+        targets = pack.targets_N.to(self.device)
+        tiles = zip(at.split(HEAD_TILE), targets.split(HEAD_TILE), strict=True)
+        return torch.cat([self._score(h, t) for h, t in tiles]) if len(at) else at.new_zeros(0)
+
+    def _score(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():  # the logits of a tile are made again in the backward pass, never kept
+            return checkpoint(self._head_logps, hidden, targets, use_reentrant=False)
+        return self._head_logps(hidden, targets)
+
+    def _head_logps(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = self.model.lm_head(hidden).float()
+        return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+
+    def rotary(self, positions: torch.Tensor) -> torch.Tensor:
+        """(R, ..., T) positions as the language model takes them."""
+        return positions.to(self.device)
