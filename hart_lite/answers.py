@@ -58,7 +58,7 @@ def answer_letter(answer: str, choices: Sequence[str]) -> str:
 
 
 def grade(text: str, answer: str, choices: Sequence[str] = ()) -> bool:
-    """Whether `text`, as a model wrote it, gives the right `answer` (a letter or a choice's text where there are choices).
+    """Whether `text`, as a model wrote it, gives the right `answer`: with choices, a letter or a choice's text.
 
     Free text is compared after `normalise`. Raises `HartError` for an answer that is not among the choices.
     """
@@ -114,7 +114,7 @@ def _letters(choices: Sequence[str]) -> str:
 
 
 def _exact(text: str, choices: Sequence[str]) -> str | None:
-    """Letter of a text that is nothing but a letter or one choice; the letter wins where a choice is a letter itself."""
+    """Letter of a text that is nothing but a letter or one choice; the letter wins where choices are letters."""
     letters = _letters(choices)
     core = text.strip(_EDGES)
     option = _OPTION.fullmatch(core)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from hart_lite.types import Box
 
@@ -68,7 +69,7 @@ def coverage(boxes: Iterable[Box], size: Size) -> float:
     clipped = [clip(box, size) for box in boxes]
     edges = sorted({x for box in clipped for x in (box.x1, box.x2)})
     area = 0.0
-    for left, right in zip(edges, edges[1:], strict=False):  # within a vertical strip only heights matter
+    for left, right in pairwise(edges):  # within a vertical strip only heights matter
         covered, reach = 0.0, -math.inf
         for y1, y2 in sorted((b.y1, b.y2) for b in clipped if b.x1 <= left and b.x2 >= right):
             covered += max(0.0, y2 - max(y1, reach))

@@ -24,7 +24,7 @@ SIGNS = ("STOP", "SLOW", "EXIT", "OPEN")
         "C",
         "c",
         " **C** ",
-        "Ｃ",
+        "\uff23",
         "Option C",
         "C. EXIT",
         "C: EXIT",
@@ -112,7 +112,7 @@ def test_reads_free_text():
         ("+3", "3"),
         ("-0.0", "0"),
         ("Main  St.", "main st"),
-        ("ＳＴＯＰ", "stop"),
+        ("\uff33TOP", "stop"),
         ("1,250.50", "1250.5"),
     ],
 )

@@ -1,0 +1,208 @@
+import math
+from collections import defaultdict
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hart_lite.advantages import ap_weights, group_advantages
+from hart_lite.losses import kl_k3, policy_loss, token_nll, token_weights
+
+B, G, T = 2, 4, 6
+
+
+def step(seed=0):
+    """Random log-probs (N, T) of B x G trajectories of 1 to T tokens, with rewards and a mask."""
+    random = torch.Generator().manual_seed(seed)
+
+    def draw():
+        return -torch.rand(B * G, T, generator=random, dtype=torch.float64) * 2
+
+    lengths = torch.randint(1, T + 1, (B, G), generator=random)
+    rewards = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0]], dtype=torch.float64)
+    mask = torch.arange(T) < lengths.view(-1, 1)
+    logps = draw()
+    return SimpleNamespace(
+        logps=logps, old=logps + 0.3 * draw() + 0.3, ref=draw(), rewards=rewards, lengths=lengths.double(), mask=mask
+    )
+
+
+def ours(s, logps, k, beta, clip_eps=0.2):
+    mu1, mu2 = ap_weights(s.rewards, k=k, beta=beta)
+
+    def per_token(values_B_G):
+        return values_B_G.reshape(-1, 1).expand(-1, T)[s.mask]
+
+    return policy_loss(
+        logps_T=logps[s.mask],
+        old_logps_T=s.old[s.mask],
+        advantages_T=per_token(group_advantages(s.rewards)),
+        mu1_T=per_token(mu1),
+        weights_T=per_token(token_weights(s.lengths)),
+        clip_eps=clip_eps,
+        ref_logps_T=s.ref[s.mask],
+        mu2_T=per_token(mu2),
+    )
+
+
+def trl_grpo(s, logps, beta, clip_eps=0.2):
+    """TRL's own loss on the same log-probs: its method on a stand-in trainer whose model is a table."""
+    from trl import GRPOTrainer
+
+    trainer = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logps, torch.zeros_like(logps), None),
+        accelerator=SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x),
+        args=SimpleNamespace(use_bias_correction_kl=False, delta=None),
+        model=SimpleNamespace(training=True),
+        aux_loss_enabled=False,
+        beta=beta,
+        current_gradient_accumulation_steps=1,
+        epsilon_high=clip_eps,
+        epsilon_low=clip_eps,
+        importance_sampling_level="token",
+        loss_type="grpo",
+        off_policy_mask_threshold=None,
+        top_entropy_quantile=1.0,
+        use_vllm=False,
+        _entropy_bonus_enabled=False,
+        _metrics={"train": defaultdict(list)},
+    )
+    ids = torch.zeros(B * G, T, dtype=torch.long)
+    inputs = {
+        "prompt_ids": ids,
+        "prompt_mask": ids,
+        "completion_ids": ids,
+        "completion_mask": s.mask.long(),
+        "advantages": group_advantages(s.rewards).flatten(),
+        "old_per_token_logps": s.old,
+        "ref_per_token_logps": s.ref,
+    }
+    return GRPOTrainer._compute_loss(trainer, None, inputs), trainer._metrics["train"]
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_with_mu_one_it_is_trls_grpo_loss(beta):
+    s = step()
+    logps, theirs = s.logps.clone().requires_grad_(), s.logps.clone().requires_grad_()
+    loss, metrics = ours(s, logps, k=0, beta=beta)
+    expected, _ = trl_grpo(s, theirs, beta)
+    assert metrics["clip_share"] > 0  # otherwise the clip is not compared
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(logps.grad, theirs.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_k_above_zero_is_not_grpo():
+    s = step()
+    assert abs(ours(s, s.logps, k=0.6, beta=0.04)[0] - trl_grpo(s, s.logps, 0.04)[0]) > 1e-3
+
+
+def test_k_zero_equals_no_weights_bit_for_bit():
+    s = step()
+    kind = {"logps_T": s.logps[s.mask], "old_logps_T": s.old[s.mask], "ref_logps_T": s.ref[s.mask], "clip_eps": 0.2}
+    per_token = lambda x: x.reshape(-1, 1).expand(-1, T)[s.mask]  # noqa: E731
+    advantages, weights = per_token(group_advantages(s.rewards)), per_token(token_weights(s.lengths))
+    ones = torch.ones_like(advantages)
+    plain = policy_loss(advantages_T=advantages, weights_T=weights, mu1_T=ones, mu2_T=0.01 * ones, **kind)[0]
+    assert torch.equal(ours(s, s.logps, k=0, beta=0.01)[0], plain)
+
+
+def one_token(advantage, logp=0.0, old=0.0, mu1=1.0, **kl):
+    value = torch.tensor([logp], dtype=torch.float64, requires_grad=True)
+
+    def tensor(number):
+        return torch.tensor([number], dtype=torch.float64)
+
+    loss, metrics = policy_loss(
+        logps_T=value,
+        old_logps_T=tensor(old),
+        advantages_T=tensor(advantage),
+        mu1_T=tensor(mu1),
+        weights_T=tensor(1.0),
+        clip_eps=0.2,
+        **{name: tensor(number) for name, number in kl.items()},
+    )
+    loss.backward()
+    return loss.item(), value.grad.item(), metrics
+
+
+def test_descending_makes_rewarded_tokens_likelier():
+    assert one_token(advantage=2.0)[:2] == (-2.0, -2.0)
+    assert one_token(advantage=-2.0)[:2] == (2.0, 2.0)
+    assert one_token(advantage=2.0, mu1=1.45)[:2] == (-2.9, -2.9)
+
+
+def test_descending_pulls_towards_the_reference():
+    """d = ref - lp = ln 2: k3 = 2 - ln 2 - 1, its slope in lp is 1 - exp(d) = -1."""
+    loss, slope, metrics = one_token(0.0, logp=-1.0, old=-1.0, ref_logps_T=-1.0 + math.log(2), mu2_T=0.5)
+    assert loss == pytest.approx(0.5 * (1 - math.log(2)))
+    assert slope == pytest.approx(-0.5)
+    assert metrics["kl"] == pytest.approx(1 - math.log(2))
+    assert metrics["kl_loss"] == pytest.approx(loss)
+    assert one_token(0.0, logp=-1.0, old=-1.0, ref_logps_T=-1.0 - math.log(2), mu2_T=0.5)[1] == pytest.approx(0.25)
+
+
+def test_the_clip_stops_only_steps_that_go_too_far():
+    far, near = math.log(1.5), math.log(1.1)
+    assert one_token(1.0, logp=far)[:2] == (pytest.approx(-1.2), 0.0)
+    assert one_token(-1.0, logp=far)[:2] == (pytest.approx(1.5), pytest.approx(1.5))
+    assert one_token(-1.0, logp=-far)[:2] == (pytest.approx(0.8), 0.0)
+    assert one_token(1.0, logp=near)[:2] == (pytest.approx(-1.1), pytest.approx(-1.1))
+    assert [one_token(a, logp=far)[2]["clip_share"].item() for a in (1.0, -1.0)] == [1.0, 0.0]
+
+
+def test_a_worked_group_by_hand():
+    """Rewards (1, 0), ratio 1, k = 0.6: A = +-a, mu1 = (1.3, 0.7): loss = -(1.3 a - 0.7 a) / 2 whatever the lengths."""
+    lengths = torch.tensor([[3, 1]])
+    mu1, _ = ap_weights([[1, 0]], k=0.6, beta=0.01)
+    owner = torch.tensor([0, 0, 0, 1])
+    logps = torch.full((4,), -0.7)
+    loss, _ = policy_loss(
+        logps_T=logps,
+        old_logps_T=logps,
+        advantages_T=group_advantages([[1, 0]])[0, owner],
+        mu1_T=mu1[0, owner],
+        weights_T=token_weights(lengths)[0, owner],
+        clip_eps=0.2,
+    )
+    assert loss.item() == pytest.approx(-0.3 * 0.5 / (0.5**0.5 + 1e-4), rel=1e-5)
+
+
+def test_micro_batches_add_up_to_the_step():
+    s = step()
+    whole, metrics = ours(s, s.logps, k=0.6, beta=0.04)
+    parts = []
+    for keep in (torch.arange(B * G) < 3, torch.arange(B * G) >= 3):
+        part = SimpleNamespace(**vars(s) | {"mask": s.mask & keep.view(-1, 1)})
+        parts.append(ours(part, s.logps, k=0.6, beta=0.04))
+    torch.testing.assert_close(parts[0][0] + parts[1][0], whole)
+    for name, value in metrics.items():
+        torch.testing.assert_close(parts[0][1][name] + parts[1][1][name], value)
+
+
+def test_token_weights():
+    """Two groups of two: each trajectory weighs 1/4 in all, shared by its tokens; an empty one weighs nothing."""
+    assert token_weights(torch.tensor([[1, 2], [4, 0]])).tolist() == [[0.25, 0.125], [0.0625, 0.0]]
+
+
+def test_k3_by_hand():
+    logps = torch.tensor([-1.0, -1.0, -1.0])
+    kl = kl_k3(logps + torch.tensor([0.0, math.log(2), -math.log(2)]), logps)
+    torch.testing.assert_close(kl, torch.tensor([0.0, 1 - math.log(2), math.log(2) - 0.5]))
+    tiny = torch.full((1000,), 1e-4)
+    assert (kl_k3(logps[0] + tiny, logps[0].expand(1000)) >= 0).all()
+
+
+def test_half_a_kl_term_is_refused():
+    with pytest.raises(ValueError, match="both ref_logps_T and mu2_T"):
+        one_token(1.0, mu2_T=0.01)
+
+
+def test_token_nll_is_the_mean_over_answer_tokens():
+    logps = torch.tensor([-1.0, -2.0, -6.0], requires_grad=True)
+    loss, metrics = token_nll(logps_T=logps, weights_T=torch.full((3,), 1 / 3))
+    assert loss.item() == pytest.approx(3.0)
+    assert metrics["nll"].item() == pytest.approx(3.0)
+    loss.backward()
+    torch.testing.assert_close(logps.grad, torch.full((3,), -1 / 3))
