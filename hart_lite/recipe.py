@@ -1,0 +1,257 @@
+"""Recipes as files: find, load with overrides, check, save. What a recipe may hold is in `hart_lite.recipe_schema`."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from hart_lite.recipe_schema import Recipe, RLStage, SFTStage
+from hart_lite.types import HartError
+
+__all__ = ["RLStage", "Recipe", "SFTStage", "check_machine", "dump_recipe", "load_recipe", "shipped_recipes"]
+
+
+def shipped_recipes() -> list[Path]:
+    """The recipes that come with the project, from the installed package or from a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_recipes"  # where the wheel puts the checkout's recipes/
+    return sorted((installed if installed.is_dir() else package.parent / "recipes").glob("*.yaml"))
+
+
+def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, or a shipped one by its name, with `a.b.c=value` overrides (values are YAML).
+
+    List items go by index: `stages.0.steps=20`. Raises one `HartError` that lists every problem found.
+    """
+    path = _find(path_or_name)
+    raw = _read(path)
+    raw.setdefault("name", path.stem)
+    problems = []
+    for override in overrides:
+        try:
+            _apply(raw, override)
+        except HartError as error:
+            problems.append(str(error))
+    recipe, invalid = _validate(raw)
+    if recipe is None or problems:
+        raise HartError(f"Recipe {path}:\n" + "\n".join(f"  - {problem}" for problem in problems + invalid))
+    return recipe
+
+
+def dump_recipe(recipe: Recipe, path: str | Path) -> None:
+    """Save every value, defaults included. An existing file is replaced whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".part")
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def check_machine(recipe: Recipe) -> None:
+    """Refuse what this machine cannot do, before a model is loaded: one `HartError` with every reason and way out."""
+    import torch
+
+    model, problems = recipe.model, []
+    cuda = torch.cuda.is_available() and model.device != "cpu"
+    capability = torch.cuda.get_device_capability() if cuda else (0, 0)
+    if model.device == "cuda" and not cuda:
+        problems.append(
+            "model.device = 'cuda', but torch sees no CUDA card; use model.device=auto or a CUDA build of torch"
+        )
+    if model.dtype == "bfloat16" and cuda and capability < (8, 0):
+        name = torch.cuda.get_device_name()
+        problems.append(f"model.dtype = 'bfloat16', but {name} cannot compute in it; use model.dtype=float16")
+    if model.attention == "flash_attention_2":
+        if not cuda or capability < (8, 0):
+            card = torch.cuda.get_device_name() if cuda else "no CUDA card"
+            problems.append(
+                f"model.attention = 'flash_attention_2' needs a CUDA card of capability 8.0 or newer, and this run has "
+                f"{card}; use model.attention=sdpa"
+            )
+        elif find_spec("flash_attn") is None:
+            problems.append(
+                "model.attention = 'flash_attention_2', but flash-attn is not installed; "
+                "`pip install flash-attn --no-build-isolation`, or use model.attention=sdpa"
+            )
+    if model.quant == "nf4" and find_spec("bitsandbytes") is None:
+        problems.append(
+            "model.quant = 'nf4' needs bitsandbytes, not installed; `pip install bitsandbytes`, or use model.quant=none"
+        )
+    for tracker in recipe.report_to:
+        if find_spec(tracker) is None:
+            problems.append(
+                f"report_to names {tracker!r}, which is not installed; `pip install {tracker}`, or leave it out"
+            )
+    if problems:
+        raise HartError(
+            "\n".join([f"Recipe {recipe.name!r} does not fit this machine:", *(f"  - {p}" for p in problems)])
+        )
+
+
+def _find(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    shipped = {recipe.stem: recipe for recipe in shipped_recipes()}
+    name = str(path_or_name).removesuffix(".yaml")
+    if name not in shipped:
+        near = difflib.get_close_matches(name, shipped, n=1)
+        raise HartError(
+            f"There is no recipe {str(path_or_name)!r}: neither a file nor one of {', '.join(shipped)}"
+            + "".join(f"; did you mean {match!r}?" for match in near)
+        )
+    return shipped[name]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which plain YAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise HartError(f"Recipe {path} cannot be read as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise HartError(f"Recipe {path} should hold `key: value` lines, and holds {_shown(raw)}")
+    return raw
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Set one `a.b.c=value` in the raw recipe; unknown keys are left for the validation to name."""
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise HartError(f"override {override!r} should look like section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise HartError(f"override {override!r}: {text!r} is not a YAML value") from error
+    node: Any = raw
+    *parents, last = key.split(".")
+    for depth, part in enumerate(parents):
+        node = node[_index(node, part, key)] if isinstance(node, list) else node.setdefault(part, {})
+        if not isinstance(node, dict | list):
+            raise HartError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is {_shown(node)}, not a section")
+    if isinstance(node, list):
+        node[_index(node, last, key)] = value
+    else:
+        node[last] = value
+
+
+def _index(items: list[Any], part: str, key: str) -> int:
+    if not part.isdecimal() or int(part) >= len(items):
+        raise HartError(f"override {key!r}: {part!r} should be the index of an item, 0 to {len(items) - 1}")
+    return int(part)
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
+    """(the recipe, or None; every problem). Contradictions are looked for among the values that are fine."""
+    try:
+        return Recipe.model_validate(raw), []
+    except ValidationError as error:
+        problems = _problems(error)
+        sound = copy.deepcopy(raw)
+        for detail in error.errors():
+            _remove(sound, _location(detail["loc"]))
+    try:
+        Recipe.model_validate(sound)
+    except ValidationError as error:
+        problems += [p for e in error.errors() if e["type"] == "value_error" for p in _message(e) if p not in problems]
+    return None, problems
+
+
+def _remove(raw: dict[str, Any], location: list[str]) -> None:
+    """Take the innermost named value on the way to `location` out, so that its default stands in."""
+    node: Any = raw
+    owner, last = raw, None
+    for part in location:
+        if isinstance(node, dict) and part in node:
+            owner, last, node = node, part, node[part]
+        elif isinstance(node, list):
+            node = node[int(part)]
+        else:
+            break
+    owner.pop(last, None)
+
+
+def _problems(error: ValidationError) -> list[str]:
+    return [problem for detail in error.errors() for problem in _message(detail)]
+
+
+def _message(detail: Any) -> list[str]:
+    location = _location(detail["loc"])
+    key = ".".join(location)
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"]).splitlines()
+    if detail["type"] == "extra_forbidden":
+        return [_unknown(location, detail["loc"])]
+    if detail["type"] == "missing":
+        return [f"{key} is missing"]
+    if detail["type"].startswith("union_tag"):
+        return [f"{key}.kind = {_shown(detail['input'].get('kind'))}: should be 'rl' or 'sft'"]
+    message = detail["msg"].removeprefix("Input ")
+    return [f"{key} = {_shown(detail['input'])}: {message}"]
+
+
+def _location(loc: Iterable[str | int]) -> list[str]:
+    """pydantic's location as the user writes it: without the stage kind that follows the index of a stage."""
+    parts = [str(part) for part in loc]
+    return parts[:2] + parts[3:] if parts[:1] == ["stages"] else parts
+
+
+def _unknown(location: list[str], loc: Sequence[str | int]) -> str:
+    *parents, key = location
+    section: type[BaseModel] = Recipe
+    if parents[:1] == ["stages"]:
+        section = RLStage if loc[2] == "rl" else SFTStage
+    else:
+        for part in parents:
+            section = section.model_fields[part].annotation
+    own = {f"{'.'.join(parents)}.{name}".lstrip("."): name for name in section.model_fields}
+    known = own | {place: name for place, name in _known_keys(Recipe) if place not in own}
+    elsewhere = [place for place, name in known.items() if name == key]
+    if elsewhere:
+        return f"unknown key {'.'.join(location)}; {key} lives at {' and '.join(elsewhere)}"
+    # A key of the same section is a likelier slip than one from afar.
+    likeness = {
+        place: difflib.SequenceMatcher(None, key, name).ratio() - (0 if place in own else 0.1)
+        for place, name in known.items()
+    }
+    near = max(likeness, key=likeness.__getitem__)
+    if likeness[near] < 0.6:
+        return f"unknown key {'.'.join(location)} (known here: {', '.join(section.model_fields)})"
+    return f"unknown key {'.'.join(location)}; did you mean {near}?"
+
+
+def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(where a key lives, its name) for every key of a recipe."""
+    for name, field in section.model_fields.items():
+        yield prefix + name, name
+        if name == "stages":
+            for kind, stage in (("rl", RLStage), ("sft", SFTStage)):
+                yield from _known_keys(stage, f"stages.N({kind}).")
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _known_keys(field.annotation, f"{prefix}{name}.")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,267 @@
+"""The typed recipe: what a run is made of, its defaults, and every check that needs no model.
+
+Files, overrides and messages live in `hart_lite.recipe`. The defaults are the method's; shipped recipes differ only
+where they say so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Loop = Literal["hart", "mgpo", "direct"]
+Objective = Literal["ap_grpo", "grpo"]
+Scheduler = Literal["constant", "constant_with_warmup", "linear", "cosine"]
+Pixels = Annotated[int, Field(ge=28 * 28)]  # one visual token
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    # A misspelt key must never become a silent default, and nothing may change a recipe once it was checked.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Lora(_Section):
+    r: Count = 16
+    """Rank of the adapters."""
+    alpha: Positive = 32
+    """Adapters are scaled by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of adapter inputs dropped in training."""
+    parts: list[Literal["language", "vision", "projector"]] = Field(["language"], min_length=1)
+    """Which blocks carry adapters; without `vision` and `projector` an image is encoded once per step."""
+
+
+class ModelSection(_Section):
+    base: str = "embedded"
+    """`embedded` (the tiny model in this package), a Hub id, or a local path."""
+    revision: str | None = None
+    """Hub commit, tag or branch."""
+    quant: Literal["none", "nf4"] = "none"
+    """`nf4`: 4-bit weights with double quantisation, by bitsandbytes."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What computes; `auto`: bfloat16 where the card has it, float16 on older cards, float32 on CPU."""
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
+    """`auto`: FlashAttention-2 where the card and the installation have it, else SDPA."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: the first CUDA card, else the CPU."""
+    lora: Lora = Lora()
+
+
+class PixelBudgets(_Section):
+    full: Pixels = 1280 * 784
+    """Most pixels the model sees of the whole image; 784 are one visual token."""
+    crop: Pixels = 640 * 784
+    """Most pixels the model sees of a crop."""
+    min: Pixels = 4 * 784
+    """Fewest pixels of either: smaller ones are enlarged."""
+
+
+class WorldSection(_Section):
+    scenes: Count = 2000
+    """Scenes to train on."""
+    eval_scenes: CountOrZero = 200
+    """Held-out scenes."""
+    questions_per_scene: Count = 2
+    """Questions asked about each scene."""
+    size: int = Field(672, ge=168, le=8192)
+    """Side of a scene in pixels."""
+    objects: tuple[Count, Count] = (3, 6)
+    """Fewest and most shapes in a scene."""
+    colours: list[str] | None = None
+    """Colours of the shapes; null: all."""
+    glyphs: Count | None = None
+    """How many different characters the shapes carry; null: all."""
+    big_share: Share = 0.25
+    """Share of shapes large enough to be read from the small image."""
+    seed: int = 0
+    """Seed of the scenes, apart from the run's own."""
+
+
+class DataSection(_Section):
+    train: str = "world"
+    """`world` (the embedded world), a .jsonl or .parquet file, or a Hub dataset id."""
+    format: str = "auto"
+    """Layout of the rows: `auto`, `rows`, or the name of a benchmark such as `mme_realworld`."""
+    split: str = "train"
+    """Split of a Hub dataset."""
+    columns: dict[str, str] = {}
+    """Our field -> column of the data, where the names differ."""
+    sft: str | None = None
+    """Separate questions for SFT; null: those of `train` that RL does not use."""
+    rl_size: Count = 10_000
+    """Questions for RL when `train` also feeds SFT; divided by image, seeded."""
+    eval: str | None = None
+    """Held-out questions; null: held-out scenes of `world`, otherwise none."""
+    eval_size: Count | None = None
+    """At most this many held-out questions; null: all."""
+    world: WorldSection = WorldSection()
+
+
+class Rollout(_Section):
+    samples: Count = 8
+    """G: trajectories of each question."""
+    temperature: Positive = 1.0
+    """Sampling temperature."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling; 1: off."""
+    max_tokens_locate: Count = 256
+    """Longest first turn."""
+    max_tokens_answer: Count = 256
+    """Longest answer."""
+    max_boxes: Count = 4
+    """Boxes that become crops; more are rejected."""
+    crop_pad: float = Field(0.1, ge=0, le=2)
+    """Context around a box: share of its width and height added on each side."""
+    max_box_share: float = Field(1.0, gt=0, le=1)
+    """Boxes over this share of the image are invalid; 1: off."""
+    resample_flat_groups: CountOrZero = 0
+    """How often questions whose samples all earn the same are replaced within a step."""
+
+
+class _Optimisation(_Section):
+    lr: Positive = 1e-5
+    """Highest learning rate."""
+    lr_scheduler: Scheduler = "constant_with_warmup"
+    """Course of the learning rate after warm-up."""
+    warmup_steps: CountOrZero = 0
+    """Steps of linear warm-up."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW weight decay of the adapters."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are clipped to this norm."""
+    save_every: CountOrZero = 50
+    """Steps between checkpoints; 0: only at the end of the stage."""
+
+
+class RLStage(_Optimisation):
+    kind: Literal["rl"]
+    steps: Count = 500
+    """Optimizer steps."""
+    questions_per_step: Count = 8
+    """B: questions per optimizer step, each with G samples."""
+    tokens_per_pack: int = Field(8192, ge=64)
+    """Tokens in one forward and backward pass: sets the peak memory."""
+    log_rollouts_every: CountOrZero = 10
+    """Steps between rollouts saved with their pictures; 0: never."""
+    loop: Loop | None = None
+    """Loop of this stage; null: the recipe's."""
+    objective: Objective | None = None
+    """Objective of this stage; null: the recipe's."""
+
+
+class SFTStage(_Optimisation):
+    kind: Literal["sft"]
+    epochs: Positive = 1.0
+    """Passes over the SFT questions, unless `steps` says how far to go."""
+    steps: Count | None = None
+    """Optimizer steps; null: by `epochs`."""
+    batch_size: Count = 8
+    """Rows per optimizer step."""
+    micro_batch_size: Count = 1
+    """Rows in one forward and backward pass; divides `batch_size`."""
+    context: Literal["full+crops", "full"] = "full+crops"
+    """What is in sight when answering; crops come from the policy, once, before this stage."""
+    keep_locate: Share = 0.1
+    """Share of rows that repeat a box which earned the reward, so that grounding stays."""
+
+
+class Evaluate(_Section):
+    every: CountOrZero = 0
+    """Steps between evaluations; 0: only before and after training."""
+    modes: list[Literal["full", "crops", "full+crops"]] = Field(["full", "crops", "full+crops"], min_length=1)
+    """What is in sight when answering."""
+    batch_size: Count = 8
+    """Questions answered at once."""
+
+
+class Recipe(_Section):
+    name: str = Field(pattern=r"^[\w.-]+$")
+    """Name of the run; the file's name where the recipe gives none."""
+    seed: int = Field(0, ge=0)
+    """Seed of splits, sampling and adapters."""
+    output: str = "runs/{name}"
+    """Run directory; `{name}` stands for the name."""
+    loop: Loop = "hart"
+    """`hart`: locate, then answer from crops alone; `mgpo`: keep the image in sight; `direct`: answer at once."""
+    objective: Objective = "ap_grpo"
+    """`ap_grpo` weighs by k; `grpo` is the same with k = 0."""
+    k: float = Field(0.6, ge=0, lt=1)
+    """Strength of the asymmetric weights of ap_grpo."""
+    beta: float = Field(0.01, ge=0)
+    """Weight of the KL divergence from the base model."""
+    clip_eps: float = Field(0.2, gt=0, lt=1)
+    """The probability ratio is clipped to 1 +- this."""
+    train_turns: list[Literal["locate", "verify"]] = Field(["locate", "verify"], min_length=1)
+    """Turns whose sampled tokens are trained; answering counts as `verify`."""
+    model: ModelSection = ModelSection()
+    pixels: PixelBudgets = PixelBudgets()
+    data: DataSection = DataSection()
+    rollout: Rollout = Rollout()
+    stages: list[Annotated[RLStage | SFTStage, Field(discriminator="kind")]] = Field(min_length=1)
+    """What to train, in order."""
+    evaluate: Evaluate = Evaluate()
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    """Trackers that get the metrics besides metrics.jsonl."""
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.output.replace("{name}", self.name))
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Recipe:
+        problems = contradictions(self)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def contradictions(recipe: Recipe) -> list[str]:
+    """Values that are fine alone and wrong together, each with the way out."""
+    problems = []
+    for small, large in (("min", "crop"), ("min", "full")):
+        low, high = getattr(recipe.pixels, small), getattr(recipe.pixels, large)
+        if low > high:
+            problems.append(f"pixels.{small} = {low} is over pixels.{large} = {high}; lower the one or raise the other")
+    if recipe.data.world.objects[0] > recipe.data.world.objects[1]:
+        problems.append(f"data.world.objects = {list(recipe.data.world.objects)} should be [fewest, most]")
+    if recipe.data.sft is not None and _same_source(recipe.data.sft, recipe.data.train):
+        problems.append(
+            f"data.sft = {recipe.data.sft!r} is data.train as well, so RL and SFT would share questions; leave "
+            "data.sft out, and data.train is divided by image"
+        )
+    for index, stage in enumerate(recipe.stages):
+        problems += [f"stages.{index}: {problem}" for problem in _stage_contradictions(recipe, stage)]
+    return problems
+
+
+def _stage_contradictions(recipe: Recipe, stage: RLStage | SFTStage) -> list[str]:
+    problems = []
+    if stage.lr_scheduler == "constant" and stage.warmup_steps:
+        problems.append("lr_scheduler = 'constant' has no warm-up; use 'constant_with_warmup' or warmup_steps = 0")
+    if isinstance(stage, SFTStage):
+        if stage.batch_size % stage.micro_batch_size:
+            problems.append(
+                f"batch_size = {stage.batch_size} is no multiple of micro_batch_size = {stage.micro_batch_size}"
+            )
+        return problems
+    if recipe.rollout.samples < 2:
+        problems.append(
+            "RL compares the samples of a question: rollout.samples = 1 gives nothing to compare; use 2 or more"
+        )
+    if (stage.objective or recipe.objective) == "ap_grpo" and recipe.beta == 0:
+        problems.append("objective = 'ap_grpo' with beta = 0 has no KL to weigh; use beta > 0 or objective = 'grpo'")
+    if (stage.loop or recipe.loop) == "direct" and "verify" not in recipe.train_turns:
+        problems.append("loop = 'direct' has no locate turn; add 'verify' to train_turns or use another loop")
+    return problems
+
+
+def _same_source(a: str, b: str) -> bool:
+    return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))
