@@ -47,7 +47,7 @@ class ModelSection(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What computes; `auto`: bfloat16 where the card has it, float16 on older cards, float32 on CPU."""
     attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
-    """`auto`: FlashAttention-2 where the card and the installation have it, else SDPA."""
+    """`auto`: FlashAttention-2 (vision blocks) where the card and the installation have it, else SDPA."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -88,10 +88,14 @@ class WorldSection(_Section):
 class DataSection(_Section):
     train: str = "world"
     """`world` (the embedded world), a .jsonl or .parquet file, or a Hub dataset id."""
-    format: str = "auto"
-    """Layout of the rows: `auto`, `rows`, or the name of a benchmark such as `mme_realworld`."""
-    split: str = "train"
+    format: Literal["auto", "jsonl", "parquet", "hub", "mme_realworld"] = "auto"
+    """Layout of the rows; `auto` goes by the name."""
+    split: str | None = None
     """Split of a Hub dataset."""
+    image_dir: str | None = None
+    """Where relative image paths start; null: at the file's folder."""
+    lite: str | None = None
+    """With `mme_realworld`: JSON of the Lite benchmark, whose questions and images stay out of training."""
     columns: dict[str, str] = {}
     """Our field -> column of the data, where the names differ."""
     sft: str | None = None
@@ -236,6 +240,10 @@ def contradictions(recipe: Recipe) -> list[str]:
         problems.append(
             f"data.sft = {recipe.data.sft!r} is data.train as well, so RL and SFT would share questions; leave "
             "data.sft out, and data.train is divided by image"
+        )
+    if (recipe.data.format == "mme_realworld") != (recipe.data.lite is not None):
+        problems.append(
+            "data.format = 'mme_realworld' and data.lite (the JSON of Lite) belong together; set both or neither"
         )
     for index, stage in enumerate(recipe.stages):
         problems += [f"stages.{index}: {problem}" for problem in _stage_contradictions(recipe, stage)]
