@@ -74,7 +74,9 @@ def check_adapter(adapter: Path, base: str) -> None:
         raise HartError(f"{adapter} holds no adapter: adapter_config.json is missing")
     trained_on = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if trained_on != base:
-        raise HartError(f"the adapter in {adapter} was trained on base {trained_on!r}, not {base!r}; set model.base to it")
+        raise HartError(
+            f"the adapter in {adapter} was trained on base {trained_on!r}, not {base!r}; set model.base to it"
+        )
 
 
 def pick_device(asked: str) -> torch.device:

@@ -18,6 +18,7 @@ VERIFY = (  # paper, section 3
     "You can only see some sub-regions relevant to the problem. Answer the following question: "
 )
 SUB_IMAGE = "Based on the provided coordinates, return the sub-image:"  # MGPO, turn 2
+NO_SUB_IMAGE = "Not providing correct coordinates or invalid coordinate values, return the original image:"
 WITH_CROPS = "The full image comes first, enlarged sub-regions of it come last. Answer the following question: "
 CHOOSE = "Answer with the text of the correct option and its letter in parentheses."
 
@@ -47,9 +48,12 @@ def verify_content(example: Example, crops: Sequence[ImageView]) -> Content:
     return [VERIFY + question_lines(example) + "\n", *crops]
 
 
-def sub_image_content(example: Example, crops: Sequence[ImageView]) -> Content:
-    """Turn 2 of `mgpo`: goes on in the conversation that holds the full image."""
-    return [SUB_IMAGE + "\n", *crops, "\n" + question_lines(example)]
+def sub_image_content(example: Example, shown: Sequence[ImageView], valid: bool = True) -> Content:
+    """Turn 2 of `mgpo`: goes on in the conversation that holds the full image.
+
+    `shown` is the crops; without a valid box MGPO appends the original image once more.
+    """
+    return [(SUB_IMAGE if valid else NO_SUB_IMAGE) + "\n", *shown, "\n" + question_lines(example)]
 
 
 def direct_content(example: Example, full: Sequence[ImageView]) -> Content:

@@ -104,9 +104,7 @@ class Pack:
         return sees.tril_()[None, None]
 
 
-def pack(
-    sequences: Sequence[Tokens], positions: Callable[[Tokens], torch.Tensor], tokens_per_pack: int
-) -> list[Pack]:
+def pack(sequences: Sequence[Tokens], positions: Callable[[Tokens], torch.Tensor], tokens_per_pack: int) -> list[Pack]:
     """Lay sequences out in packs of at most `tokens_per_pack` tokens, the largest pack first.
 
     `positions` is the family's: (R, T) for one whole sequence. A prefix that does not fit together with all its

@@ -1,9 +1,9 @@
 """The policy: a base model (16 bit, 32 bit or 4-bit) with adapters, and the four things a loop asks of it.
 
-    encode    pixels -> one feature tensor per view; frozen vision towers run once per view and optimizer step
-    generate  prompts -> sampled ids; every shared prefix is prefilled once and its cache branched
-    logps     packs -> log-probs of the sampled tokens, with gradient
-    reference the same with the adapters switched off; there is no second model
+encode    pixels -> one feature tensor per view; frozen vision towers run once per view and optimizer step
+generate  prompts -> sampled ids; every shared prefix is prefilled once and its cache branched
+logps     packs -> log-probs of the sampled tokens, with gradient
+reference the same with the adapters switched off; there is no second model
 """
 
 from __future__ import annotations

@@ -134,12 +134,13 @@ class Turn:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One pass through a loop: its turns, the boxes it chose (original pixels) and what it earned."""
+    """One pass through a loop: its turns, the boxes it chose (original pixels, unpadded) and what it earned."""
 
     turns: tuple[Turn, ...]
     boxes: tuple[Box, ...] = ()
     answer: str = ""
     reward: float = 0.0
+    rejected: int = 0  # boxes the text named that were refused
     # Sequences to train on. A turn that continues the one before it is part of that turn's sequence.
     sequences: tuple[Tokens, ...] = field(default=(), repr=False)
 

@@ -64,5 +64,7 @@ class Family(Protocol):
     ) -> list[tuple[float, float, float, float, int]]:
         """(x1, y1, x2, y2, image index) in original pixels for every box the text names, unchecked and in order."""
 
-    def box_to_text(self, boxes: Sequence[Box], seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]) -> str:
+    def box_to_text(
+        self, boxes: Sequence[Box], seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]
+    ) -> str:
         """The text this family would answer to point at these boxes."""

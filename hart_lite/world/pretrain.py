@@ -248,7 +248,12 @@ class Trainer:
     def optimise(self, name: str, parameters: list, step_loss, steps: int, lr: float, log) -> None:
         optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, lr, total_steps=steps, pct_start=min(0.1, 100 / steps), anneal_strategy="cos", final_div_factor=20
+            optimizer,
+            lr,
+            total_steps=steps,
+            pct_start=min(0.1, 100 / steps),
+            anneal_strategy="cos",
+            final_div_factor=20,
         )
         start = time.time()
         for step in range(steps):
@@ -282,9 +287,9 @@ class Trainer:
             whole = s.prompt + Tokens.response(self.family.response_ids(s.target))
             (start, stop) = whole.sampled[0]
             embeds = self.model.get_input_embeddings()(torch.tensor([whole.ids]))
-            for slot, feature in zip(whole.slots, self.features([x.view for x in whole.slots]), strict=True) if (
-                whole.slots
-            ) else ():
+            for slot, feature in (
+                zip(whole.slots, self.features([x.view for x in whole.slots]), strict=True) if (whole.slots) else ()
+            ):
                 embeds[0, slot.start : slot.start + slot.length] = feature
             hidden = self.model.model.language_model(
                 inputs_embeds=embeds, position_ids=self.family.positions(whole)[:, None]

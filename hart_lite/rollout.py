@@ -1,0 +1,160 @@
+"""Run a loop: B questions x G samples -> groups of trajectories. Answering a question is a rollout of one.
+
+The full image never reaches the second turn of `hart`: that turn is a new sequence whose only images are crops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from hart_lite import loops
+from hart_lite.answers import grade
+from hart_lite.boxes import expand, valid_boxes
+from hart_lite.generate import Sampling
+from hart_lite.images import crop_pixels
+from hart_lite.policy import Policy
+from hart_lite.recipe_schema import PixelBudgets, Rollout
+from hart_lite.types import Box, Example, Group, ImageView, Tokens, Trajectory, Turn
+
+# The loops of training, and the two further ways of answering (method.md, section 4).
+Way = Literal["hart", "mgpo", "direct", "full+crops"]
+
+
+@dataclass(frozen=True)
+class Located:
+    """What turn 1 came to: boxes in original pixels (unpadded), the crops cut from them, and boxes refused."""
+
+    turn: Turn
+    boxes: tuple[Box, ...]
+    crops: tuple[ImageView, ...]
+    rejected: int
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A policy with the pixel budgets and rollout settings it is used under."""
+
+    policy: Policy
+    pixels: PixelBudgets
+    settings: Rollout
+    train_turns: frozenset[str] = frozenset({"locate", "verify"})
+
+    def rollout(self, examples: Sequence[Example], way: Way, samples: int, seed: int) -> list[Group]:
+        """Sampled trajectories, graded: for every example one group of `samples`."""
+        repeated = [example for example in examples for _ in range(samples)]
+        drawn = self.run(repeated, way, self.settings.temperature, seed)
+        return [Group(example, tuple(drawn[n * samples : (n + 1) * samples])) for n, example in enumerate(examples)]
+
+    def run(self, examples: Sequence[Example], way: Way, temperature: float, seed: int) -> list[Trajectory]:
+        """One graded trajectory for each example, in order. `temperature` 0 is greedy."""
+        if way == "direct":
+            return self.answer_directly(examples, temperature, seed)
+        located = self.locate(examples, temperature, seed)
+        return self.answer_from(examples, located, way, temperature, seed)
+
+    # -- views -----------------------------------------------------------------------------------------------------
+
+    def full_views(self, example: Example) -> tuple[ImageView, ...]:
+        fit, pixels = self.policy.family.fit, self.pixels
+        return tuple(ImageView(i, fit(i.size(), pixels.full, pixels.min)) for i in example.images)
+
+    def crop_view(self, example: Example, box: Box) -> ImageView:
+        """The padded box in whole original pixels, shown within the crop budget."""
+        source = example.images[box.image]
+        left, top, right, bottom = crop_pixels(expand(box, self.settings.crop_pad, source.size()), source.size())
+        size = self.policy.family.fit((right - left, bottom - top), self.pixels.crop, self.pixels.min)
+        return ImageView(source, size, Box(left, top, right, bottom, box.image))
+
+    # -- turns -----------------------------------------------------------------------------------------------------
+
+    def locate(self, examples: Sequence[Example], temperature: float, seed: int) -> list[Located]:
+        """Turn 1: where to look."""
+        family = self.policy.family
+        views = [self.full_views(example) for example in examples]
+        prompts = [family.chat(loops.locate_content(e, full, family)) for e, full in zip(examples, views, strict=True)]
+        turns = self._say("locate", prompts, self.settings.max_tokens_locate, temperature, 2 * seed)
+        out = []
+        for example, full, turn in zip(examples, views, turns, strict=True):
+            boxes, rejected = self._read_boxes(example, full, turn.text)
+            out.append(Located(turn, boxes, tuple(self.crop_view(example, box) for box in boxes), rejected))
+        return out
+
+    def _read_boxes(self, example: Example, full: Sequence[ImageView], text: str) -> tuple[tuple[Box, ...], int]:
+        sizes = [image.size() for image in example.images]
+        boxes: list[Box] = []
+        rejected = 0
+        for *corners, image in self.policy.family.boxes_from_text(text, [view.size for view in full], sizes):
+            room = self.settings.max_boxes - len(boxes)
+            good, bad = valid_boxes([corners], sizes[image], room, self.settings.max_box_share, image)
+            boxes += good
+            rejected += bad
+        return tuple(boxes), rejected
+
+    def answer_directly(self, examples: Sequence[Example], temperature: float, seed: int) -> list[Trajectory]:
+        family = self.policy.family
+        prompts = [family.chat(loops.direct_content(e, self.full_views(e))) for e in examples]
+        turns = self._say("answer", prompts, self.settings.max_tokens_answer, temperature, 2 * seed + 1)
+        return [self._graded(e, (turn,), (turn.tokens,)) for e, turn in zip(examples, turns, strict=True)]
+
+    def answer_from(
+        self, examples: Sequence[Example], located: Sequence[Located], way: Way, temperature: float, seed: int
+    ) -> list[Trajectory]:
+        """Turn 2, after `locate`. Without a valid box `hart` has no turn 2 and earns nothing; the ways that keep the
+        full image in sight answer from that."""
+        prompts: dict[int, Tokens] = {}
+        for n, (example, found) in enumerate(zip(examples, located, strict=True)):
+            if found.crops or way != "hart":
+                prompts[n] = self._second_prompt(example, found, way)
+        asked = self._say("verify", list(prompts.values()), self.settings.max_tokens_answer, temperature, 2 * seed + 1)
+        answers = dict(zip(prompts, asked, strict=True))
+        out = []
+        for n, (example, found) in enumerate(zip(examples, located, strict=True)):
+            turns = (found.turn, answers[n]) if n in answers else (found.turn,)
+            # In one conversation the second turn's sequence holds the first one's.
+            sequences = (turns[1].tokens,) if way == "mgpo" else tuple(turn.tokens for turn in turns)
+            out.append(replace(self._graded(example, turns, sequences), boxes=found.boxes, rejected=found.rejected))
+        return out
+
+    def _second_prompt(self, example: Example, found: Located, way: Way) -> Tokens:
+        family = self.policy.family
+        if way == "hart":
+            return family.chat(loops.verify_content(example, found.crops))
+        if way == "full+crops":
+            return family.chat(loops.with_crops_content(example, self.full_views(example), found.crops))
+        ended = bool(found.turn.response) and found.turn.response[-1] in family.eos_ids
+        shown = found.crops or self.full_views(example)
+        content = loops.sub_image_content(example, shown, valid=bool(found.crops))
+        return found.turn.tokens + family.reply(content, ended)
+
+    def _say(self, kind: str, prompts: Sequence[Tokens], max_tokens: int, temperature: float, seed: int) -> list[Turn]:
+        sampling = Sampling(max_tokens, temperature, self.settings.top_p, seed)
+        responses = self.policy.generate(prompts, sampling)
+        return [
+            Turn(kind, prompt, ids, self.policy.family.text(ids))
+            for prompt, ids in zip(prompts, responses, strict=True)
+        ]
+
+    def _graded(self, example: Example, turns: tuple[Turn, ...], sequences: tuple[Tokens, ...]) -> Trajectory:
+        """The reward is the grader's word on the last turn; a trajectory that never answered earns nothing."""
+        answered = turns[-1].kind != "locate"
+        reward = float(answered and grade(turns[-1].text, example.answer, example.choices))
+        answer = turns[-1].text if answered else ""
+        return Trajectory(turns, answer=answer, reward=reward, sequences=self._trained(turns, sequences))
+
+    def _trained(self, turns: tuple[Turn, ...], sequences: tuple[Tokens, ...]) -> tuple[Tokens, ...]:
+        """The sequences with only the spans of trained turns marked; those without any are dropped."""
+        if self.train_turns >= {"locate", "verify"}:
+            return sequences
+        spans_left = iter(turns)
+        out = []
+        for tokens in sequences:
+            spans = [s for s in tokens.sampled if _turn_name(next(spans_left)) in self.train_turns]
+            if spans:
+                out.append(replace(tokens, sampled=tuple(spans)))
+        return tuple(out)
+
+
+def _turn_name(turn: Turn) -> str:
+    return "locate" if turn.kind == "locate" else "verify"
