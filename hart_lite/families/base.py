@@ -56,6 +56,9 @@ class Family(Protocol):
     def features(self, model: nn.Module, images: Sequence[Image.Image]) -> list[torch.Tensor]:
         """One (tokens, hidden) tensor per image."""
 
+    def collate(self, sequences: Sequence[Tokens]) -> dict[str, torch.Tensor]:
+        """Right-padded inputs of the model's own forward: ids, mask, positions, pixels."""
+
     def positions(self, tokens: Tokens) -> torch.Tensor:
         """(rows, T) rotary positions: 3 rows for m-RoPE, 1 otherwise."""
 

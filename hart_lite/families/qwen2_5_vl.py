@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditi
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from hart_lite.families.base import Content
+from hart_lite.images import view_pixels
 from hart_lite.types import Box, HartError, ImageView, Slot, Tokens
 
 MAX_ASPECT = 100  # smart_resize refuses 200; other engines break earlier
@@ -147,6 +148,22 @@ class Qwen25VL:
             n = self.image_tokens(view.size)
             out = out + Tokens((self.image_id,) * n, (Slot(0, n, view),)) + Tokens(tuple(self._ids(text)))
         return out
+
+    def collate(self, sequences: Sequence[Tokens]) -> dict[str, torch.Tensor]:
+        longest = max(map(len, sequences))
+        ids = torch.full((len(sequences), longest), self.pad_id)
+        real = torch.zeros_like(ids)
+        positions = torch.zeros(self.position_rows, len(sequences), longest, dtype=torch.long)
+        for n, tokens in enumerate(sequences):
+            ids[n, : len(tokens)] = torch.tensor(tokens.ids)
+            real[n, : len(tokens)] = 1
+            positions[:, n, : len(tokens)] = self.positions(tokens)
+        batch = {"input_ids": ids, "attention_mask": real, "position_ids": positions}
+        images = [view_pixels(slot.view) for tokens in sequences for slot in tokens.slots]
+        if images:
+            batch["mm_token_type_ids"] = (ids == self.image_id).long()
+            batch |= self.processor(images=images, do_resize=False, return_tensors="pt")
+        return batch
 
     # -- positions -------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ from hart_lite.world.scenes import CHOICES, COLOURS, SHAPES, Scene, Thing, World
 
 FULL, CROP, LEAST = 12544, 4704, 784  # pixel budgets, as in recipes/tiny_cpu.yaml
 SIDE = 112
-STAGES = {"see": 1500, "match": 300, "join": 2400, "blur": 300}
+STAGES = {"see": 1500, "match": 600, "join": 2400, "blur": 300}
 BATCH = 48
 
 
@@ -113,13 +113,14 @@ class Teacher:
             prompt = prompt + self.family.reply(loops.sub_image_content(example, [crop]), ended=True)
         return Sample(prompt, loops.target_text(example))
 
-    def match(self) -> Sample:
-        """Text only: the character is written where the crop would be."""
+    def match(self, several: bool = True) -> Sample:
+        """Text only: characters are written where the crop would be. Five at once teach five times as fast."""
         scene = self.scene()
-        thing = self.rng.choice(scene.things)
-        example = self.example(scene, thing)
-        content = [loops.verify_content(example, [])[0], thing.glyph]
-        return Sample(self.family.chat(content), loops.target_text(example))
+        example = self.example(scene, self.rng.choice(scene.things))
+        glyphs = self.rng.sample(example.choices, CHOICES if several and self.rng.random() < 0.7 else 1)
+        content = [loops.verify_content(example, [])[0], "\n".join(glyphs)]
+        lines = [f"{glyph} ({'ABCDE'[example.choices.index(glyph)]})" for glyph in glyphs]
+        return Sample(self.family.chat(content), "\n".join(lines))
 
 
 class Trainer:
@@ -274,7 +275,9 @@ class Trainer:
         out = []
         for kind in ("match",) if name == "match" else ("locate", "verify", "direct", "with_crops"):
             samples = [
-                self.teacher.match() if kind == "match" else getattr(self.teacher, kind)(self.teacher.scene())
+                self.teacher.match(several=False)
+                if kind == "match"
+                else getattr(self.teacher, kind)(self.teacher.scene())
                 for _ in range(40)
             ]
             out.append(f"{kind} {self._hits(samples, kind):.2f}")

@@ -1,0 +1,137 @@
+"""Checkpoints that are whole or not there, and the metrics file that goes with them.
+
+A checkpoint counts once it is sealed: `complete.json` lists the hash of each of its files and is written last. What a
+kill leaves half-written has no seal, what a disk damages no longer matches it; resuming passes both by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+SEAL = "complete.json"
+KEPT = 2  # the newest and the one before it
+log = logging.getLogger(__name__)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file by `text`, entirely or not at all, also when the machine stops."""
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def seal(folder: Path) -> None:
+    """Mark a checkpoint folder as complete. Everything in it reaches the disk before the seal does."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEAL)
+    hashes = {}
+    for path in files:
+        with path.open("rb") as file:
+            hashes[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+    write_whole(folder / SEAL, json.dumps(hashes, indent=1))
+
+
+def damage(folder: Path) -> str | None:
+    """Why a checkpoint cannot be used, or None when it is whole."""
+    try:
+        hashes = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "it was never finished"
+    except ValueError:
+        return f"its {SEAL} is damaged"
+    for name, expected in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                return f"{name} is damaged"
+    return None
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole `checkpoint-N` in a stage's folder; damaged newer ones are named in the log and removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
+    for checkpoint in found:
+        reason = damage(checkpoint)
+        if reason is None:
+            return checkpoint
+        log.warning("checkpoint %s is passed by: %s", checkpoint, reason)
+        shutil.rmtree(checkpoint)
+    return None
+
+
+class SealedCheckpoints:
+    """Mixin for trainers: seals what `transformers.Trainer` saves, then lets go of the oldest."""
+
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        if not self.args.should_save:
+            return
+        folder = Path(self.args.output_dir)
+        newest = folder / f"checkpoint-{self.state.global_step}"
+        # A pickle of the arguments that nothing here reads: the resolved recipe says the same.
+        (newest / "training_args.bin").unlink(missing_ok=True)
+        seal(newest)
+        for old in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))[:-KEPT]:
+            shutil.rmtree(old)
+
+
+class MetricsFile(TrainerCallback):
+    """Appends every step's figures to metrics.jsonl, flushed: a killed run keeps what it had printed."""
+
+    def __init__(self, path: Path, stage: str) -> None:
+        self.path, self.stage = path, stage
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if logs and state.is_world_process_zero and "train_runtime" not in logs:
+            row = {"stage": self.stage, "step": state.global_step, **logs}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def rewind_metrics(path: Path, stage: str, step: int) -> None:
+    """Drop the rows after a step of a stage: they will be written again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the last line of a killed run
+        if row["stage"] != stage or row["step"] <= step:
+            kept.append(json.dumps(row) + "\n")
+    write_whole(path, "".join(kept))
+
+
+class LiveProgress(TrainerCallback):
+    """One bar for a stage, with the latest figures behind it."""
+
+    def __init__(self, title: str, figures: Callable[[dict], dict]) -> None:
+        self.title, self.figures, self.bar = title, figures, None
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if self.bar and logs and "train_runtime" not in logs:
+            self.bar.set_postfix(self.figures(logs), refresh=False)
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        if self.bar:
+            self.bar.close()

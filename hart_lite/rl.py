@@ -1,0 +1,264 @@
+"""Stage 1: rollout -> reward -> weights -> packed loss, on transformers.Trainer.
+
+The Trainer keeps the optimizer, the schedule, checkpoints, callbacks and trackers. What a step computes is here, and
+depends on the weights, the seed and the step's number alone: resuming is starting at step N.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from hart_lite.advantages import ap_weights, group_advantages
+from hart_lite.boxes import coverage
+from hart_lite.checkpoints import SealedCheckpoints
+from hart_lite.losses import policy_loss, token_weights
+from hart_lite.packing import Pack, pack
+from hart_lite.recipe_schema import Recipe, RLStage
+from hart_lite.rollout import Runner
+from hart_lite.rollout_log import save_rollouts
+from hart_lite.types import Example, Group, Tokens
+
+FP16_SCALE = 1024.0  # gradients travel through half precision scaled up by this, and are scaled back in float32
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Sequences to train on, with what each carries: N_seq sequences, the values of the trajectory each belongs to.
+
+    weights sum to 1 over all sampled tokens of the step.
+    """
+
+    sequences: list[Tokens]
+    advantages: torch.Tensor
+    mu1: torch.Tensor
+    mu2: torch.Tensor
+    weights: torch.Tensor
+
+
+def weigh(groups: Sequence[Group], k: float, beta: float) -> Weighted:
+    """Advantages and AP-GRPO weights of the groups that carry a signal.
+
+    A flat group has no policy gradient. It is left out rather than averaged in: the mean is over the groups that are
+    left, so that a step's size does not shrink with the number of questions that taught nothing.
+    """
+    live = [group for group in groups if not group.flat]
+    if not live:
+        empty = torch.zeros(0)
+        return Weighted([], empty, empty, empty, empty)
+    rewards_B_G = torch.tensor([group.rewards for group in live])
+    lengths_B_G = torch.tensor(
+        [[sum(b - a for s in t.sequences for a, b in s.sampled) for t in group.trajectories] for group in live]
+    )
+    mu1_B_G, mu2_B_G = ap_weights(rewards_B_G, k=k, beta=beta)
+    trajectories = [t for group in live for t in group.trajectories]
+    counts = torch.tensor([len(t.sequences) for t in trajectories])
+
+    def per_sequence(values_B_G: torch.Tensor) -> torch.Tensor:
+        return values_B_G.flatten().repeat_interleave(counts)
+
+    return Weighted(
+        [s for t in trajectories for s in t.sequences],
+        per_sequence(group_advantages(rewards_B_G)),
+        per_sequence(mu1_B_G),
+        per_sequence(mu2_B_G),
+        per_sequence(token_weights(lengths_B_G)),
+    )
+
+
+class _StepIndices(Dataset):
+    """Item i is the index of the i-th question a run asks: a new permutation, drawn from the seed, on every pass."""
+
+    def __init__(self, examples: int, length: int, seed: int) -> None:
+        self.examples, self.length, self.seed = examples, length, seed
+        self._epoch, self._order = -1, []
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> dict[str, int]:
+        epoch, place = divmod(i, self.examples)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, list(range(self.examples))
+            random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
+        return {"index": self._order[place]}
+
+
+class RLTrainer(SealedCheckpoints, Trainer):
+    """Trains `runner.policy` on `examples` as `recipe` and its `stage` say. `folder` receives the rollouts."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        examples: Sequence[Example],
+        recipe: Recipe,
+        stage: RLStage,
+        args: TrainingArguments,
+        folder: Path,
+        **kwargs,
+    ) -> None:
+        self.runner, self.examples, self.recipe, self.stage, self.folder = runner, examples, recipe, stage, folder
+        self.loop = stage.loop or recipe.loop
+        self.k = recipe.k if (stage.objective or recipe.objective) == "ap_grpo" else 0.0
+        self._figures: dict[str, float] = {}
+        self.skipped_steps = 0
+        indices = _StepIndices(len(examples), stage.steps * stage.questions_per_step, recipe.seed)
+        super().__init__(model=runner.policy.peft, args=args, train_dataset=indices, **kwargs)
+
+    def _get_train_sampler(self, train_dataset=None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def floating_point_ops(self, inputs) -> int:
+        return 0  # the Trainer's formula knows neither packs nor rollouts
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log({**logs, **self._figures}, start_time)
+        self._figures = {}
+
+    # -- one step --------------------------------------------------------------------------------------------------
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Roll out, weigh, and accumulate the gradients of all packs. Returns the step's loss."""
+        policy, step = self.runner.policy, self.state.global_step
+        policy.forget_images()
+        clock = _Clock(policy.device)
+        asked = [self.examples[i] for i in inputs["index"].tolist()]
+        groups = self._rollout(asked, step)
+        clock.lap("rollout")
+        batch = weigh(groups, self.k, self.recipe.beta)
+        packs = pack(batch.sequences, policy.family.positions, self.stage.tokens_per_pack)
+        references = self._reference_logps(packs)
+        clock.lap("reference")
+        metrics = self._accumulate(batch, packs, references)
+        clock.lap("update")
+        self._figures = self._measure(groups, packs, metrics, clock)
+        every = self.stage.log_rollouts_every
+        if every and self.state.is_world_process_zero and (step % every == 0 or step + 1 == self.stage.steps):
+            save_rollouts(self.folder, step, groups)
+        return torch.tensor(self._figures["loss"], device=self.args.device)
+
+    def _rollout(self, examples: Sequence[Example], step: int) -> list[Group]:
+        """The step's groups. Questions whose samples all earn the same are replaced a bounded number of times."""
+        samples = self.recipe.rollout.samples
+        seed = (self.recipe.seed << 32) + (step << 8)
+        groups = self.runner.rollout(examples, self.loop, samples, seed)
+        for attempt in range(1, self.recipe.rollout.resample_flat_groups + 1):
+            flat = [n for n, group in enumerate(groups) if group.flat]
+            if not flat:
+                break
+            others = random.Random(f"{seed}/{attempt}").choices(self.examples, k=len(flat))
+            fresh = self.runner.rollout(others, self.loop, samples, seed + attempt)
+            for n, group in zip(flat, fresh, strict=True):
+                groups[n] = group
+        return groups
+
+    def _reference_logps(self, packs: Sequence[Pack]) -> list[torch.Tensor | None]:
+        if self.recipe.beta == 0:
+            return [None] * len(packs)
+        with self.runner.policy.reference():
+            return [self.runner.policy.logps(p) for p in packs]
+
+    def _accumulate(
+        self, batch: Weighted, packs: Sequence[Pack], references: Sequence[torch.Tensor | None]
+    ) -> dict[str, float]:
+        policy, totals = self.runner.policy, defaultdict(float)
+        half = next(iter(policy.model.model.language_model.parameters())).dtype == torch.float16
+        scale = FP16_SCALE if half else 1.0
+        policy.model.train()
+        for packed, reference in zip(packs, references, strict=True):
+            logps = policy.logps(packed)
+            owners = packed.owners_N
+            advantages, mu1, mu2, weights = (
+                values[owners].to(logps.device) for values in (batch.advantages, batch.mu1, batch.mu2, batch.weights)
+            )
+            loss, metrics = policy_loss(
+                logps_T=logps,
+                old_logps_T=logps.detach(),  # one update per rollout: the ratio is 1 and the clip never acts
+                advantages_T=advantages,
+                mu1_T=mu1,
+                weights_T=weights,
+                clip_eps=self.recipe.clip_eps,
+                ref_logps_T=reference,
+                mu2_T=None if reference is None else mu2,
+            )
+            self.accelerator.backward(loss * scale)
+            for name, value in {"loss": loss.detach(), **metrics}.items():
+                totals[name] += value.item()
+        policy.model.eval()
+        self._unscale(scale)
+        return totals
+
+    def _unscale(self, scale: float) -> None:
+        """Back to true gradients. A gradient that is not finite skips the step, and is counted."""
+        gradients = [p.grad for p in self.runner.policy.adapter_parameters if p.grad is not None]
+        if scale != 1.0:
+            torch._foreach_div_(gradients, scale)
+        if gradients and not all(bool(torch.isfinite(g).all()) for g in gradients):
+            self.skipped_steps += 1
+            self.model.zero_grad(set_to_none=True)
+
+    # -- what a step prints ----------------------------------------------------------------------------------------
+
+    def _measure(self, groups: Sequence[Group], packs: Sequence[Pack], metrics: dict, clock: _Clock) -> dict:
+        trajectories = [t for group in groups for t in group.trajectories]
+        looked = [(g.example, t) for g in groups for t in g.trajectories if t.turns[0].kind == "locate"]
+        turns = [turn for t in trajectories for turn in t.turns]
+        sampled = sum(len(turn.response) for turn in turns)
+        names = dict.fromkeys(turn.kind for turn in turns)
+        figures = {
+            "reward": sum(t.reward for t in trajectories) / len(trajectories),
+            "flat_groups": sum(group.flat for group in groups) / len(groups),
+            "loss": metrics.get("loss", 0.0),
+            "policy_loss": metrics.get("policy_loss", 0.0),
+            "kl": metrics.get("kl", 0.0),
+            "tokens_per_second": sampled / clock.laps["rollout"],
+            "packed_tokens": sum(map(len, packs)),
+            "skipped_steps": self.skipped_steps,
+            "peak_memory_gib": peak_memory_gib(self.runner.policy.device),
+        }
+        if looked:
+            figures["valid_box"] = sum(bool(t.boxes) for _, t in looked) / len(looked)
+            figures["rejected_boxes"] = sum(t.rejected for _, t in looked) / len(looked)
+            figures["coverage"] = sum(coverage_share(e, t.boxes) for e, t in looked) / len(looked)
+        for name in names:
+            lengths = [len(turn.response) for turn in turns if turn.kind == name]
+            figures[f"tokens_{name}"] = sum(lengths) / len(lengths)
+        return figures | {f"seconds_{name}": seconds for name, seconds in clock.laps.items()}
+
+
+def coverage_share(example: Example, boxes) -> float:
+    """Mean share of the example's images that the boxes cover."""
+    sizes = [image.size() for image in example.images]
+    return sum(coverage([b for b in boxes if b.image == n], size) for n, size in enumerate(sizes)) / len(sizes)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory held so far: of the card, or of the process on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource  # not on Windows, where only cards are measured
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+class _Clock:
+    """Wall seconds of named laps, with the device's queue drained at each."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.laps = device, {}
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.laps[name] = now - self.last
+        self.last = now

@@ -1,0 +1,133 @@
+"""Stage 2: supervised fine-tuning with the full image in sight, on trl.SFTTrainer.
+
+The crops come from the stage-1 policy, greedily and once. A share of the rows repeats a box that led that policy to a
+right answer from the crops alone: self-verified, so still free of annotation. Prompts are those of the loops.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+from trl import SFTConfig, SFTTrainer
+
+from hart_lite import loops
+from hart_lite.checkpoints import SealedCheckpoints, write_whole
+from hart_lite.recipe_schema import SFTStage
+from hart_lite.rollout import Runner
+from hart_lite.types import Box, Example, HartError, Tokens
+
+IGNORED = -100  # label of a token without loss, as transformers has it
+
+
+def locate_once(runner: Runner, examples: Sequence[Example], cache: Path, batch_size: int) -> dict[str, dict]:
+    """Where the policy looks, greedily, and whether it is right from there: {example id: {boxes, text, right}}.
+
+    Written to `cache` when complete and read from there afterwards, since training changes the policy.
+    """
+    if cache.exists():
+        return json.loads(cache.read_text(encoding="utf-8"))
+    found = {}
+    for start in tqdm(range(0, len(examples), batch_size), desc="locate for SFT", unit="batch", leave=False):
+        batch = examples[start : start + batch_size]
+        for example, t in zip(batch, runner.run(batch, "hart", temperature=0, seed=0), strict=True):
+            boxes = [[*box.xyxy, box.image] for box in t.boxes]
+            found[example.id] = {"boxes": boxes, "right": t.reward == 1}
+        runner.policy.forget_images()
+    write_whole(cache, json.dumps(found))
+    return found
+
+
+def answer_row(runner: Runner, example: Example, boxes: Sequence[Box], context: str) -> Tokens:
+    """The question with the full image, and its answer as the sampled span (the only tokens with loss)."""
+    family, full = runner.policy.family, runner.full_views(example)
+    if context == "full":
+        content = loops.direct_content(example, full)
+    else:
+        content = loops.with_crops_content(example, full, [runner.crop_view(example, box) for box in boxes])
+    return family.chat(content) + Tokens.response(family.response_ids(loops.target_text(example)))
+
+
+def locate_row(runner: Runner, example: Example, boxes: Sequence[Box]) -> Tokens:
+    """(I_f, question) -> the boxes that earned the reward."""
+    family, full = runner.policy.family, runner.full_views(example)
+    target = family.box_to_text(boxes, [v.size for v in full], [i.size() for i in example.images])
+    return family.chat(loops.locate_content(example, full, family)) + Tokens.response(family.response_ids(target))
+
+
+class SFTRows(Dataset):
+    """Rows as tokens, made when asked for. `keep_locate` is the share of self-verified locate rows among all."""
+
+    def __init__(
+        self, runner: Runner, examples: Sequence[Example], found: dict[str, dict], stage: SFTStage, seed: int
+    ) -> None:
+        self.runner, self.context = runner, stage.context
+        self.items = [("answer", e, self._boxes(found[e.id])) for e in examples]
+        verified = [("locate", e, self._boxes(found[e.id])) for e in examples if found[e.id]["right"]]
+        if stage.keep_locate < 1:
+            wanted = round(len(self.items) * stage.keep_locate / (1 - stage.keep_locate))
+        else:
+            self.items, wanted = [], len(verified)
+        rng = random.Random(seed)
+        self.items += rng.sample(verified, min(wanted, len(verified)))
+        if not self.items:
+            raise HartError(
+                "sft: keep_locate = 1 and the policy was never right, so there is no row; lower keep_locate"
+            )
+        rng.shuffle(self.items)
+
+    @staticmethod
+    def _boxes(entry: dict) -> list[Box]:
+        return [Box(*corners[:4], image=int(corners[4])) for corners in entry["boxes"]]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> dict[str, Tokens]:
+        kind, example, boxes = self.items[i]
+        if kind == "locate":
+            return {"tokens": locate_row(self.runner, example, boxes)}
+        return {"tokens": answer_row(self.runner, example, boxes, self.context)}
+
+
+class Collator:
+    """Rows -> what the model's own forward takes, with labels on the answer tokens only."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.family = runner.policy.family
+
+    def __call__(self, rows: Sequence[dict[str, Tokens]]) -> dict[str, torch.Tensor]:
+        sequences = [row["tokens"] for row in rows]
+        batch = self.family.collate(sequences)
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        for n, tokens in enumerate(sequences):
+            for start, stop in tokens.sampled:
+                labels[n, start:stop] = torch.tensor(tokens.ids[start:stop])
+        return batch | {"labels": labels}
+
+
+class SFTStageTrainer(SealedCheckpoints, SFTTrainer):
+    """trl.SFTTrainer over rows that are already tokens: loss (8) of the paper, the mean over answer tokens."""
+
+    def __init__(self, runner: Runner, rows: SFTRows, args: SFTConfig, **kwargs) -> None:
+        adapters = runner.policy.adapter_parameters
+        kept = [p.detach().clone() for p in adapters]
+        super().__init__(
+            model=runner.policy.peft,
+            args=args,
+            train_dataset=rows,
+            data_collator=Collator(runner),
+            processing_class=runner.policy.family.tokenizer,
+            **kwargs,
+        )
+        # TRL casts the adapters of a 4-bit base to bfloat16, which a T4 does not have and which rounds the updates.
+        for parameter, original in zip(adapters, kept, strict=True):
+            parameter.data = original
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """No card beside each checkpoint: the run directory says what it is."""

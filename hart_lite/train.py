@@ -1,0 +1,229 @@
+"""The stages of a recipe, in order, in a run directory that holds everything it took and everything that came out.
+
+RUN/recipe.yaml            every value of the recipe
+RUN/versions.json          of Python and the libraries
+RUN/metrics.jsonl          one row for each step
+RUN/stages/1-rl/           checkpoints, rollouts with pictures, the stage's adapter when it is done
+RUN/evaluation/            before.json, after-1-rl.json, .. and the answers as JSONL beside them
+RUN/adapter/               the final adapter (PEFT) with tokenizer and image processor
+RUN/summary.json, .md      before and after, side by side
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from trl import SFTConfig
+
+from hart_lite.checkpoints import LiveProgress, MetricsFile, newest_checkpoint, rewind_metrics, write_whole
+from hart_lite.evaluate import evaluate
+from hart_lite.loading import load_policy
+from hart_lite.policy import Policy
+from hart_lite.recipe import Recipe, RLStage, SFTStage, check_machine, dump_recipe, load_recipe
+from hart_lite.rl import RLTrainer
+from hart_lite.rollout import Runner
+from hart_lite.sft import SFTRows, SFTStageTrainer, locate_once
+from hart_lite.sources import Splits, load_splits
+from hart_lite.summary import summary_table
+from hart_lite.types import Example, HartError
+
+log = logging.getLogger(__name__)
+LIBRARIES = ("hart-lite", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "pillow")
+
+
+def train(recipe: Recipe, resume: bool = False) -> dict:
+    """Run all stages; returns the summary {name of evaluation: figures}.
+
+    Everything that can be wrong with recipe, machine and data is said before the model is loaded.
+    """
+    check_machine(recipe)
+    splits = load_splits(recipe)
+    run = recipe.run_dir
+    _open_run(run, recipe, resume)
+    stages = [Stage(recipe, index, run) for index in range(len(recipe.stages))]
+    done = [stage for stage in stages if stage.done]
+    policy = load_policy(recipe.model, done[-1].adapter if done else None, recipe.seed)
+    runner = Runner(policy, recipe.pixels, recipe.rollout, frozenset(recipe.train_turns))
+    _evaluate(run, "before", runner, splits.eval, recipe)
+    for stage in stages:
+        if not stage.done:
+            stage.run_on(runner, splits)
+        _evaluate(run, f"after-{stage.name}", runner, splits.eval, recipe)
+    _save_adapter(policy, run / "adapter")
+    return _summarise(run, ["before", *(f"after-{stage.name}" for stage in stages)])
+
+
+class Stage:
+    """One stage of a recipe and its folder in the run directory."""
+
+    def __init__(self, recipe: Recipe, index: int, run: Path) -> None:
+        self.recipe, self.spec, self.run = recipe, recipe.stages[index], run
+        self.name = f"{index + 1}-{self.spec.kind}"
+        self.folder = run / "stages" / self.name
+        self.adapter = self.folder / "adapter"
+
+    @property
+    def done(self) -> bool:
+        return self.adapter.is_dir()
+
+    def run_on(self, runner: Runner, splits: Splits) -> None:
+        """Train, from the newest checkpoint where there is one, and save the adapter."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        examples = splits.rl if isinstance(self.spec, RLStage) else splits.sft
+        if not examples:
+            raise HartError(
+                f"stage {self.name} has no questions: data.rl_size = {self.recipe.data.rl_size} left none for it; "
+                "lower data.rl_size, or give data.sft"
+            )
+        trainer = self._trainer(runner, examples)
+        checkpoint = newest_checkpoint(self.folder)
+        step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+        rewind_metrics(self.run / "metrics.jsonl", self.name, step)
+        if checkpoint:
+            log.info("stage %s continues from step %d", self.name, step)
+        for unwanted in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(unwanted)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        _save_adapter(runner.policy, self.adapter)
+
+    def _trainer(self, runner: Runner, examples: Sequence[Example]) -> Trainer:
+        make = self._rl_trainer if isinstance(self.spec, RLStage) else self._sft_trainer
+        trainer = make(runner, examples)
+        trainer.add_callback(MetricsFile(self.run / "metrics.jsonl", self.name))
+        trainer.add_callback(LiveProgress(self.name, _live_figures))
+        return trainer
+
+    def _rl_trainer(self, runner: Runner, examples: Sequence[Example]) -> RLTrainer:
+        spec: RLStage = self.spec
+        args = TrainingArguments(
+            **self._arguments(), max_steps=spec.steps, per_device_train_batch_size=spec.questions_per_step
+        )
+        return RLTrainer(runner, examples, self.recipe, spec, args, self.folder / "rollouts")
+
+    def _sft_trainer(self, runner: Runner, examples: Sequence[Example]) -> SFTStageTrainer:
+        spec: SFTStage = self.spec
+        batch = self.recipe.evaluate.batch_size
+        found = locate_once(runner, examples, self.folder / "located.json", batch)
+        rows = SFTRows(runner, examples, found, spec, self.recipe.seed)
+        args = SFTConfig(
+            **self._arguments(),
+            max_steps=spec.steps or -1,
+            num_train_epochs=spec.epochs,
+            per_device_train_batch_size=spec.micro_batch_size,
+            gradient_accumulation_steps=spec.batch_size // spec.micro_batch_size,
+            max_length=None,  # cutting a prompt would cut its image tokens
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
+        return SFTStageTrainer(runner, rows, args)
+
+    def _arguments(self) -> dict:
+        spec = self.spec
+        return {
+            "output_dir": str(self.folder),
+            "learning_rate": spec.lr,
+            "lr_scheduler_type": spec.lr_scheduler,
+            "warmup_steps": spec.warmup_steps,
+            "weight_decay": spec.weight_decay,
+            "max_grad_norm": spec.max_grad_norm,
+            "save_strategy": "steps" if spec.save_every else "no",
+            "save_steps": spec.save_every or 1,
+            "logging_steps": 1,
+            "logging_nan_inf_filter": False,
+            "report_to": list(self.recipe.report_to) or "none",
+            "run_name": f"{self.recipe.name}-{self.name}",
+            "seed": self.recipe.seed,
+            "remove_unused_columns": False,
+            "dataloader_pin_memory": False,
+            "disable_tqdm": True,
+            "use_cpu": self.recipe.model.device == "cpu",
+            # The policy computes in the precision it was loaded in, and checkpointing is switched on in its model.
+            "bf16": False,
+            "fp16": False,
+            "gradient_checkpointing": False,
+        }
+
+
+def _live_figures(logs: dict) -> dict[str, str]:
+    """What the progress bar shows, of a step of either kind of stage."""
+    shown = {
+        "reward": "reward",
+        "flat_groups": "flat",
+        "valid_box": "valid",
+        "coverage": "cover",
+        "kl": "kl",
+        "mean_token_accuracy": "tokens right",
+        "loss": "loss",
+        "tokens_per_second": "tok/s",
+        "peak_memory_gib": "GiB",
+    }
+    return {short: f"{logs[name]:.3g}" for name, short in shown.items() if name in logs}
+
+
+def _open_run(run: Path, recipe: Recipe, resume: bool) -> None:
+    """A new run directory, or one that --resume may go on in: made by the same recipe."""
+    saved = run / "recipe.yaml"
+    if saved.exists():
+        if not resume:
+            raise HartError(
+                f"{run} already holds a run; add --resume to continue it, or choose another place with output=..."
+            )
+        before, now = load_recipe(saved).model_dump(), recipe.model_dump()
+        changed = sorted(key for key in now if now[key] != before.get(key))
+        if changed:
+            raise HartError(
+                f"{saved} was made by another recipe; differing: {', '.join(changed)}. Resume with the same values: "
+                f"hart-lite train {saved} --resume"
+            )
+        return
+    if run.exists() and any(run.iterdir()):
+        raise HartError(f"{run} is not empty and holds no run; choose another place with output=...")
+    run.mkdir(parents=True, exist_ok=True)
+    write_whole(run / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    dump_recipe(recipe, saved)
+
+
+def versions() -> dict[str, str]:
+    out = {"python": platform.python_version(), "platform": platform.platform()}
+    for library in LIBRARIES:
+        try:
+            out[library] = version(library)
+        except PackageNotFoundError:
+            out[library] = "not installed"
+    return out
+
+
+def _evaluate(run: Path, name: str, runner: Runner, examples: Sequence[Example], recipe: Recipe) -> None:
+    """Once per name; a resumed run keeps what was measured."""
+    target = run / "evaluation" / f"{name}.json"
+    if target.exists() or not examples:
+        return
+    target.parent.mkdir(exist_ok=True)
+    summary, rows = evaluate(runner, examples, recipe.evaluate.modes, recipe.evaluate.batch_size, name)
+    write_whole(target.with_suffix(".jsonl"), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(target, json.dumps(summary, indent=2) + "\n")
+
+
+def _save_adapter(policy: Policy, folder: Path) -> None:
+    """Adapter in PEFT format with the processor files; the folder appears whole or not at all."""
+    partial = folder.with_name(folder.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    policy.peft.save_pretrained(partial)
+    policy.family.save_processor(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def _summarise(run: Path, names: Sequence[str]) -> dict:
+    found = [(name, run / "evaluation" / f"{name}.json") for name in names]
+    summary = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found if path.exists()}
+    write_whole(run / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_whole(run / "summary.md", summary_table(summary) + "\n")
+    return summary
