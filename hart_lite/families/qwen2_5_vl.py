@@ -6,6 +6,7 @@ processor are used on their own (transformers #48558).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +26,11 @@ _IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 _PAD = "<|image_pad|>"
 _MARK = "\u241f"  # a symbol no template writes
 _NUMBER = r"\s{0,4}(-?\d{1,7}(?:\.\d{1,6})?)\s{0,4}"
+_ANYTHING = r"\s{0,4}([^\s,\[\]]{1,40})\s{0,4}"  # a named box of NaN is a box, to be refused and counted
 _FOUR = re.compile(r"\[" + ",".join([_NUMBER] * 4) + r"\]")
-_NAMED = re.compile(r"bbox_2d[\"']?\s{0,4}:\s{0,4}\[" + ",".join([_NUMBER] * 4) + r"\]")
-_IMAGE_INDEX = re.compile(r"^\s{0,4},\s{0,4}[\"']image[\"']\s{0,4}:\s{0,4}(\d{1,3})")
+_NAMED = re.compile(r"bbox_2d[\"']?\s{0,4}:\s{0,4}\[" + ",".join([_ANYTHING] * 4) + r"\]")
+_IMAGE_INDEX = re.compile(r"[\"']image[\"']\s{0,4}:\s{0,4}(\d{1,20})")
+_ENTRY_REACH = 200  # characters on each side of a box in which its entry may name the image
 
 
 class Qwen25VL:
@@ -114,7 +117,7 @@ class Qwen25VL:
             {"role": "assistant", "content": _MARK},
             self._message("user", content),
         ]
-        after = self._render(messages).split(_MARK)[1]
+        after = self._render(messages).partition(_MARK)[2]  # the first mark: the content may hold one, too
         if ended:
             after = after.removeprefix("<|im_end|>")
         return self._tokens(after, content)
@@ -190,18 +193,16 @@ class Qwen25VL:
     ) -> list[tuple[float, float, float, float, int]]:
         """Reads `"bbox_2d": [x1, y1, x2, y2]`, or bare lists of four numbers when no box is named.
 
-        An entry may add `"image": n` (counting from 1) to point into the n-th of several images.
+        An entry may add `"image": n` (counting from 1) to point into the n-th of several images. What is no number, and
+        a box on an image that is not there, comes as NaN.
         """
         out = []
         for match in _NAMED.finditer(text) if "bbox_2d" in text else _FOUR.finditer(text):
-            index = 0
-            named = _IMAGE_INDEX.match(text[match.end() : match.end() + 40])
-            if named:
-                index = int(named[1]) - 1
+            index, corners = _image_index(text, match), [_number(value) for value in match.groups()]
             if not 0 <= index < len(seen):
-                continue
+                index, corners = 0, [math.nan] * 4
             (w, h), (width, height) = seen[index], original[index]
-            x1, y1, x2, y2 = (float(match[i]) for i in range(1, 5))
+            x1, y1, x2, y2 = corners
             out.append((x1 * width / w, y1 * height / h, x2 * width / w, y2 * height / h, index))
         return out
 
@@ -215,6 +216,21 @@ class Qwen25VL:
             numbers = ",".join(str(round(v * s)) for v, s in zip(box.xyxy, scale, strict=True))
             entries.append(f'{{"bbox_2d": [{numbers}]' + (f', "image": {box.image + 1}' if box.image else "") + "}")
         return "[" + ", ".join(entries) + "]"
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _image_index(text: str, box: re.Match) -> int:
+    """Index of the image that the entry around a box names; the first one when it names none."""
+    before = re.split("[{}]", text[max(box.start() - _ENTRY_REACH, 0) : box.start()])[-1]
+    after = re.split("[{}]", text[box.end() : box.end() + _ENTRY_REACH])[0]
+    named = _IMAGE_INDEX.search(before) or _IMAGE_INDEX.search(after)
+    return int(named[1]) - 1 if named else 0
 
 
 def _plain(text: str) -> str:

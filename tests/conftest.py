@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from hart_lite.loading import load_policy
+from hart_lite.policy import Policy
+from hart_lite.recipe_schema import ModelSection
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """An untrained tiny checkpoint in the Hub's format."""
+    from hart_lite.world.base import build
+
+    folder = tmp_path_factory.mktemp("tiny_base")
+    build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def new_policy(tiny_base):
+    """Loads policies on the tiny base; `new_policy(quant="nf4")`. Their adapters change what the model says."""
+
+    def load(**section) -> Policy:
+        policy = load_policy(ModelSection(base=str(tiny_base), **section))
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name, parameter in policy.model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(0, 0.05, generator=generator)
+        return policy
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def _shared_policy(new_policy) -> Policy:
+    return new_policy()
+
+
+@pytest.fixture
+def policy(_shared_policy) -> Policy:
+    """In float32, shared by tests that do not train it."""
+    _shared_policy.forget_images()
+    _shared_policy.model.eval()
+    return _shared_policy
