@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from peft import get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, set_seed
 
 from hart_lite.families.base import Family
@@ -20,6 +25,7 @@ log = logging.getLogger(__name__)
 
 FAMILIES: dict[str, type[Family]] = {"qwen2_5_vl": Qwen25VL}
 EMBEDDED = Path(__file__).parent / "world" / "base_model"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -46,33 +52,71 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
         )
     log.info("base %s: %s, %s, attention %s, on %s", section.base, section.quant, dtype, attention, device)
     set_seed(seed)  # the adapter's first weights are drawn here
-    model = family.load_model(**how)
-    policy = Policy(family, model, section.lora, str(adapter) if adapter else None)
+    with _readable(section):
+        model = family.load_model(**how)
+    if section.quant == "nf4" and device.type == "cpu":
+        _keep_differentiable(model)
+    policy = _with_adapter(family, model, section, adapter)
     policy.peft.peft_config["default"].base_model_name_or_path = section.base
     if section.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return policy
 
 
-def _family(source: str, section: ModelSection) -> Family:
+@contextmanager
+def _readable(section: ModelSection) -> Iterator[None]:
     try:
-        kind = AutoConfig.from_pretrained(source, revision=section.revision, trust_remote_code=False).model_type
-        if kind not in FAMILIES:
-            raise HartError(f"base {section.base!r} is of type {kind!r}; supported: {', '.join(FAMILIES)}")
-        return FAMILIES[kind](source, section.revision)
-    except (OSError, ValueError) as error:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
         raise HartError(
             f"base {section.base!r} cannot be read: {error}\nGive `embedded`, a Hub id such as "
             f"Qwen/Qwen2.5-VL-7B-Instruct, or a folder with config.json, tokenizer and safetensors (model.base)"
         ) from error
 
 
+def _family(source: str, section: ModelSection) -> Family:
+    with _readable(section):
+        kind = AutoConfig.from_pretrained(source, revision=section.revision, trust_remote_code=False).model_type
+        if kind not in FAMILIES:
+            raise HartError(f"base {section.base!r} is of type {kind!r}; supported: {', '.join(FAMILIES)}")
+        return FAMILIES[kind](source, section.revision)
+
+
+def _keep_differentiable(model: nn.Module) -> None:
+    """In eval mode bitsandbytes repacks 4-bit weights for a CPU kernel that has no gradient, and they stay so."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _with_adapter(family: Family, model: nn.Module, section: ModelSection, adapter: Path | None) -> Policy:
+    if adapter is None:
+        return Policy(family, model, section.lora)
+    try:
+        policy = Policy(family, model, section.lora, str(adapter))
+        with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
+            stored = set(file.keys())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise HartError(f"the adapter in {adapter} cannot be read: {error}") from error
+    expected = set(get_peft_model_state_dict(policy.peft))
+    if stored != expected:  # PEFT would go on with whatever fits
+        raise HartError(
+            f"the adapter in {adapter} does not fit base {section.base!r}: {len(stored - expected)} of its "
+            f"{len(stored)} tensors have no place there, {len(expected - stored)} of {len(expected)} are missing"
+        )
+    return policy
+
+
 def check_adapter(adapter: Path, base: str) -> None:
     """Refuse an adapter that was trained on another base: its deltas would be noise there."""
     config = adapter / "adapter_config.json"
-    if not config.is_file():
-        raise HartError(f"{adapter} holds no adapter: adapter_config.json is missing")
-    trained_on = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    for file in (config, adapter / ADAPTER_WEIGHTS):
+        if not file.is_file():
+            raise HartError(f"{adapter} holds no adapter: {file.name} is missing")
+    try:
+        trained_on = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except ValueError as error:
+        raise HartError(f"{config} is damaged: {error}") from error
     if trained_on != base:
         raise HartError(
             f"the adapter in {adapter} was trained on base {trained_on!r}, not {base!r}; set model.base to it"
@@ -95,10 +139,10 @@ def pick_dtype(asked: str, device: torch.device) -> torch.dtype:
 
 
 def pick_attention(asked: str, device: torch.device) -> dict[str, str]:
-    """Per part: packs need a tree mask, which FlashAttention-2 does not take, so it serves the vision tower."""
+    """Per part. Packs need a boolean tree mask: FlashAttention-2 takes none, eager attention would add it as 0 and 1.
+    So the choice is the vision tower's, and the language model runs SDPA."""
     vision = asked
     if asked == "auto":
         modern = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         vision = "flash_attention_2" if modern and find_spec("flash_attn") else "sdpa"
-    language = "eager" if asked == "eager" else "sdpa"
-    return {"text_config": language, "vision_config": vision}
+    return {"text_config": "sdpa", "vision_config": vision}

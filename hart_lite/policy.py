@@ -44,7 +44,8 @@ class Policy:
                 task_type="CAUSAL_LM",
             )
             self.peft = get_peft_model(model, config)
-        self.trains_vision = any(part in lora.parts for part in ("vision", "projector"))
+        # Asked of the model: a loaded adapter may have other parts than the recipe names.
+        self.trains_vision = any(p.requires_grad for p in model.model.visual.parameters())
         self._features: dict[ImageView, torch.Tensor] = {}
 
     @property
@@ -59,9 +60,11 @@ class Policy:
     def reference(self) -> Iterator[None]:
         """pi_ref: the adapters are off inside."""
         cached, self._features = self._features, {} if self.trains_vision else self._features
-        with self.peft.disable_adapter(), torch.no_grad():
-            yield
-        self._features = cached
+        try:
+            with self.peft.disable_adapter(), torch.no_grad():
+                yield
+        finally:
+            self._features = cached
 
     # -- images ----------------------------------------------------------------------------------------------------
 
@@ -127,7 +130,7 @@ class Policy:
         at = hidden[pack.predict_N.to(self.device)]
         targets = pack.targets_N.to(self.device)
         tiles = zip(at.split(HEAD_TILE), targets.split(HEAD_TILE), strict=True)
-        return torch.cat([self._score(h, t) for h, t in tiles]) if len(at) else at.new_zeros(0)
+        return torch.cat([self._score(h, t) for h, t in tiles]) if len(at) else at.new_zeros(0).float()
 
     def _score(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled():  # the logits of a tile are made again in the backward pass, never kept

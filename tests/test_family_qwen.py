@@ -27,9 +27,7 @@ def expanded(family, messages: list[dict], views, generate: bool = True) -> tupl
         messages, tokenize=True, add_generation_prompt=generate, return_dict=True
     )
     counts = iter([(view.size[0] // 28) * (view.size[1] // 28) for view in views])
-    return tuple(
-        j for i in encoded["input_ids"] for j in ([i] * next(counts) if i == family.image_id else [i])
-    )
+    return tuple(j for i in encoded["input_ids"] for j in ([i] * next(counts) if i == family.image_id else [i]))
 
 
 def user(*parts) -> dict:

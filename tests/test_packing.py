@@ -114,9 +114,7 @@ def test_the_same_view_is_shared_and_another_view_parts_at_its_slot():
     1 [b b] 2 3 -> 7
     """
     a, b = photo_view(seed=1), photo_view(seed=2)
-    sequences = [
-        Tokens((1,)) + image(view) + sequence((2, 3), (last,)) for view, last in ((a, 5), (a, 6), (b, 7))
-    ]
+    sequences = [Tokens((1,)) + image(view) + sequence((2, 3), (last,)) for view, last in ((a, 5), (a, 6), (b, 7))]
     assert [outline(root) for root in trie(sequences)] == [
         (0, 0, 1, [(0, 1, 4, [(0, 4, 6), (1, 4, 6)]), (2, 1, 6)]),
     ]

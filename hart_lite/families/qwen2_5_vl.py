@@ -49,6 +49,8 @@ class Qwen25VL:
         self.factor = self.processor.patch_size * self.processor.merge_size
         ids = self.tokenizer.convert_tokens_to_ids
         self.image_id = ids(_PAD)
+        if self.tokenizer.unk_token_id == self.image_id or len(self._ids(_PAD)) != 1:
+            raise HartError(f"the tokenizer of {source} is missing or no Qwen2.5-VL tokenizer: it has no {_PAD}")
         self.eos_ids = (ids("<|im_end|>"), ids("<|endoftext|>"))
         self.pad_id = ids("<|endoftext|>")
         self.banned_ids = tuple(
