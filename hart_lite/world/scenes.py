@@ -52,6 +52,8 @@ class World:
         unknown = [c for c in self.colours if c not in COLOURS]
         if unknown:
             raise HartError(f"world colours {unknown} are unknown; choose from {', '.join(COLOURS)}")
+        if len(set(self.colours)) < len(self.colours):
+            raise HartError(f"world colours {list(self.colours)} repeat one: its shapes could not be told apart")
         if not CHOICES <= self.glyphs <= len(GLYPHS):
             raise HartError(f"world glyphs = {self.glyphs}; allowed: {CHOICES} to {len(GLYPHS)}")
         low, high = self.objects
