@@ -157,6 +157,10 @@ def test_fit_keeps_orientation_and_uses_the_budget(family):
     assert wide == (224, 56) and tall == (56, 224)
 
 
+def test_fit_gives_a_square_the_whole_of_a_square_budget(family):
+    assert {family.fit((side, side), 16 * 784, 784) for side in range(112, 2000)} == {(112, 112)}
+
+
 def test_fit_agrees_with_the_image_processor(family):
     """Inside ordinary aspect ratios our sizes are the processor's own."""
     for size in [(640, 480), (480, 640), (1920, 1080), (100, 90), (33, 900)]:
