@@ -14,8 +14,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import TrainerCallback
+
+from hart_lite.types import HartError
 
 SEAL = "complete.json"
 KEPT = 2  # the newest and the one before it
@@ -77,14 +80,22 @@ class SealedCheckpoints:
     """Mixin for trainers: seals what `transformers.Trainer` saves, then lets go of the oldest."""
 
     def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
-        if not self.args.should_save:
-            return
         folder = Path(self.args.output_dir)
         newest = folder / f"checkpoint-{self.state.global_step}"
-        # A pickle of the arguments that nothing here reads: the resolved recipe says the same.
-        (newest / "training_args.bin").unlink(missing_ok=True)
-        seal(newest)
+        try:
+            super()._save_checkpoint(model, trial)
+            if not self.args.should_save:
+                return
+            # A pickle of the arguments that nothing here reads: the resolved recipe says the same.
+            (newest / "training_args.bin").unlink(missing_ok=True)
+            seal(newest)
+        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk comes as any of the three
+            shutil.rmtree(newest, ignore_errors=True)
+            last = newest_checkpoint(folder)
+            raise HartError(
+                f"checkpoint {newest} could not be saved: {error}\nThe last whole checkpoint is {last or 'none yet'}. "
+                "Free some space, then go on with --resume"
+            ) from error
         for old in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))[:-KEPT]:
             shutil.rmtree(old)
 

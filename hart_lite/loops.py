@@ -20,7 +20,7 @@ VERIFY = (  # paper, section 3
 SUB_IMAGE = "Based on the provided coordinates, return the sub-image:"  # MGPO, turn 2
 NO_SUB_IMAGE = "Not providing correct coordinates or invalid coordinate values, return the original image:"
 WITH_CROPS = "The full image comes first, enlarged sub-regions of it come last. Answer the following question: "
-CHOOSE = "Answer with the text of the correct option and its letter in parentheses."
+CHOOSE = "Answer with the letter or the text of the correct option."
 
 
 def question_lines(example: Example) -> str:
@@ -30,12 +30,12 @@ def question_lines(example: Example) -> str:
     return f"{example.question}\n{choice_lines(example.choices)}\n{CHOOSE}"
 
 
-def target_text(example: Example) -> str:
-    """The answer as stage 2 teaches it: the form that `CHOOSE` asks for."""
-    if not example.choices:
+def target_text(example: Example, form: str = "letter") -> str:
+    """The answer as stage 2 teaches it: with choices the `letter` or the `text` of the right one, which `CHOOSE` asks
+    for and the grader reads either way."""
+    if not example.choices or form == "letter":
         return example.answer
-    index = ord(example.answer) - ord("A")
-    return f"{example.choices[index]} ({example.answer})"
+    return example.choices[ord(example.answer) - ord("A")]
 
 
 def locate_content(example: Example, full: Sequence[ImageView], family: Family) -> Content:

@@ -173,6 +173,8 @@ class SFTStage(_Optimisation):
     """Rows in one forward and backward pass; divides `batch_size`."""
     context: Literal["full+crops", "full"] = "full+crops"
     """What is in sight when answering; crops come from the policy, once, before this stage."""
+    target: Literal["letter", "text"] = "letter"
+    """How the answer is taught where a question has choices."""
     keep_locate: Share = 0.1
     """Share of rows that repeat a box which earned the reward, so that grounding stays."""
 

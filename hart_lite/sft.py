@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch.utils.data import Dataset
+from datasets import Dataset
 from tqdm import tqdm
 from trl import SFTConfig, SFTTrainer
 
 from hart_lite import loops
 from hart_lite.checkpoints import SealedCheckpoints, write_whole
+from hart_lite.families.base import Family
 from hart_lite.recipe_schema import SFTStage
 from hart_lite.rollout import Runner
 from hart_lite.types import Box, Example, HartError, Tokens
@@ -43,14 +44,14 @@ def locate_once(runner: Runner, examples: Sequence[Example], cache: Path, batch_
     return found
 
 
-def answer_row(runner: Runner, example: Example, boxes: Sequence[Box], context: str) -> Tokens:
+def answer_row(runner: Runner, example: Example, boxes: Sequence[Box], stage: SFTStage) -> Tokens:
     """The question with the full image, and its answer as the sampled span (the only tokens with loss)."""
     family, full = runner.policy.family, runner.full_views(example)
-    if context == "full":
+    if stage.context == "full":
         content = loops.direct_content(example, full)
     else:
         content = loops.with_crops_content(example, full, [runner.crop_view(example, box) for box in boxes])
-    return family.chat(content) + Tokens.response(family.response_ids(loops.target_text(example)))
+    return family.chat(content) + Tokens.response(family.response_ids(loops.target_text(example, stage.target)))
 
 
 def locate_row(runner: Runner, example: Example, boxes: Sequence[Box]) -> Tokens:
@@ -60,13 +61,13 @@ def locate_row(runner: Runner, example: Example, boxes: Sequence[Box]) -> Tokens
     return family.chat(loops.locate_content(example, full, family)) + Tokens.response(family.response_ids(target))
 
 
-class SFTRows(Dataset):
+class SFTRows:
     """Rows as tokens, made when asked for. `keep_locate` is the share of self-verified locate rows among all."""
 
     def __init__(
         self, runner: Runner, examples: Sequence[Example], found: dict[str, dict], stage: SFTStage, seed: int
     ) -> None:
-        self.runner, self.context = runner, stage.context
+        self.runner, self.stage = runner, stage
         self.items = [("answer", e, self._boxes(found[e.id])) for e in examples]
         verified = [("locate", e, self._boxes(found[e.id])) for e in examples if found[e.id]["right"]]
         if stage.keep_locate < 1:
@@ -88,21 +89,21 @@ class SFTRows(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, i: int) -> dict[str, Tokens]:
+    def __getitem__(self, i: int) -> Tokens:
         kind, example, boxes = self.items[i]
         if kind == "locate":
-            return {"tokens": locate_row(self.runner, example, boxes)}
-        return {"tokens": answer_row(self.runner, example, boxes, self.context)}
+            return locate_row(self.runner, example, boxes)
+        return answer_row(self.runner, example, boxes, self.stage)
 
 
 class Collator:
-    """Rows -> what the model's own forward takes, with labels on the answer tokens only."""
+    """Row numbers -> what the model's own forward takes, with labels on the answer tokens only."""
 
-    def __init__(self, runner: Runner) -> None:
-        self.family = runner.policy.family
+    def __init__(self, family: Family, rows: SFTRows) -> None:
+        self.family, self.rows = family, rows
 
-    def __call__(self, rows: Sequence[dict[str, Tokens]]) -> dict[str, torch.Tensor]:
-        sequences = [row["tokens"] for row in rows]
+    def __call__(self, numbers: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
+        sequences = [self.rows[item["row"]] for item in numbers]
         batch = self.family.collate(sequences)
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for n, tokens in enumerate(sequences):
@@ -120,8 +121,8 @@ class SFTStageTrainer(SealedCheckpoints, SFTTrainer):
         super().__init__(
             model=runner.policy.peft,
             args=args,
-            train_dataset=rows,
-            data_collator=Collator(runner),
+            train_dataset=Dataset.from_dict({"row": range(len(rows))}),
+            data_collator=Collator(runner.policy.family, rows),
             processing_class=runner.policy.family.tokenizer,
             **kwargs,
         )

@@ -16,11 +16,11 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig
 
 from hart_lite.checkpoints import LiveProgress, MetricsFile, newest_checkpoint, rewind_metrics, write_whole
@@ -83,7 +83,7 @@ class Stage:
                 f"stage {self.name} has no questions: data.rl_size = {self.recipe.data.rl_size} left none for it; "
                 "lower data.rl_size, or give data.sft"
             )
-        trainer = self._trainer(runner, examples)
+        trainer = self._trainer(runner, examples, splits.eval)
         checkpoint = newest_checkpoint(self.folder)
         step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
         rewind_metrics(self.run / "metrics.jsonl", self.name, step)
@@ -94,12 +94,18 @@ class Stage:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         _save_adapter(runner.policy, self.adapter)
 
-    def _trainer(self, runner: Runner, examples: Sequence[Example]) -> Trainer:
+    def _trainer(self, runner: Runner, examples: Sequence[Example], held_out: Sequence[Example]) -> Trainer:
         make = self._rl_trainer if isinstance(self.spec, RLStage) else self._sft_trainer
         trainer = make(runner, examples)
         trainer.add_callback(MetricsFile(self.run / "metrics.jsonl", self.name))
         trainer.add_callback(LiveProgress(self.name, _live_figures))
+        every = self.recipe.evaluate.every
+        if every and held_out:
+            trainer.add_callback(_Evaluation(every, lambda step: self._evaluate(runner, held_out, step)))
         return trainer
+
+    def _evaluate(self, runner: Runner, held_out: Sequence[Example], step: int) -> None:
+        _evaluate(self.run, f"during-{self.name}-{step:05d}", runner, held_out, self.recipe)
 
     def _rl_trainer(self, runner: Runner, examples: Sequence[Example]) -> RLTrainer:
         spec: RLStage = self.spec
@@ -149,6 +155,17 @@ class Stage:
             "fp16": False,
             "gradient_checkpointing": False,
         }
+
+
+class _Evaluation(TrainerCallback):
+    """Calls `evaluate(step)` every so many steps."""
+
+    def __init__(self, every: int, evaluate: Callable[[int], None]) -> None:
+        self.every, self.evaluate = every, evaluate
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            self.evaluate(state.global_step)
 
 
 def _live_figures(logs: dict) -> dict[str, str]:

@@ -35,6 +35,7 @@ CONTROL = (
     "<|video_pad|>",
 )
 LARGEST_NUMBER = 223  # pixels of a 224 px side, the largest view the tiny model is meant for
+DESCRIBE = "Describe the image."
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -56,12 +57,12 @@ def _corpus() -> list[str]:
         str(loops.verify_content(example, ())[0]),
         str(loops.with_crops_content(example, (), ())[0]),
         "".join(map(str, loops.sub_image_content(example, ()))),
-        loops.target_text(example),
+        DESCRIBE,
         "system\nYou are a helpful assistant.",
         "user\n",
         "assistant\n",
     ]
-    glyphs = [f"({letter}) {glyph}\n{glyph} ({letter})" for letter in "ABCDE" for glyph in GLYPHS]
+    glyphs = [f"({letter}) {glyph}\n{glyph}" for letter in "ABCDE" for glyph in GLYPHS]
     numbers = [",".join(map(str, range(start, LARGEST_NUMBER + 1, 5))) for start in range(5)] * 5
     return [*words, *prompts * 20, *glyphs, *numbers]
 
@@ -140,14 +141,18 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
 def initialise(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
     """Standard deviation 0.2 capped by 1/sqrt(fan-in): the library's 0.02 is too small for this width.
 
-    The embeddings of numbers start as sines and cosines of their value, so that near numbers are near.
+    Words start larger and what the language layers add to them smaller, so that a word is not drowned by the first
+    layers' noise. The embeddings of numbers start as sines and cosines of their value: near numbers are near.
     """
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             fan_in = parameter[0].numel()
             parameter.normal_(0, min(0.2, fan_in**-0.5), generator=generator)
+        if "language_model.layers" in name and name.endswith(("o_proj.weight", "down_proj.weight")):
+            parameter.mul_(0.35)
     table = model.get_input_embeddings().weight
+    table.mul_(0.25 / table.std())
     half = table.shape[1] // 2
     periods = 2.0 ** torch.linspace(2, 9, half)
     for number in range(LARGEST_NUMBER + 1):
@@ -155,7 +160,7 @@ def initialise(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedT
         if len(ids) != 1:
             raise AssertionError(f"{number} is {len(ids)} tokens, not one")
         angle = 2 * math.pi * number / periods
-        table[ids[0]] = 0.12 * torch.cat([angle.sin(), angle.cos()])
+        table[ids[0]] = 0.35 * torch.cat([angle.sin(), angle.cos()])
 
 
 def build(folder: Path, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:

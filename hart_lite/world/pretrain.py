@@ -3,9 +3,9 @@
 A model this small learns nothing from question-answer rows alone for thousands of steps, so it is taught in parts:
 
 1. see      the vision tower under throw-away heads: what is in a crop; per token of a scene, which thing, where
-2. match    the language model on text only: a character and five choices -> its letter
-3. join     both on the prompts of the loops: locate (few things first, then many), read a crop, answer
-4. blur     the same, but a locate target is often another thing that shares the colour or the shape
+2. join     with the language model, on the prompts of the loops: locate (few things first, then many), describe,
+            read a crop, answer
+3. blur     the same, but a locate target is often another thing that shares the colour or the shape
 
 The last part makes a base worth training: it knows where things are and often picks the wrong one. Answers are never
 rewarded here: reinforcement learning finds the base as supervised training left it.
@@ -29,13 +29,13 @@ from hart_lite import loops
 from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.images import view_pixels
 from hart_lite.types import Box, Example, ImageView, Tokens
-from hart_lite.world.base import LARGEST_NUMBER, build
+from hart_lite.world.base import DESCRIBE, LARGEST_NUMBER, build
 from hart_lite.world.glyphs import GLYPHS
 from hart_lite.world.scenes import CHOICES, COLOURS, SHAPES, Scene, Thing, World, question
 
 FULL, CROP, LEAST = 12544, 4704, 784  # pixel budgets, as in recipes/tiny_cpu.yaml
 SIDE = 112
-STAGES = {"see": 1500, "match": 600, "join": 2400, "blur": 300}
+STAGES = {"see": 1500, "join": 2400, "blur": 300}
 BATCH = 48
 
 
@@ -92,13 +92,13 @@ class Teacher:
     def verify(self, scene: Scene) -> Sample:
         thing = self.rng.choice(scene.things)
         example, crop = self.example(scene, thing), self.crop(scene, thing)
-        return Sample(self.family.chat(loops.verify_content(example, [crop])), loops.target_text(example))
+        return Sample(self.family.chat(loops.verify_content(example, [crop])), loops.target_text(example, "text"))
 
     def direct(self, scene: Scene) -> Sample:
         thing = self.rng.choice(scene.things)
         example = self.example(scene, thing)
         content = loops.direct_content(example, [self.full(scene)])
-        return Sample(self.family.chat(content), loops.target_text(example))
+        return Sample(self.family.chat(content), loops.target_text(example, "text"))
 
     def with_crops(self, scene: Scene) -> Sample:
         """The full image and a crop: in one fresh prompt, or as the next turn of a conversation."""
@@ -111,16 +111,16 @@ class Teacher:
             prompt = self.family.chat(loops.locate_content(example, [full], self.family))
             prompt = prompt + Tokens(self.family.response_ids(box))
             prompt = prompt + self.family.reply(loops.sub_image_content(example, [crop]), ended=True)
-        return Sample(prompt, loops.target_text(example))
+        return Sample(prompt, loops.target_text(example, "text"))
 
-    def match(self, several: bool = True) -> Sample:
-        """Text only: characters are written where the crop would be. Five at once teach five times as fast."""
-        scene = self.scene()
-        example = self.example(scene, self.rng.choice(scene.things))
-        glyphs = self.rng.sample(example.choices, CHOICES if several and self.rng.random() < 0.7 else 1)
-        content = [loops.verify_content(example, [])[0], "\n".join(glyphs)]
-        lines = [f"{glyph} ({'ABCDE'[example.choices.index(glyph)]})" for glyph in glyphs]
-        return Sample(self.family.chat(content), "\n".join(lines))
+    def describe(self, scene: Scene) -> Sample:
+        """Everything in the scene, in reading order: five times the supervision of one question."""
+        full, scale = self.full(scene), SIDE / scene.world.size
+        order = sorted(scene.things, key=lambda t: _cell(t, scale))
+        lines = [
+            f" {t.colour} {t.shape}" + self.family.box_to_text([t.box], [full.size], [scene.size()]) for t in order
+        ]
+        return Sample(self.family.chat([full, DESCRIBE]), "".join(lines))
 
 
 class Trainer:
@@ -157,7 +157,7 @@ class Trainer:
     def _number_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Heads for numbers read against the language model's own embeddings, so that both speak one code."""
         ids = [self.family.tokenizer(str(n))["input_ids"][0] for n in range(SIDE + 1)]
-        return hidden @ self.model.get_input_embeddings().weight[ids].T * 4
+        return hidden @ self.model.get_input_embeddings().weight[ids].T * 1.5
 
     def _scene_loss(self, heads: nn.ModuleDict, scenes: list[Scene], features: list[torch.Tensor]) -> torch.Tensor:
         """Per token: is there a thing, and its colour, shape, box and (big ones) character."""
@@ -207,7 +207,7 @@ class Trainer:
         sizes |= {"glyph": len(GLYPHS), "crop_glyph": len(GLYPHS)}
         return nn.ModuleDict({name: nn.Linear(128, size) for name, size in sizes.items()})
 
-    # -- 2 to 4. say -----------------------------------------------------------------------------------------------
+    # -- 2 and 3. say -----------------------------------------------------------------------------------------------
 
     def say(self, samples: list[Sample]) -> torch.Tensor:
         """Mean negative log-likelihood of the targets, with soft numbers."""
@@ -240,11 +240,13 @@ class Trainer:
     def join(self, progress: float, wrong: float = 0.0) -> torch.Tensor:
         teacher = self.teacher
         most = 1 + int(10 * progress) if progress < 0.5 else 6
-        locate = [teacher.locate(teacher.scene(most), wrong) for _ in range(28)]
-        kinds = (teacher.verify,) * 8 + (teacher.direct,) * 4 + (teacher.with_crops,) * 4
+        describe = 12 if progress < 0.5 else 4
+        look = [teacher.describe(teacher.scene(most)) for _ in range(describe)]
+        look += [teacher.locate(teacher.scene(most), wrong) for _ in range(36 - describe)]
+        kinds = (teacher.verify,) * 6 + (teacher.direct,) * 3 + (teacher.with_crops,) * 3
         read = [kind(teacher.scene()) for kind in kinds]
         # Two batches, since the second kind of prompt is twice as long.
-        return (self.say(locate) * len(locate) + self.say(read) * len(read)) / (len(locate) + len(read))
+        return (self.say(look) * len(look) + self.say(read) * len(read)) / (len(look) + len(read))
 
     def optimise(self, name: str, parameters: list, step_loss, steps: int, lr: float, log) -> None:
         optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -307,6 +309,12 @@ class Trainer:
         return hits / len(samples)
 
 
+def _cell(thing: Thing, scale: float) -> int:
+    """The 4 x 4 token cell that holds a thing's centre, in reading order."""
+    x, y = (thing.box.x1 + thing.box.x2) / 2 * scale, (thing.box.y1 + thing.box.y2) / 2 * scale
+    return int(y // 28) * 4 + int(x // 28)
+
+
 def _thing_in_cell(scene: Scene, cell: int, scale: float) -> Thing | None:
     """The thing that fills most of one of the 4 x 4 token cells, if it fills enough of it to be seen there."""
     x, y = cell % 4 * 28, cell // 4 * 28
@@ -328,9 +336,6 @@ def pretrain(out: Path, seed: int = 0, stages: dict[str, int] = STAGES, log=prin
     if stages["see"]:
         trainer.optimise("see", seeing, lambda _: trainer.see(heads), stages["see"], 1.5e-3, log)
         torch.save(model.state_dict(), out / "see.pt")
-    language = [*model.model.language_model.parameters()]
-    match = lambda _: trainer.say([trainer.teacher.match() for _ in range(BATCH)])  # noqa: E731
-    trainer.optimise("match", language, match, stages["match"], 2e-3, log)
     everything = list(model.parameters())
     trainer.optimise("join", everything, trainer.join, stages["join"], 1.5e-3, log)
     torch.save(model.state_dict(), out / "join.pt")

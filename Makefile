@@ -1,0 +1,40 @@
+# On a machine with Python 3.11+, git and make: `make train` sets everything up and runs the main job, `make test` the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RECIPE ?= tiny_cpu
+OVERRIDES ?=
+
+.PHONY: train test lint smoke methods pretrain clean
+
+# A CPU build of torch first: a bare `torch` would bring several GB of CUDA libraries. On a CUDA machine install
+# your own torch into $(VENV) beforehand, and it is kept.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+train: $(VENV)/.ready
+	$(BIN)/hart-lite train $(RECIPE) $(OVERRIDES)
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The whole of `make train` at a size that ends within a minute.
+smoke: $(VENV)/.ready
+	rm -rf runs/smoke
+	$(BIN)/hart-lite train tiny_cpu output=runs/smoke stages.0.steps=4 stages.1.steps=4 data.world.eval_scenes=16
+
+methods: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.methods
+
+pretrain: $(VENV)/.ready
+	$(BIN)/python -m hart_lite.world.pretrain --out runs/base_model
+
+clean:
+	rm -rf $(VENV) runs
