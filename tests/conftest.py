@@ -22,13 +22,13 @@ def tiny_base(tmp_path_factory) -> Path:
 def new_policy(tiny_base):
     """Loads policies on the tiny base; `new_policy(quant="nf4")`. Their adapters change what the model says."""
 
-    def load(**section) -> Policy:
+    def load(adapter_std: float = 0.05, **section) -> Policy:
         policy = load_policy(ModelSection(base=str(tiny_base), **section))
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for name, parameter in policy.model.named_parameters():
                 if "lora_B" in name:
-                    parameter.normal_(0, 0.05, generator=generator)
+                    parameter.normal_(0, adapter_std, generator=generator)
         return policy
 
     return load

@@ -219,17 +219,25 @@ def stock_greedy(policy: Policy, prompt: Tokens, max_tokens: int) -> tuple[int, 
     return tuple(out[0, len(prompt) :].tolist())
 
 
+@pytest.fixture(scope="module")
+def talkative(new_policy):
+    """Adapters so large that the greedy text varies; an untrained model repeats one token."""
+    return new_policy(adapter_std=0.4)
+
+
 @pytest.mark.parametrize("make", SEQUENCES.values(), ids=SEQUENCES.keys())
-def test_greedy_text_with_shared_prefixes_is_the_stock_models(policy, make):
+def test_greedy_text_with_shared_prefixes_is_the_stock_models(talkative, make):
+    policy = talkative
     prompts = prompts_of(policy.family, make)
     greedy = Sampling(max_tokens=12, temperature=0)
     together = policy.generate(prompts, greedy)
     assert together == [policy.generate([prompt], greedy)[0] for prompt in prompts]
     assert together == [stock_greedy(policy, prompt, 12) for prompt in prompts]
-    assert len(set(together)) > 1
+    assert len(set(together)) > 1 and min(len(set(response)) for response in together) > 6
 
 
-def test_prompts_of_any_length_in_any_order(policy):
+def test_prompts_of_any_length_in_any_order(talkative):
+    policy = talkative
     family = policy.family
     view = photo_view(56, 56, 1)
     prompts = [family.chat(c) for c in (("a",), (view, "a much longer question?"), ("a b",), (view, "a"), ("a",))]
@@ -240,8 +248,9 @@ def test_prompts_of_any_length_in_any_order(policy):
     assert policy.generate([], greedy) == []
 
 
-def test_a_row_that_ends_early_leaves_the_others_as_they_were(policy, monkeypatch):
+def test_a_row_that_ends_early_leaves_the_others_as_they_were(talkative, monkeypatch):
     """Each prompt's third greedy token is made an end token in turn."""
+    policy = talkative
     prompts = prompts_of(policy.family, first_turns)[::2]
     greedy = Sampling(max_tokens=10, temperature=0)
     free = [stock_greedy(policy, prompt, 10) for prompt in prompts]
@@ -432,7 +441,7 @@ def test_every_kind_of_attention_gives_the_same_log_probs(new_policy, policy, as
     sequences = [tokens for make in EVERYTHING for tokens in make(policy.family)]
     other = new_policy(attention=asked)
     ours, expected = (torch.cat(packed_logps(p, sequences, 4096)) for p in (other, policy))
-    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
     prompts = prompts_of(policy.family, second_turns)
     assert other.generate(prompts, Sampling(6, 0)) == policy.generate(prompts, Sampling(6, 0))
 
