@@ -22,6 +22,7 @@ from hart_lite.types import HartError
 
 SEAL = "complete.json"
 KEPT = 2  # the newest and the one before it
+DISK_ERRORS = (OSError, RuntimeError, SafetensorError)  # a full disk comes as any of the three
 log = logging.getLogger(__name__)
 
 
@@ -64,10 +65,19 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The checkpoints of a stage, oldest first; a copy somebody made beside them is none."""
+    found = [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=step_of)
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest whole `checkpoint-N` in a stage's folder; damaged newer ones are named in the log and removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
-    for checkpoint in found:
+    for checkpoint in reversed(_numbered(folder)):
         reason = damage(checkpoint)
         if reason is None:
             return checkpoint
@@ -89,14 +99,14 @@ class SealedCheckpoints:
             # A pickle of the arguments that nothing here reads: the resolved recipe says the same.
             (newest / "training_args.bin").unlink(missing_ok=True)
             seal(newest)
-        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk comes as any of the three
+        except DISK_ERRORS as error:
             shutil.rmtree(newest, ignore_errors=True)
             last = newest_checkpoint(folder)
             raise HartError(
                 f"checkpoint {newest} could not be saved: {error}\nThe last whole checkpoint is {last or 'none yet'}. "
                 "Free some space, then go on with --resume"
             ) from error
-        for old in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))[:-KEPT]:
+        for old in _numbered(folder)[:-KEPT]:
             shutil.rmtree(old)
 
 

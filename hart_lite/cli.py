@@ -22,7 +22,11 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 after an error that the message explains."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest) or (rest and arguments.run is not train):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # overrides after an option: argparse takes a list of words in one piece only
+        arguments.overrides += rest
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "bitsandbytes", "trl", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -28,6 +28,7 @@ def evaluate(
     answers only.
     """
     rows: list[dict] = []
+    training = runner.policy.model.training
     with tqdm(total=len(examples), desc=title, unit="question", leave=False) as bar:
         for start in range(0, len(examples), batch_size):
             batch = examples[start : start + batch_size]
@@ -35,6 +36,7 @@ def evaluate(
             runner.policy.forget_images()
             bar.update(len(batch))
             bar.set_postfix({mode: f"{_accuracy(rows, mode):.3f}" for mode in modes})
+    runner.policy.model.train(training)
     return summarise(rows, modes), rows
 
 

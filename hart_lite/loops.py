@@ -40,7 +40,8 @@ def target_text(example: Example, form: str = "letter") -> str:
 
 def locate_content(example: Example, full: Sequence[ImageView], family: Family) -> Content:
     """Turn 1. Choices are withheld, as MGPO does: the box must come from the question."""
-    return [*full, f"{example.question}\n{LOCATE}{family.locate_words}."]
+    words = family.locate_words + (family.several_words if len(full) > 1 else "")
+    return [*full, f"{example.question}\n{LOCATE}{words}."]
 
 
 def verify_content(example: Example, crops: Sequence[ImageView]) -> Content:

@@ -119,8 +119,11 @@ class Policy:
 
     # -- scoring ---------------------------------------------------------------------------------------------------
 
-    def logps(self, pack: Pack) -> torch.Tensor:
-        """(N,) float32 log-probs of the pack's sampled tokens, in the pack's order."""
+    def logps(self, pack: Pack, temperature: float = 1.0) -> torch.Tensor:
+        """(N,) float32 log-probs of the pack's sampled tokens, in the pack's order.
+
+        `temperature` is the one they were sampled at: the gradient is then that of the policy that acted.
+        """
         hidden = self.model.model.language_model(
             inputs_embeds=self.embed(pack.ids_T, pack.slots)[None],
             position_ids=self.rotary(pack.positions_R_T[:, None]),
@@ -130,15 +133,15 @@ class Policy:
         at = hidden[pack.predict_N.to(self.device)]
         targets = pack.targets_N.to(self.device)
         tiles = zip(at.split(HEAD_TILE), targets.split(HEAD_TILE), strict=True)
-        return torch.cat([self._score(h, t) for h, t in tiles]) if len(at) else at.new_zeros(0).float()
+        return torch.cat([self._score(h, t, temperature) for h, t in tiles]) if len(at) else at.new_zeros(0).float()
 
-    def _score(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _score(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
         if torch.is_grad_enabled():  # the logits of a tile are made again in the backward pass, never kept
-            return checkpoint(self._head_logps, hidden, targets, use_reentrant=False)
-        return self._head_logps(hidden, targets)
+            return checkpoint(self._head_logps, hidden, targets, temperature, use_reentrant=False)
+        return self._head_logps(hidden, targets, temperature)
 
-    def _head_logps(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = self.model.lm_head(hidden).float()
+    def _head_logps(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+        logits = self.model.lm_head(hidden).float() / temperature
         return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
 
     def rotary(self, positions: torch.Tensor) -> torch.Tensor:

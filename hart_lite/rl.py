@@ -109,7 +109,6 @@ class RLTrainer(SealedCheckpoints, Trainer):
         self.loop = stage.loop or recipe.loop
         self.k = recipe.k if (stage.objective or recipe.objective) == "ap_grpo" else 0.0
         self._figures: dict[str, float] = {}
-        self.skipped_steps = 0
         indices = _StepIndices(len(examples), stage.steps * stage.questions_per_step, recipe.seed)
         super().__init__(model=runner.policy.peft, args=args, train_dataset=indices, **kwargs)
 
@@ -128,7 +127,6 @@ class RLTrainer(SealedCheckpoints, Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Roll out, weigh, and accumulate the gradients of all packs. Returns the step's loss."""
         policy, step = self.runner.policy, self.state.global_step
-        policy.forget_images()
         clock = _Clock(policy.device)
         asked = [self.examples[i] for i in inputs["index"].tolist()]
         groups = self._rollout(asked, step)
@@ -139,6 +137,7 @@ class RLTrainer(SealedCheckpoints, Trainer):
         clock.lap("reference")
         metrics = self._accumulate(batch, packs, references)
         clock.lap("update")
+        policy.forget_images()  # the weights that made the features are about to change
         self._figures = self._measure(groups, packs, metrics, clock)
         every = self.stage.log_rollouts_every
         if every and self.state.is_world_process_zero and (step % every == 0 or step + 1 == self.stage.steps):
@@ -164,7 +163,7 @@ class RLTrainer(SealedCheckpoints, Trainer):
         if self.recipe.beta == 0:
             return [None] * len(packs)
         with self.runner.policy.reference():
-            return [self.runner.policy.logps(p) for p in packs]
+            return [self.runner.policy.logps(p, self.recipe.rollout.temperature) for p in packs]
 
     def _accumulate(
         self, batch: Weighted, packs: Sequence[Pack], references: Sequence[torch.Tensor | None]
@@ -174,7 +173,7 @@ class RLTrainer(SealedCheckpoints, Trainer):
         scale = FP16_SCALE if half else 1.0
         policy.model.train()
         for packed, reference in zip(packs, references, strict=True):
-            logps = policy.logps(packed)
+            logps = policy.logps(packed, self.recipe.rollout.temperature)
             owners = packed.owners_N
             advantages, mu1, mu2, weights = (
                 values[owners].to(logps.device) for values in (batch.advantages, batch.mu1, batch.mu2, batch.weights)
@@ -193,17 +192,17 @@ class RLTrainer(SealedCheckpoints, Trainer):
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 totals[name] += value.item()
         policy.model.eval()
-        self._unscale(scale)
-        return totals
+        return totals | {"skipped": float(self._unscale(scale))}
 
-    def _unscale(self, scale: float) -> None:
-        """Back to true gradients. A gradient that is not finite skips the step, and is counted."""
+    def _unscale(self, scale: float) -> bool:
+        """Back to true gradients. One that is not finite skips the step: True, and the step's metrics say so."""
         gradients = [p.grad for p in self.runner.policy.adapter_parameters if p.grad is not None]
         if scale != 1.0:
             torch._foreach_div_(gradients, scale)
-        if gradients and not all(bool(torch.isfinite(g).all()) for g in gradients):
-            self.skipped_steps += 1
+        finite = all(bool(torch.isfinite(g).all()) for g in gradients)
+        if not finite:
             self.model.zero_grad(set_to_none=True)
+        return not finite
 
     # -- what a step prints ----------------------------------------------------------------------------------------
 
@@ -218,12 +217,13 @@ class RLTrainer(SealedCheckpoints, Trainer):
             "flat_groups": sum(group.flat for group in groups) / len(groups),
             "loss": metrics.get("loss", 0.0),
             "policy_loss": metrics.get("policy_loss", 0.0),
-            "kl": metrics.get("kl", 0.0),
             "tokens_per_second": sampled / clock.laps["rollout"],
             "packed_tokens": sum(map(len, packs)),
-            "skipped_steps": self.skipped_steps,
+            "skipped": metrics["skipped"],
             "peak_memory_gib": peak_memory_gib(self.runner.policy.device),
         }
+        if "kl" in metrics:  # neither without a reference nor where every group is flat was it measured
+            figures["kl"] = metrics["kl"]
         if looked:
             figures["valid_box"] = sum(bool(t.boxes) for _, t in looked) / len(looked)
             figures["rejected_boxes"] = sum(t.rejected for _, t in looked) / len(looked)

@@ -32,7 +32,10 @@ def locate_once(runner: Runner, examples: Sequence[Example], cache: Path, batch_
     Written to `cache` when complete and read from there afterwards, since training changes the policy.
     """
     if cache.exists():
-        return json.loads(cache.read_text(encoding="utf-8"))
+        found = json.loads(cache.read_text(encoding="utf-8"))
+        if found.keys() != {example.id for example in examples}:
+            raise HartError(f"{cache} is about other questions: the data changed since the run began; start a new run")
+        return found
     found = {}
     for start in tqdm(range(0, len(examples), batch_size), desc="locate for SFT", unit="batch", leave=False):
         batch = examples[start : start + batch_size]

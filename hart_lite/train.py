@@ -23,7 +23,15 @@ from pathlib import Path
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig
 
-from hart_lite.checkpoints import LiveProgress, MetricsFile, newest_checkpoint, rewind_metrics, write_whole
+from hart_lite.checkpoints import (
+    DISK_ERRORS,
+    LiveProgress,
+    MetricsFile,
+    newest_checkpoint,
+    rewind_metrics,
+    step_of,
+    write_whole,
+)
 from hart_lite.evaluate import evaluate
 from hart_lite.loading import load_policy
 from hart_lite.policy import Policy
@@ -47,8 +55,10 @@ def train(recipe: Recipe, resume: bool = False) -> dict:
     check_machine(recipe)
     splits = load_splits(recipe)
     run = recipe.run_dir
-    _open_run(run, recipe, resume)
     stages = [Stage(recipe, index, run) for index in range(len(recipe.stages))]
+    for stage in stages:
+        stage.check(splits)
+    _open_run(run, recipe, resume)
     done = [stage for stage in stages if stage.done]
     policy = load_policy(recipe.model, done[-1].adapter if done else None, recipe.seed)
     runner = Runner(policy, recipe.pixels, recipe.rollout, frozenset(recipe.train_turns))
@@ -74,18 +84,22 @@ class Stage:
     def done(self) -> bool:
         return self.adapter.is_dir()
 
+    def _examples(self, splits: Splits) -> list[Example]:
+        return splits.rl if isinstance(self.spec, RLStage) else splits.sft
+
+    def check(self, splits: Splits) -> None:
+        if not self._examples(splits):
+            raise HartError(
+                f"stage {self.name} has no questions: data.rl_size = {self.recipe.data.rl_size} left none for it "
+                "(questions on one image stay together); lower data.rl_size, or give data.sft"
+            )
+
     def run_on(self, runner: Runner, splits: Splits) -> None:
         """Train, from the newest checkpoint where there is one, and save the adapter."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        examples = splits.rl if isinstance(self.spec, RLStage) else splits.sft
-        if not examples:
-            raise HartError(
-                f"stage {self.name} has no questions: data.rl_size = {self.recipe.data.rl_size} left none for it; "
-                "lower data.rl_size, or give data.sft"
-            )
-        trainer = self._trainer(runner, examples, splits.eval)
+        trainer = self._trainer(runner, self._examples(splits), splits.eval)
         checkpoint = newest_checkpoint(self.folder)
-        step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+        step = step_of(checkpoint) if checkpoint else 0
         rewind_metrics(self.run / "metrics.jsonl", self.name, step)
         if checkpoint:
             log.info("stage %s continues from step %d", self.name, step)
@@ -200,11 +214,11 @@ def _open_run(run: Path, recipe: Recipe, resume: bool) -> None:
                 f"hart-lite train {saved} --resume"
             )
         return
-    if run.exists() and any(run.iterdir()):
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise HartError(f"{run} is not empty and holds no run; choose another place with output=...")
     run.mkdir(parents=True, exist_ok=True)
-    write_whole(run / "versions.json", json.dumps(versions(), indent=2) + "\n")
     dump_recipe(recipe, saved)
+    write_whole(run / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -232,8 +246,15 @@ def _save_adapter(policy: Policy, folder: Path) -> None:
     """Adapter in PEFT format with the processor files; the folder appears whole or not at all."""
     partial = folder.with_name(folder.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
-    policy.peft.save_pretrained(partial)
-    policy.family.save_processor(partial)
+    try:
+        policy.peft.save_pretrained(partial)
+        policy.family.save_processor(partial)
+    except DISK_ERRORS as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise HartError(
+            f"adapter {folder} could not be saved: {error}\nThe stage's checkpoints are whole. Free some space, then go "
+            "on with --resume"
+        ) from error
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 

@@ -22,6 +22,7 @@ class Family(Protocol):
     name: str
     position_rows: int  # 3 for m-RoPE, else 1
     locate_words: str  # appended to the locate instruction: the box format this family speaks
+    several_words: str  # appended to that when there are several images: how to say which one
     eos_ids: tuple[int, ...]  # a response ends with one of these
     pad_id: int
     banned_ids: tuple[int, ...]  # image placeholders and the like: never sampled

@@ -39,6 +39,7 @@ class Qwen25VL:
     name = "qwen2_5_vl"
     position_rows = 3  # m-RoPE
     locate_words = ' in JSON format: [{"bbox_2d": [x1, y1, x2, y2]}]'
+    several_words = '; add "image": n to a box on the n-th image'
 
     def __init__(self, source: str, revision: str | None = None) -> None:
         self.source, self.revision = source, revision
@@ -197,13 +198,14 @@ class Qwen25VL:
     def boxes_from_text(
         self, text: str, seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]
     ) -> list[tuple[float, float, float, float, int]]:
-        """Reads `"bbox_2d": [x1, y1, x2, y2]`, or bare lists of four numbers when no box is named.
+        """Reads `"bbox_2d": [x1, y1, x2, y2]`, or any lists of four numbers when no box is named so.
 
         An entry may add `"image": n` (counting from 1) to point into the n-th of several images. What is no number, and
         a box on an image that is not there, comes as NaN.
         """
         out = []
-        for match in _NAMED.finditer(text) if "bbox_2d" in text else _FOUR.finditer(text):
+        named = list(_NAMED.finditer(text))
+        for match in named or _FOUR.finditer(text):
             index, corners = _image_index(text, match), [_number(value) for value in match.groups()]
             if not 0 <= index < len(seen):
                 index, corners = 0, [math.nan] * 4

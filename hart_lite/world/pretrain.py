@@ -147,19 +147,22 @@ class Trainer:
     # -- 1. see ----------------------------------------------------------------------------------------------------
 
     def see(self, heads: nn.ModuleDict) -> torch.Tensor:
+        """A crop is a quarter of a scene's work and its character the slowest thing to learn: three crops a scene."""
         teacher = self.teacher
-        scenes = [teacher.scene() for _ in range(BATCH)]
-        things = [teacher.rng.choice(s.things) for s in scenes]
-        views = [teacher.full(s) for s in scenes] + [teacher.crop(s, t) for s, t in zip(scenes, things, strict=True)]
-        features = self.features(views)
-        return self._scene_loss(heads, scenes, features[:BATCH]) + self._crop_loss(heads, things, features[BATCH:])
+        scenes = [teacher.scene() for _ in range(BATCH * 2 // 3)]
+        things = [(s, teacher.rng.choice(s.things)) for s in scenes for _ in range(3)]
+        features = self.features([teacher.full(s) for s in scenes] + [teacher.crop(s, t) for s, t in things])
+        losses = self._scene_losses(heads, scenes, features[: len(scenes)])
+        losses |= self._crop_losses(heads, [t for _, t in things], features[len(scenes) :])
+        self.parts = {name: loss.item() for name, loss in losses.items()}
+        return sum(losses.values())
 
     def _number_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Heads for numbers read against the language model's own embeddings, so that both speak one code."""
         ids = [self.family.tokenizer(str(n))["input_ids"][0] for n in range(SIDE + 1)]
         return hidden @ self.model.get_input_embeddings().weight[ids].T * 1.5
 
-    def _scene_loss(self, heads: nn.ModuleDict, scenes: list[Scene], features: list[torch.Tensor]) -> torch.Tensor:
+    def _scene_losses(self, heads: nn.ModuleDict, scenes: list[Scene], features: list[torch.Tensor]) -> dict:
         """Per token: is there a thing, and its colour, shape, box and (big ones) character."""
         hidden = torch.stack(features)  # (B, 16, H)
         present = torch.zeros(hidden.shape[:2])
@@ -180,32 +183,45 @@ class Trainer:
                     glyph.append(GLYPHS.index(thing.glyph))
         rows, cells = zip(*picked, strict=True)
         at = hidden[list(rows), list(cells)]
-        loss = F.binary_cross_entropy_with_logits(heads["present"](hidden).squeeze(-1), present)
-        loss = loss + F.cross_entropy(heads["colour"](at), torch.tensor(colour))
-        loss = loss + F.cross_entropy(heads["shape"](at), torch.tensor(shape))
+        losses = {
+            "present": F.binary_cross_entropy_with_logits(heads["present"](hidden).squeeze(-1), present),
+            "colour": F.cross_entropy(heads["colour"](at), torch.tensor(colour)),
+            "shape": F.cross_entropy(heads["shape"](at), torch.tensor(shape)),
+        }
         targets = torch.tensor(box).clamp(0, SIDE)
-        numbers = torch.arange(SIDE + 1)
-        near = torch.exp(-((targets[..., None] - numbers) ** 2) / 2)
+        near = torch.exp(-((targets[..., None] - torch.arange(SIDE + 1)) ** 2) / 2)
         near = near / near.sum(-1, keepdim=True)
         logits = self._number_logits(heads["box"](at).unflatten(-1, (4, -1)))
-        loss = loss - (near * logits.log_softmax(-1)).sum(-1).mean()
+        losses["box"] = -(near * logits.log_softmax(-1)).sum(-1).mean()
         if big:
-            loss = loss + F.cross_entropy(heads["glyph"](at[big]), torch.tensor(glyph))
-        return loss
+            losses["glyph"] = F.cross_entropy(heads["glyph"](at[big]), torch.tensor(glyph))
+        return losses
 
-    def _crop_loss(self, heads: nn.ModuleDict, things: list[Thing], features: list[torch.Tensor]) -> torch.Tensor:
+    def _crop_losses(self, heads: nn.ModuleDict, things: list[Thing], features: list[torch.Tensor]) -> dict:
         pooled = torch.stack([f.mean(0) for f in features])
         names = {
             "colour": [list(COLOURS).index(t.colour) for t in things],
             "shape": [SHAPES.index(t.shape) for t in things],
-            "crop_glyph": [GLYPHS.index(t.glyph) for t in things],
+            "glyph": [GLYPHS.index(t.glyph) for t in things],
         }
-        return sum(F.cross_entropy(heads[name](pooled), torch.tensor(labels)) for name, labels in names.items())
+        return {
+            f"crop_{name}": F.cross_entropy(heads[f"crop_{name}"](pooled), torch.tensor(labels))
+            for name, labels in names.items()
+        }
 
     def heads(self) -> nn.ModuleDict:
         sizes = {"present": 1, "colour": len(COLOURS), "shape": len(SHAPES), "box": 4 * 128}
         sizes |= {"glyph": len(GLYPHS), "crop_glyph": len(GLYPHS)}
+        sizes |= {"crop_colour": len(COLOURS), "crop_shape": len(SHAPES)}
         return nn.ModuleDict({name: nn.Linear(128, size) for name, size in sizes.items()})
+
+    def groups(self, lr: float) -> list[dict]:
+        """The vision tower, which can see already, learns more slowly than the language model."""
+        language = self.model.model.language_model
+        return [
+            {"params": list(language.parameters()), "lr": lr},
+            {"params": list(self.model.model.visual.parameters()), "lr": lr / 4},
+        ]
 
     # -- 2 and 3. say -----------------------------------------------------------------------------------------------
 
@@ -273,7 +289,7 @@ class Trainer:
     def probe(self, name: str) -> str:
         """How often greedy reading hits, on 96 fresh samples: locate within 4 px a side, and the answers."""
         if name == "see":
-            return ""
+            return " ".join(f"{part} {loss:.2f}" for part, loss in self.parts.items())
         out = []
         for kind in ("match",) if name == "match" else ("locate", "verify", "direct", "with_crops"):
             samples = [
@@ -332,21 +348,17 @@ def pretrain(out: Path, seed: int = 0, stages: dict[str, int] = STAGES, log=prin
     trainer = Trainer(out, seed)
     model, start = trainer.model, time.time()
     heads = trainer.heads()
-    seeing = [*model.model.visual.parameters(), *heads.parameters()]
-    if stages["see"]:
-        trainer.optimise("see", seeing, lambda _: trainer.see(heads), stages["see"], 1.5e-3, log)
-        torch.save(model.state_dict(), out / "see.pt")
-    everything = list(model.parameters())
-    trainer.optimise("join", everything, trainer.join, stages["join"], 1.5e-3, log)
-    torch.save(model.state_dict(), out / "join.pt")
+    eyes = list(model.model.visual.parameters())
+    seeing = [{"params": [*eyes, *heads.parameters()], "lr": 1.5e-3}]
+    trainer.optimise("see", seeing, lambda _: trainer.see(heads), stages["see"], log)
+    trainer.optimise("join", trainer.groups(1.5e-3), trainer.join, stages["join"], log)
     blur(trainer, stages["blur"], log)
     finish(trainer, out, {"seed": seed, "stages": stages, "minutes": round((time.time() - start) / 60, 1)})
     return trainer
 
 
 def blur(trainer: Trainer, steps: int, log, wrong: float = 0.6) -> None:
-    loss = lambda _: trainer.join(1.0, wrong)  # noqa: E731
-    trainer.optimise("blur", list(trainer.model.parameters()), loss, steps, 4e-4, log)
+    trainer.optimise("blur", trainer.groups(4e-4), lambda _: trainer.join(1.0, wrong), steps, log)
 
 
 def finish(trainer: Trainer, out: Path, facts: dict) -> None:

@@ -177,7 +177,7 @@ def draw_thing(draw: ImageDraw.ImageDraw, thing: Thing) -> None:
         draw.rectangle((x1 + third_w, y1, x2 - 1 - third_w, y2 - 1), fill=fill)
         draw.rectangle((x1, y1 + third_h, x2 - 1, y2 - 1 - third_h), fill=fill)
     # The character: 5 x 7 cells, as high as the shape leaves room for.
-    height = (y2 - y1) * (0.36 if thing.shape in ("triangle", "diamond") else 0.42)
+    height = (y2 - y1) * (0.42 if thing.shape in ("triangle", "diamond") else 0.5)
     width = height * 5 / 7
     top = cy - height / 2 + (0.18 * (y2 - y1) if thing.shape == "triangle" else 0)
     mask = glyph_mask(thing.glyph).resize((max(round(width), 5), max(round(height), 7)), Image.Resampling.NEAREST)

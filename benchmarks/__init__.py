@@ -1,0 +1,1 @@
+"""Measurements that anyone can run; each says how in its docstring."""
