@@ -7,16 +7,16 @@ OVERRIDES ?=
 
 .PHONY: train test lint smoke methods pretrain clean
 
-# A CPU build of torch first: a bare `torch` would bring several GB of CUDA libraries. On a CUDA machine install
-# your own torch into $(VENV) beforehand, and it is kept.
+# torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
+# --resume: goes on where a stopped run was, and shows the result of a finished one.
 train: $(VENV)/.ready
-	$(BIN)/hart-lite train $(RECIPE) $(OVERRIDES)
+	$(BIN)/hart-lite train $(RECIPE) $(OVERRIDES) --resume
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -q
@@ -33,7 +33,8 @@ smoke: $(VENV)/.ready
 methods: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.methods
 
-pretrain: $(VENV)/.ready
+pre# --resume: goes on where a stopped run was, and shows the result of a finished one.
+train: $(VENV)/.ready
 	$(BIN)/python -m hart_lite.world.pretrain --out runs/base_model
 
 clean:

@@ -55,6 +55,8 @@ def damage(folder: Path) -> str | None:
         return "it was never finished"
     except ValueError:
         return f"its {SEAL} is damaged"
+    if not isinstance(hashes, dict) or not hashes:
+        return f"its {SEAL} is damaged"
     for name, expected in hashes.items():
         path = folder / name
         if not path.is_file():

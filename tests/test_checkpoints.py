@@ -1,0 +1,194 @@
+"""Checkpoints are whole or not there; the metrics file goes with them."""
+
+import errno
+import json
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from small_runs import make_up, metrics, rl_stage, small_recipe
+
+from hart_lite import checkpoints
+from hart_lite.checkpoints import KEPT, SEAL, damage, newest_checkpoint, rewind_metrics, seal, write_whole
+from hart_lite.rollout import Runner
+from hart_lite.sources import load_splits
+from hart_lite.train import Stage, train
+from hart_lite.types import HartError
+
+
+def checkpoint(folder, step: int):
+    """A sealed one with a weight file and a nested one."""
+    made = folder / f"checkpoint-{step}"
+    (made / "inner").mkdir(parents=True)
+    (made / "weights.bin").write_bytes(bytes(range(256)) * 16)
+    (made / "inner" / "state.json").write_text('{"step": 1}')
+    seal(made)
+    return made
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def remove(path):
+    path.unlink()
+
+
+def test_a_sealed_checkpoint_is_whole_and_nothing_partial_is_left(tmp_path):
+    made = checkpoint(tmp_path, 3)
+    assert damage(made) is None
+    assert set(json.loads((made / SEAL).read_text())) == {"weights.bin", "inner/state.json"}
+    assert not list(made.rglob("*.part"))
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "inner/state.json", SEAL])
+@pytest.mark.parametrize("harm", [truncate, empty, flip_a_bit, remove])
+def test_a_harmed_checkpoint_is_passed_by_for_the_one_before(tmp_path, harm, name, caplog):
+    older, newer = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)  # by number, not by name
+    assert newest_checkpoint(tmp_path) == newer
+    harm(newer / name)
+    assert damage(newer)
+    assert newest_checkpoint(tmp_path) == older
+    assert "checkpoint-10 is passed by" in caplog.text
+    assert not newer.exists()
+    assert damage(older) is None
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "{}", '"x"', '{"weights.bin": 3}', "\udcff"])
+def test_a_seal_of_nonsense_seals_nothing(tmp_path, text):
+    made = checkpoint(tmp_path, 1)
+    (made / SEAL).write_text(text, errors="surrogateescape")
+    assert damage(made)
+
+
+def test_without_checkpoints_there_is_none(tmp_path):
+    assert newest_checkpoint(tmp_path / "nowhere") is None
+    remove(checkpoint(tmp_path, 1) / "weights.bin")
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_copies_beside_the_checkpoints_are_left_alone(tmp_path):
+    mine = checkpoint(tmp_path, 2)
+    mine.rename(tmp_path / "checkpoint-2 (copy)")
+    made = checkpoint(tmp_path, 1)
+    assert newest_checkpoint(tmp_path) == made
+    assert (tmp_path / "checkpoint-2 (copy)").exists()
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_whole(path, "old")
+
+    def fail(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_metrics_are_rewound_to_a_step_of_a_stage(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"stage": stage, "step": step, "loss": 0.5} for stage in ("1-rl", "2-sft") for step in (1, 2, 3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"stage": "2-sft", "st')
+    rewind_metrics(path, "2-sft", 2)
+    assert metrics(tmp_path) == rows[:5]
+    assert path.read_text().endswith("\n")
+    rewind_metrics(path, "2-sft", 0)
+    assert metrics(tmp_path) == rows[:3]
+    rewind_metrics(tmp_path / "none.jsonl", "1-rl", 0)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_last_line_without_its_end_is_not_glued_to_the_next(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"stage": "1-rl", "step": 1}')  # killed between the row and its newline
+    rewind_metrics(path, "1-rl", 1)
+    assert path.read_text() == '{"stage": "1-rl", "step": 1}\n'
+
+
+# -- a full disk ---------------------------------------------------------------------------------------------------
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def broken_writer(*args, **kwargs):
+    raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file data/12")
+
+
+def broken_weights(*args, **kwargs):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("failure", [full_disk, broken_writer, broken_weights])
+def test_a_full_disk_names_the_last_whole_checkpoint(new_policy, tiny_base, tmp_path, monkeypatch, failure):
+    make_up(monkeypatch.setattr)
+    recipe = small_recipe(tiny_base, tmp_path, [rl_stage(steps=3, save_every=1)])
+    policy = new_policy(dtype="float32", device="cpu", lora={"r": 4})
+    stage = Stage(recipe, 0, tmp_path)
+    real, calls = stage._trainer, []
+
+    def with_full_disk(*args):
+        trainer = real(*args)
+        save = trainer._save_optimizer_and_scheduler
+
+        def count(folder):
+            calls.append(folder)
+            return failure() if len(calls) == 3 else save(folder)
+
+        trainer._save_optimizer_and_scheduler = count
+        return trainer
+
+    stage._trainer = with_full_disk
+    with pytest.raises(HartError) as caught:
+        stage.run_on(Runner(policy, recipe.pixels, recipe.rollout), load_splits(recipe))
+    whole = stage.folder / "checkpoint-2"
+    assert f"{stage.folder / 'checkpoint-3'} could not be saved" in str(caught.value)
+    assert f"The last whole checkpoint is {whole}" in str(caught.value)
+    assert "--resume" in str(caught.value)
+    assert damage(whole) is None
+    assert not (stage.folder / "checkpoint-3").exists()
+    assert torch.load(whole / "optimizer.pt", weights_only=True)["state"]
+    assert not stage.done
+
+
+def test_only_the_newest_checkpoints_are_kept(tiny_base, tmp_path, monkeypatch):
+    make_up(monkeypatch.setattr)
+    recipe = small_recipe(tiny_base, tmp_path / "run", [rl_stage(steps=4, save_every=1)], data={"world": WITHOUT_EVAL})
+    train(recipe)
+    kept = sorted(p.name for p in (tmp_path / "run" / "stages" / "1-rl").glob("checkpoint-*"))
+    assert kept == ["checkpoint-3", "checkpoint-4"]
+    assert len(kept) == KEPT
+
+
+WITHOUT_EVAL = {"scenes": 4, "eval_scenes": 0, "size": 168}
+
+
+def test_a_full_disk_while_the_adapter_is_saved_keeps_the_checkpoint(tiny_base, tmp_path, monkeypatch):
+    """The stage is done in all but its adapter: going on saves that, from the checkpoint."""
+    make_up(monkeypatch.setattr)
+    run = tmp_path / "run"
+    recipe = small_recipe(tiny_base, run, [rl_stage(steps=2)], data={"world": WITHOUT_EVAL})
+    with monkeypatch.context() as patch:
+        patch.setattr("hart_lite.families.qwen2_5_vl.Qwen25VL.save_processor", broken_weights)
+        with pytest.raises(HartError, match=r"adapter .*1-rl/adapter could not be saved.*\n.*--resume"):
+            train(recipe)
+    assert not (run / "stages" / "1-rl" / "adapter").exists()
+    assert not list(run.rglob("*.part"))
+    train(recipe, resume=True)
+    saved, last = run / "adapter", run / "stages" / "1-rl" / "checkpoint-2"
+    assert (saved / "adapter_model.safetensors").read_bytes() == (last / "adapter_model.safetensors").read_bytes()
+    assert [row["step"] for row in metrics(run)] == [1, 2]

@@ -1,0 +1,274 @@
+"""Stage 1 by hand: weights, the direction of a step, what it may not depend on, and what it prints."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_runs import group_of, make_up, metrics, rl_stage, small_recipe
+
+from hart_lite import rl
+from hart_lite.packing import pack
+from hart_lite.policy import Policy
+from hart_lite.rl import RLTrainer, _StepIndices, weigh
+from hart_lite.rollout import Runner
+from hart_lite.sources import load_splits
+from hart_lite.train import Stage
+from hart_lite.types import Example, Group
+
+EXAMPLE = Example("q", (), "?", "A")
+
+
+@pytest.fixture
+def new_trainer(new_policy, tiny_base, tmp_path, monkeypatch):
+    """An `RLTrainer` as a run makes it, on made-up rewards and boxes; `adapter_std` 0 is an untouched adapter."""
+    make_up(monkeypatch.setattr)
+
+    def make(adapter_std: float = 0.05, stage: dict | None = None, **changes) -> RLTrainer:
+        recipe = small_recipe(tiny_base, tmp_path, [rl_stage(**stage or {})], **changes)
+        policy = new_policy(adapter_std, dtype="float32", device="cpu", lora={"r": 4})
+        runner = Runner(policy, recipe.pixels, recipe.rollout, frozenset(recipe.train_turns))
+        folder = Stage(recipe, 0, tmp_path)
+        folder.folder.mkdir(parents=True, exist_ok=True)
+        return folder._trainer(runner, load_splits(recipe).rl, [])
+
+    return make
+
+
+def gradients(trainer: RLTrainer, groups: list[Group] | None = None) -> list[torch.Tensor]:
+    """Of one step, without taking it."""
+    if groups is not None:
+        trainer._rollout = lambda examples, step: groups
+    trainer.training_step(trainer.model, {"index": torch.arange(trainer.stage.questions_per_step)})
+    return [p.grad.clone() for p in trainer.runner.policy.adapter_parameters]
+
+
+def rolled_out(trainer: RLTrainer, questions: int = 2) -> list[Group]:
+    groups = trainer.runner.rollout(trainer.examples[:questions], "hart", trainer.recipe.rollout.samples, seed=0)
+    return [with_rewards(group, [1.0] + [0.0] * (len(group.trajectories) - 1)) for group in groups]
+
+
+def with_rewards(group: Group, rewards: list[float]) -> Group:
+    pairs = zip(group.trajectories, rewards, strict=True)
+    return Group(group.example, tuple(replace(t, reward=reward) for t, reward in pairs))
+
+
+# -- weights -------------------------------------------------------------------------------------------------------
+
+
+def test_weights_of_two_groups_by_hand():
+    """Group one is flat and left out. Group two: rewards 1, 0; trajectory one sampled 2 + 3 tokens, trajectory two 4.
+
+    mean 1/2, std sqrt(1/2): A = +-0.5 / (0.70711 + 1e-4); mu1 = 1 +- 0.3; mu2 = 0.01 (1 -+ 0.3); a token of trajectory
+    one weighs 1/(5 * 2), of trajectory two 1/(4 * 2).
+    """
+    flat = group_of(EXAMPLE, [1.0, 1.0], [(2, 2), (2, 2)])
+    live = group_of(EXAMPLE, [1.0, 0.0], [(2, 3), (4,)])
+    batch = weigh([flat, live], k=0.6, beta=0.01)
+    assert batch.sequences == [*live.trajectories[0].sequences, *live.trajectories[1].sequences]
+    a = 0.5 / (0.5**0.5 + 1e-4)
+    assert torch.allclose(batch.advantages, torch.tensor([a, a, -a]))
+    assert torch.allclose(batch.mu1, torch.tensor([1.3, 1.3, 0.7]))
+    assert torch.allclose(batch.mu2, torch.tensor([0.007, 0.007, 0.013]))
+    assert torch.allclose(batch.weights, torch.tensor([0.1, 0.1, 0.125]))
+    tokens = torch.tensor([2, 3, 4])
+    assert (batch.weights * tokens).sum().item() == pytest.approx(1)
+
+
+def test_a_group_without_signal_does_not_make_the_step_smaller():
+    flat, live = group_of(EXAMPLE, [0.0, 0.0], [(1,), (1,)]), group_of(EXAMPLE, [0.0, 1.0], [(1, 1), (2, 2)])
+    alone, beside = weigh([live], 0.6, 0.01), weigh([flat, live, flat], 0.6, 0.01)
+    assert torch.equal(alone.weights, beside.weights)
+    assert torch.equal(alone.advantages, beside.advantages)
+
+
+def test_without_signal_there_is_nothing_to_train_on():
+    batch = weigh([group_of(EXAMPLE, [1.0, 1.0], [(1,), (2,)])], 0.6, 0.01)
+    assert batch.sequences == []
+    assert len(batch.weights) == 0
+
+
+# -- the order of questions ----------------------------------------------------------------------------------------
+
+
+def test_questions_come_in_whole_permutations_that_the_seed_decides():
+    order = [_StepIndices(5, 15, seed=1)[i]["index"] for i in range(15)]
+    passes = [order[:5], order[5:10], order[10:]]
+    assert all(sorted(p) == list(range(5)) for p in passes)
+    assert passes[0] != passes[1]
+    again = _StepIndices(5, 15, seed=1)
+    assert [again[i]["index"] for i in reversed(range(15))] == order[::-1]  # item i is item i, asked in any order
+    assert [_StepIndices(5, 15, seed=2)[i]["index"] for i in range(15)] != order
+
+
+def test_only_flat_groups_are_replaced_and_only_so_often(new_trainer):
+    trainer = new_trainer(rollout={"resample_flat_groups": 2})
+    asked = []
+
+    def rollout(examples, loop, samples, seed):
+        asked.append((len(examples), seed))
+        call = len(asked)  # first: flat, live, flat; second: live, flat; third: flat
+        rewards = {1: [(0, 0), (0, 1), (1, 1)], 2: [(1, 0), (0, 0)], 3: [(0, 0)]}[call]
+        return [
+            group_of(replace(EXAMPLE, id=f"{call}-{n}"), r, [(1,), (1,)])
+            for n, (r, _) in enumerate(zip(rewards, examples, strict=True))
+        ]
+
+    trainer.runner = type("Fake", (), {"rollout": staticmethod(rollout)})()
+    groups = trainer._rollout(trainer.examples[:3], step=0)
+    assert [group.example.id for group in groups] == ["2-0", "1-1", "3-0"]
+    assert [n for n, _ in asked] == [3, 2, 1]
+    assert len({seed for _, seed in asked}) == 3
+
+
+# -- the gradient --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rewarded", [0, 1])
+def test_a_step_raises_what_was_rewarded_and_lowers_what_was_not(new_trainer, rewarded):
+    trainer = new_trainer(stage={"steps": 1, "questions_per_step": 1, "lr": 1e-3}, rollout={"samples": 2})
+    [group] = rolled_out(trainer, 1)
+    assert len({t.turns[0].response for t in group.trajectories}) == 2
+    group = with_rewards(group, [float(n == rewarded) for n in range(2)])
+    trainer._rollout = lambda examples, step: [group]
+    policy = trainer.runner.policy
+
+    def score(trajectory) -> float:
+        packs = pack(trajectory.sequences, policy.family.positions, 4096)
+        with torch.no_grad():
+            return sum(policy.logps(p, 8.0).sum().item() for p in packs)
+
+    before = [score(t) for t in group.trajectories]
+    trainer.train()
+    after = [score(t) for t in group.trajectories]
+    assert after[rewarded] > before[rewarded] + 1e-4
+    assert after[1 - rewarded] < before[1 - rewarded] - 1e-4
+
+
+def test_grpo_is_k_of_zero_bit_for_bit(new_trainer):
+    groups = rolled_out(new_trainer())
+    grpo = gradients(new_trainer(objective="grpo", k=0.6), groups)
+    zero = gradients(new_trainer(objective="ap_grpo", k=0.0), groups)
+    paper = gradients(new_trainer(objective="ap_grpo", k=0.6), groups)
+    assert all(torch.equal(a, b) for a, b in zip(grpo, zero, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(grpo, paper, strict=True))
+
+
+def test_a_stage_may_have_its_own_objective(new_trainer):
+    assert new_trainer(stage={"objective": "grpo"}).k == 0.0
+    assert new_trainer(stage={"objective": "ap_grpo"}, objective="grpo", k=0.3).k == 0.3
+    assert new_trainer(stage={"loop": "mgpo"}).loop == "mgpo"
+
+
+def test_gradients_do_not_depend_on_the_token_budget(new_trainer):
+    groups = rolled_out(new_trainer())
+    longest = max(len(s) for g in groups for t in g.trajectories for s in t.sequences)
+    whole, cut = new_trainer(), new_trainer(stage={"tokens_per_pack": max(longest, 64)})
+    one, many = gradients(whole, groups), gradients(cut, groups)
+    assert cut._figures["packed_tokens"] > whole._figures["packed_tokens"]  # prefixes were repeated
+    for a, b in zip(one, many, strict=True):
+        assert (a - b).norm() <= 1e-4 * a.norm()
+    assert cut._figures["loss"] == pytest.approx(whole._figures["loss"], abs=1e-5)
+    assert cut._figures["kl"] == pytest.approx(whole._figures["kl"], rel=1e-3)
+
+
+def test_only_the_turns_asked_for_are_trained(new_trainer):
+    trainer = new_trainer(train_turns=["locate"])
+    groups = trainer.runner.rollout(trainer.examples[:2], "hart", 3, seed=0)
+    assert any(len(t.turns) == 2 for g in groups for t in g.trajectories)
+    assert all(t.sequences == (t.turns[0].tokens,) for g in groups for t in g.trajectories)
+
+
+def test_without_beta_no_reference_is_asked(new_trainer, monkeypatch):
+    def fail(self):
+        raise AssertionError("reference pass")
+
+    groups = rolled_out(new_trainer())
+    monkeypatch.setattr(Policy, "reference", fail)
+    trainer = new_trainer(objective="grpo", beta=0.0)
+    assert any(g.any() for g in gradients(trainer, groups))
+    assert "kl" not in trainer._figures  # it was not measured, which is not 0
+    with pytest.raises(AssertionError, match="reference pass"):
+        gradients(new_trainer(objective="grpo"), groups)
+
+
+def test_the_policy_leaves_its_reference_with_the_first_step(new_trainer, tmp_path):
+    trainer = new_trainer(adapter_std=0.0)
+    groups = rolled_out(trainer)
+    trainer._rollout = lambda examples, step: groups
+    trainer.train()
+    kl = [row["kl"] for row in metrics(tmp_path)]
+    assert kl[0] == pytest.approx(0, abs=1e-7)
+    assert min(kl[1:]) > 1e-5
+
+
+def test_a_step_without_signal_changes_nothing(new_trainer):
+    trainer = new_trainer(stage={"steps": 2, "weight_decay": 0.1})
+    flat = [with_rewards(group, [1.0, 1.0, 1.0]) for group in rolled_out(trainer)]
+    trainer._rollout = lambda examples, step: flat
+    before = [p.detach().clone() for p in trainer.runner.policy.adapter_parameters]
+    trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.runner.policy.adapter_parameters, strict=True))
+
+
+def test_a_gradient_that_is_not_finite_skips_its_step_and_is_counted(new_trainer, tmp_path, monkeypatch):
+    trainer = new_trainer(stage={"steps": 2})
+    groups, calls = rolled_out(trainer), []
+    before = [p.detach().clone() for p in trainer.runner.policy.adapter_parameters]
+    seen = []
+
+    def poisoned(**inputs):
+        calls.append(1)
+        seen.append([p.detach().clone() for p in trainer.runner.policy.adapter_parameters])
+        loss, figures = policy_loss(**inputs)
+        return (loss * float("nan") if len(calls) == 1 else loss), figures
+
+    policy_loss = rl.policy_loss
+    monkeypatch.setattr(rl, "policy_loss", poisoned)
+    trainer._rollout = lambda examples, step: groups
+    trainer.train()
+    assert [row["skipped"] for row in metrics(tmp_path)] == [1, 0]
+    assert all(torch.equal(a, b) for a, b in zip(before, seen[1], strict=True))
+    after = trainer.runner.policy.adapter_parameters
+    assert all(bool(torch.isfinite(p).all()) for p in after)
+    assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_half_precision_gradients_are_scaled_back(new_trainer):
+    trainer = new_trainer()
+    for parameter in trainer.runner.policy.adapter_parameters:
+        parameter.grad = torch.full_like(parameter, 1024.0)
+    assert trainer._unscale(1024.0) is False
+    assert all(bool((p.grad == 1).all()) for p in trainer.runner.policy.adapter_parameters)
+
+
+# -- what a step prints --------------------------------------------------------------------------------------------
+
+
+def test_a_step_prints_what_the_method_asks_for(new_trainer, tmp_path):
+    trainer = new_trainer(stage={"steps": 2, "lr": 1e-4})
+    trainer.train()
+    rows = metrics(tmp_path)
+    assert [(row["stage"], row["step"]) for row in rows] == [("1-rl", 1), ("1-rl", 2)]
+    wanted = {"reward", "flat_groups", "valid_box", "coverage", "tokens_locate", "tokens_verify", "kl", "policy_loss"}
+    wanted |= {"seconds_rollout", "seconds_reference", "seconds_update", "tokens_per_second", "peak_memory_gib"}
+    wanted |= {"loss", "grad_norm", "learning_rate", "skipped", "rejected_boxes", "packed_tokens"}
+    for row in rows:
+        assert wanted <= row.keys()
+        assert 0 < row["valid_box"] <= 1
+        assert row["coverage"] == pytest.approx(0.09 * row["valid_box"], abs=0.02)  # boxes are 0.3 x 0.3 of the image
+        assert min(row["seconds_rollout"], row["tokens_per_second"], row["peak_memory_gib"]) > 0
+    assert trainer.runner.policy._features == {}
+
+
+def test_figures_of_a_step_by_hand(new_trainer):
+    trainer = new_trainer()
+    [one, two] = trainer.examples[:2]
+    groups = [group_of(one, [1.0, 0.0], [(2, 3), (4,)]), group_of(two, [0.0, 0.0], [(6,), (8, 1)])]
+    clock = rl._Clock(torch.device("cpu"))
+    for name in ("rollout", "reference", "update"):
+        clock.lap(name)
+    figures = trainer._measure(groups, [], {"skipped": 0.0}, clock)
+    assert (figures["reward"], figures["flat_groups"]) == (0.25, 0.5)
+    assert (figures["tokens_locate"], figures["tokens_verify"]) == (5.0, 2.0)
+    assert (figures["valid_box"], figures["coverage"]) == (0.0, 0.0)
+    assert figures["tokens_per_second"] == pytest.approx(24 / clock.laps["rollout"])
