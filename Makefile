@@ -33,8 +33,7 @@ smoke: $(VENV)/.ready
 methods: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.methods
 
-pre# --resume: goes on where a stopped run was, and shows the result of a finished one.
-train: $(VENV)/.ready
+pretrain: $(VENV)/.ready
 	$(BIN)/python -m hart_lite.world.pretrain --out runs/base_model
 
 clean:

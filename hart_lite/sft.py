@@ -129,6 +129,9 @@ class SFTStageTrainer(SealedCheckpoints, SFTTrainer):
             processing_class=runner.policy.family.tokenizer,
             **kwargs,
         )
+        # Qwen2.5-VL says it takes no loss arguments, so the mean would be one of micro-batches, in which a token of a
+        # short answer weighs more. TRL computes the loss itself and only needs the token count of the whole batch.
+        self.model_accepts_loss_kwargs = True
         # TRL casts the adapters of a 4-bit base to bfloat16, which a T4 does not have and which rounds the updates.
         for parameter, original in zip(adapters, kept, strict=True):
             parameter.data = original

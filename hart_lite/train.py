@@ -252,8 +252,8 @@ def _save_adapter(policy: Policy, folder: Path) -> None:
     except DISK_ERRORS as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise HartError(
-            f"adapter {folder} could not be saved: {error}\nThe stage's checkpoints are whole. Free some space, then go "
-            "on with --resume"
+            f"adapter {folder} could not be saved: {error}\nThe stage's checkpoints are whole. Free some space, then "
+            "go on with --resume"
         ) from error
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 import hart_lite.rollout
 from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.recipe_schema import Recipe
-from hart_lite.types import Group, Tokens, Trajectory, Turn
+from hart_lite.types import Example, Group, Tokens, Trajectory, Turn
 
 TIMINGS = {"tokens_per_second", "peak_memory_gib", "seconds_rollout", "seconds_reference", "seconds_update"}
 
@@ -71,9 +71,9 @@ def without_timings(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
 
 
-def group_of(example, rewards: Sequence[float], lengths: Sequence[Sequence[int]], prompt: Tokens = Tokens((1, 2, 3))):
+def group_of(example: Example, rewards: Sequence[float], lengths: Sequence[Sequence[int]]) -> Group:
     """A group by hand: `lengths[i]` are the sampled tokens in each turn of trajectory i, ids 10, 11, .."""
-    trajectories = []
+    trajectories, prompt = [], Tokens((1, 2, 3))
     for reward, turns in zip(rewards, lengths, strict=True):
         kinds = ["locate", "verify"][: len(turns)]
         made = tuple(

@@ -264,14 +264,14 @@ class Trainer:
         # Two batches, since the second kind of prompt is twice as long.
         return (self.say(look) * len(look) + self.say(read) * len(read)) / (len(look) + len(read))
 
-    def optimise(self, name: str, parameters: list, step_loss, steps: int, lr: float, log) -> None:
-        optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    def optimise(self, name: str, groups: list[dict], step_loss, steps: int, log) -> None:
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+        parameters = [p for group in groups for p in group["params"]]
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            lr,
+            [group["lr"] for group in groups],
             total_steps=steps,
             pct_start=min(0.1, 100 / steps),
-            anneal_strategy="cos",
             final_div_factor=20,
         )
         start = time.time()
