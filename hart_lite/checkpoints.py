@@ -71,6 +71,12 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
+def is_last(checkpoint: Path) -> bool:
+    """Whether it was saved after the stage's last step."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return state["global_step"] >= state["max_steps"]
+
+
 def _numbered(folder: Path) -> list[Path]:
     """The checkpoints of a stage, oldest first; a copy somebody made beside them is none."""
     found = [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdecimal()]
@@ -121,6 +127,7 @@ class MetricsFile(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if logs and state.is_world_process_zero and "train_runtime" not in logs:
             row = {"stage": self.stage, "step": state.global_step, **logs}
+            row.pop("num_tokens", None)  # TRL counts it from zero after a resume
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 

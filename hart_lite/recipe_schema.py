@@ -191,7 +191,7 @@ class Evaluate(_Section):
 class Recipe(_Section):
     name: str = Field(pattern=r"^[\w.-]+$")
     """Name of the run; the file's name where the recipe gives none."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of splits, sampling and adapters."""
     output: str = "runs/{name}"
     """Run directory; `{name}` stands for the name."""

@@ -77,7 +77,7 @@ def weigh(groups: Sequence[Group], k: float, beta: float) -> Weighted:
 class _StepIndices(Dataset):
     """Item i is the index of the i-th question a run asks: a new permutation, drawn from the seed, on every pass."""
 
-    def __init__(self, examples: int, length: int, seed: int) -> None:
+    def __init__(self, examples: int, length: int, seed: int | str) -> None:
         self.examples, self.length, self.seed = examples, length, seed
         self._epoch, self._order = -1, []
 
@@ -93,7 +93,10 @@ class _StepIndices(Dataset):
 
 
 class RLTrainer(SealedCheckpoints, Trainer):
-    """Trains `runner.policy` on `examples` as `recipe` and its `stage` say. `folder` receives the rollouts."""
+    """Trains `runner.policy` on `examples` as `recipe` and its `stage` say. `folder` receives the rollouts.
+
+    `number` is the stage's place in the recipe: a second stage asks in another order and draws other samples.
+    """
 
     def __init__(
         self,
@@ -103,13 +106,15 @@ class RLTrainer(SealedCheckpoints, Trainer):
         stage: RLStage,
         args: TrainingArguments,
         folder: Path,
+        number: int = 0,
         **kwargs,
     ) -> None:
         self.runner, self.examples, self.recipe, self.stage, self.folder = runner, examples, recipe, stage, folder
         self.loop = stage.loop or recipe.loop
         self.k = recipe.k if (stage.objective or recipe.objective) == "ap_grpo" else 0.0
+        self._seed = f"{recipe.seed}/{number}"
         self._figures: dict[str, float] = {}
-        indices = _StepIndices(len(examples), stage.steps * stage.questions_per_step, recipe.seed)
+        indices = _StepIndices(len(examples), stage.steps * stage.questions_per_step, self._seed)
         super().__init__(model=runner.policy.peft, args=args, train_dataset=indices, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None) -> SequentialSampler:
@@ -147,7 +152,7 @@ class RLTrainer(SealedCheckpoints, Trainer):
     def _rollout(self, examples: Sequence[Example], step: int) -> list[Group]:
         """The step's groups. Questions whose samples all earn the same are replaced a bounded number of times."""
         samples = self.recipe.rollout.samples
-        seed = (self.recipe.seed << 32) + (step << 8)
+        seed = random.Random(f"{self._seed}/{step}").getrandbits(60)
         groups = self.runner.rollout(examples, self.loop, samples, seed)
         for attempt in range(1, self.recipe.rollout.resample_flat_groups + 1):
             flat = [n for n, group in enumerate(groups) if group.flat]

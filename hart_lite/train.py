@@ -27,6 +27,7 @@ from hart_lite.checkpoints import (
     DISK_ERRORS,
     LiveProgress,
     MetricsFile,
+    is_last,
     newest_checkpoint,
     rewind_metrics,
     step_of,
@@ -58,10 +59,11 @@ def train(recipe: Recipe, resume: bool = False) -> dict:
     stages = [Stage(recipe, index, run) for index in range(len(recipe.stages))]
     for stage in stages:
         stage.check(splits)
-    _open_run(run, recipe, resume)
+    _check_run(run, recipe, resume)
     done = [stage for stage in stages if stage.done]
     policy = load_policy(recipe.model, done[-1].adapter if done else None, recipe.seed)
     runner = Runner(policy, recipe.pixels, recipe.rollout, frozenset(recipe.train_turns))
+    _open_run(run, recipe)
     _evaluate(run, "before", runner, splits.eval, recipe)
     for stage in stages:
         if not stage.done:
@@ -75,7 +77,7 @@ class Stage:
     """One stage of a recipe and its folder in the run directory."""
 
     def __init__(self, recipe: Recipe, index: int, run: Path) -> None:
-        self.recipe, self.spec, self.run = recipe, recipe.stages[index], run
+        self.recipe, self.spec, self.run, self.index = recipe, recipe.stages[index], run, index
         self.name = f"{index + 1}-{self.spec.kind}"
         self.folder = run / "stages" / self.name
         self.adapter = self.folder / "adapter"
@@ -105,7 +107,10 @@ class Stage:
             log.info("stage %s continues from step %d", self.name, step)
         for unwanted in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(unwanted)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint and is_last(checkpoint):  # within an epoch, the Trainer would take one step more
+            trainer._load_from_checkpoint(str(checkpoint))
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         _save_adapter(runner.policy, self.adapter)
 
     def _trainer(self, runner: Runner, examples: Sequence[Example], held_out: Sequence[Example]) -> Trainer:
@@ -126,7 +131,7 @@ class Stage:
         args = TrainingArguments(
             **self._arguments(), max_steps=spec.steps, per_device_train_batch_size=spec.questions_per_step
         )
-        return RLTrainer(runner, examples, self.recipe, spec, args, self.folder / "rollouts")
+        return RLTrainer(runner, examples, self.recipe, spec, args, self.folder / "rollouts", self.index)
 
     def _sft_trainer(self, runner: Runner, examples: Sequence[Example]) -> SFTStageTrainer:
         spec: SFTStage = self.spec
@@ -198,8 +203,8 @@ def _live_figures(logs: dict) -> dict[str, str]:
     return {short: f"{logs[name]:.3g}" for name, short in shown.items() if name in logs}
 
 
-def _open_run(run: Path, recipe: Recipe, resume: bool) -> None:
-    """A new run directory, or one that --resume may go on in: made by the same recipe."""
+def _check_run(run: Path, recipe: Recipe, resume: bool) -> None:
+    """The place is free, or holds a run that --resume may go on with: made by the same recipe."""
     saved = run / "recipe.yaml"
     if saved.exists():
         if not resume:
@@ -213,11 +218,16 @@ def _open_run(run: Path, recipe: Recipe, resume: bool) -> None:
                 f"{saved} was made by another recipe; differing: {', '.join(changed)}. Resume with the same values: "
                 f"hart-lite train {saved} --resume"
             )
-        return
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise HartError(f"{run} is not empty and holds no run; choose another place with output=...")
+
+
+def _open_run(run: Path, recipe: Recipe) -> None:
+    """What the run is made of. Written once the model is there: a base that cannot be read leaves nothing behind."""
+    if (run / "recipe.yaml").exists():
+        return
     run.mkdir(parents=True, exist_ok=True)
-    dump_recipe(recipe, saved)
+    dump_recipe(recipe, run / "recipe.yaml")
     write_whole(run / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
 

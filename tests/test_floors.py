@@ -1,0 +1,95 @@
+"""A room imports only from its own floor and those below it, and never in a circle. Imports are read, not run."""
+
+import ast
+from pathlib import Path
+
+import hart_lite
+
+PACKAGE = Path(hart_lite.__file__).parent
+
+FLOORS = (
+    # 0: plain Python, no torch, no PIL, no transformers
+    ("types", "boxes", "answers", "recipe", "recipe_schema", "summary"),
+    # 1: tensors, no model
+    ("advantages", "losses", "packing"),
+    # 2: pixels and model families
+    ("images", "families.base", "families.qwen2_5_vl"),
+    # 3: data, and things with weight
+    ("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes", "generate", "policy", "loading"),
+    # 4: the algorithm
+    ("loops", "rollout"),
+    # 5: what training and measuring are made of
+    ("analysis", "evaluate", "checkpoints", "rollout_log", "sources", "rl", "sft", "world.base"),
+    # 6: whole jobs
+    ("train", "world.pretrain"),
+    # 7
+    ("cli",),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def rooms() -> dict[str, Path]:
+    files = {path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
+    return {room: path for path, room in files.items() if not room.endswith("__init__")}
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms a file names in an import, at the top or inside a function; not those for type checkers only."""
+    found: set[str] = set()
+    known = rooms()
+
+    def walk(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hart_lite":
+            inner = node.module.removeprefix("hart_lite").lstrip(".")
+            named = [f"{inner}.{alias.name}".lstrip(".") for alias in node.names]
+            found.update(name if name in known else inner for name in named)
+        elif isinstance(node, ast.Import):
+            found.update(a.name.removeprefix("hart_lite.") for a in node.names if a.name.startswith("hart_lite."))
+        for child in ast.iter_child_nodes(node):
+            walk(child)
+
+    walk(ast.parse(path.read_text(encoding="utf-8")))
+    return found - {""}
+
+
+def test_every_room_has_a_floor():
+    assert set(rooms()) == set(FLOOR)
+    assert len(FLOOR) == sum(map(len, FLOORS))
+
+
+def test_imports_only_go_down_or_stay():
+    upward = [
+        f"{room} (floor {FLOOR[room]}) imports {other} (floor {FLOOR.get(other)})"
+        for room, path in rooms().items()
+        for other in imports(path)
+        if FLOOR.get(other, 99) > FLOOR[room]
+    ]
+    assert not upward
+
+
+def test_there_are_no_circles():
+    known = {room: imports(path) for room, path in rooms().items()}
+    done: set[str] = set()
+
+    def walk(room: str, above: tuple[str, ...]) -> None:
+        assert room not in above, " -> ".join([*above, room])
+        if room not in done:
+            for other in known[room]:
+                walk(other, (*above, room))
+            done.add(room)
+
+    for room in known:
+        walk(room, ())
+
+
+def test_the_reader_of_imports_reads_them(tmp_path):
+    file = tmp_path / "room.py"
+    file.write_text(
+        "from typing import TYPE_CHECKING\nimport torch\nimport hart_lite.boxes\n"
+        "from hart_lite import loops\nfrom hart_lite.families.base import Family\n"
+        "if TYPE_CHECKING:\n    from hart_lite.cli import main\n"
+        "def f():\n    from hart_lite.train import train\n"
+    )
+    assert imports(file) == {"boxes", "loops", "families.base", "train"}
