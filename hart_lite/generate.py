@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,12 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy. `seed` makes the draw repeatable; a step of training uses its own."""
+    """`temperature` 0 is greedy.
+
+    A draw follows from `seed` and the row's number alone: not from what else is in the batch, nor from when other rows
+    end. `rows` numbers the
+    prompts; without it they count from 0.
+    """
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    rows: tuple[int, ...] | None = None
+
+    def uniforms(self, n: int) -> torch.Tensor:
+        """(n, max_tokens) numbers in [0, 1), a stream of its own for each row."""
+        streams = []
+        for row in self.rows if self.rows is not None else range(n):
+            seed = random.Random(f"{self.seed}/{row}").getrandbits(63)
+            streams.append(torch.rand(self.max_tokens, generator=torch.Generator().manual_seed(seed)))
+        return torch.stack(streams)
 
 
 @dataclass
@@ -139,18 +154,16 @@ def _forward(
 def _decode(policy: Policy, rows: _Rows, owners: list[int], sampling: Sampling) -> list[tuple[int, ...]]:
     """Token by token until every row has ended. Rows that ended leave the batch."""
     device, family = policy.device, policy.family
-    generator = torch.Generator(device).manual_seed(sampling.seed)
+    uniforms = sampling.uniforms(len(owners)).to(device)
     banned = torch.tensor(family.banned_ids, device=device)
     ends = torch.tensor(family.eos_ids, device=device)
     drawn = torch.full((len(owners), sampling.max_tokens), family.pad_id, device=device)
     lengths = torch.zeros(len(owners), dtype=torch.long, device=device)
     alive = torch.arange(len(owners), device=device)  # rows of `drawn` that the batch still holds
-    # All prompts branch in trie order; draw in the caller's order so that grouping cannot change a sample.
-    by_owner = torch.tensor(owners, device=device).argsort()
-    rows.select(by_owner)
+    rows.select(torch.tensor(owners, device=device).argsort())  # from trie order to the caller's
     for step in range(sampling.max_tokens):
         logits = policy.model.lm_head(rows.last_N_H).float().index_fill(-1, banned, -torch.inf)
-        ids = _pick(logits, sampling, generator)
+        ids = _pick(logits, sampling, uniforms[alive, step])
         drawn[alive, step] = ids
         lengths[alive] = step + 1
         going = ~torch.isin(ids, ends)
@@ -165,12 +178,11 @@ def _decode(policy: Policy, rows: _Rows, owners: list[int], sampling: Sampling) 
         real = torch.ones(len(alive), 1, dtype=torch.bool, device=device)
         rows.last_N_H = _forward(policy, rows, embeds, rotary, real)[:, 0]
         rows.position_N = rows.position_N + 1
-    responses = [tuple(row[:n]) for row, n in zip(drawn.tolist(), lengths.tolist(), strict=True)]
-    return responses
+    return [tuple(row[:n]) for row, n in zip(drawn.tolist(), lengths.tolist(), strict=True)]
 
 
-def _pick(logits_N_V: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
-    """(N,) ids."""
+def _pick(logits_N_V: torch.Tensor, sampling: Sampling, uniform_N: torch.Tensor) -> torch.Tensor:
+    """(N,) ids: where the cumulative probability passes each row's uniform number."""
     if sampling.temperature == 0:
         return logits_N_V.argmax(-1)
     probs = (logits_N_V / sampling.temperature).softmax(-1)
@@ -178,4 +190,6 @@ def _pick(logits_N_V: torch.Tensor, sampling: Sampling, generator: torch.Generat
         sorted_probs, order = probs.sort(-1, descending=True)
         before = sorted_probs.cumsum(-1) - sorted_probs
         probs = torch.zeros_like(probs).scatter(-1, order, sorted_probs.masked_fill(before >= sampling.top_p, 0.0))
-    return torch.multinomial(probs, 1, generator=generator)[:, 0]
+    mass = probs.double().cumsum(-1)  # in single precision a large vocabulary would lose its rare words
+    # <=, so that an id without probability is stepped over, also by a uniform number of exactly 0.
+    return (mass <= uniform_N[:, None] * mass[:, -1:]).sum(-1)

@@ -153,13 +153,14 @@ class RLTrainer(SealedCheckpoints, Trainer):
         """The step's groups. Questions whose samples all earn the same are replaced a bounded number of times."""
         samples = self.recipe.rollout.samples
         seed = random.Random(f"{self._seed}/{step}").getrandbits(60)
-        groups = self.runner.rollout(examples, self.loop, samples, seed)
+        first = self.args.process_index * len(examples)
+        groups = self.runner.rollout(examples, self.loop, samples, seed, first)
         for attempt in range(1, self.recipe.rollout.resample_flat_groups + 1):
             flat = [n for n, group in enumerate(groups) if group.flat]
             if not flat:
                 break
-            others = random.Random(f"{seed}/{attempt}").choices(self.examples, k=len(flat))
-            fresh = self.runner.rollout(others, self.loop, samples, seed + attempt)
+            others = random.Random(f"{seed}/{attempt}/{first}").choices(self.examples, k=len(flat))
+            fresh = self.runner.rollout(others, self.loop, samples, seed + attempt, first)
             for n, group in zip(flat, fresh, strict=True):
                 groups[n] = group
         return groups

@@ -41,18 +41,27 @@ class Runner:
     settings: Rollout
     train_turns: frozenset[str] = frozenset({"locate", "verify"})
 
-    def rollout(self, examples: Sequence[Example], way: Way, samples: int, seed: int) -> list[Group]:
-        """Sampled trajectories, graded: for every example one group of `samples`."""
+    def rollout(self, examples: Sequence[Example], way: Way, samples: int, seed: int, first: int = 0) -> list[Group]:
+        """Sampled trajectories, graded: for every example one group of `samples`.
+
+        `first` is the number of the first example where several processes share one step: each draws what one process
+        would have drawn for it.
+        """
         repeated = [example for example in examples for _ in range(samples)]
-        drawn = self.run(repeated, way, self.settings.temperature, seed)
+        drawn = self.run(repeated, way, self.settings.temperature, seed, first * samples)
         return [Group(example, tuple(drawn[n * samples : (n + 1) * samples])) for n, example in enumerate(examples)]
 
-    def run(self, examples: Sequence[Example], way: Way, temperature: float, seed: int) -> list[Trajectory]:
-        """One graded trajectory for each example, in order. `temperature` 0 is greedy."""
+    def run(
+        self, examples: Sequence[Example], way: Way, temperature: float, seed: int, first: int = 0
+    ) -> list[Trajectory]:
+        """One graded trajectory for each example, in order. `temperature` 0 is greedy.
+
+        A trajectory follows from `seed` and its number, counted from `first`, not from what else is in the batch.
+        """
         if way == "direct":
-            return self.answer_directly(examples, temperature, seed)
-        located = self.locate(examples, temperature, seed)
-        return self.answer_from(examples, located, way, temperature, seed)
+            return self.answer_directly(examples, temperature, seed, first)
+        located = self.locate(examples, temperature, seed, first)
+        return self.answer_from(examples, located, way, temperature, seed, first)
 
     # -- views -----------------------------------------------------------------------------------------------------
 
@@ -69,12 +78,12 @@ class Runner:
 
     # -- turns -----------------------------------------------------------------------------------------------------
 
-    def locate(self, examples: Sequence[Example], temperature: float, seed: int) -> list[Located]:
+    def locate(self, examples: Sequence[Example], temperature: float, seed: int, first: int = 0) -> list[Located]:
         """Turn 1: where to look."""
         family = self.policy.family
         views = [self.full_views(example) for example in examples]
         prompts = [family.chat(loops.locate_content(e, full, family)) for e, full in zip(examples, views, strict=True)]
-        turns = self._say("locate", prompts, self.settings.max_tokens_locate, temperature, 2 * seed)
+        turns = self._say("locate", dict(enumerate(prompts, first)), temperature, 2 * seed)
         out = []
         for example, full, turn in zip(examples, views, turns, strict=True):
             boxes, rejected = self._read_boxes(example, full, turn.text)
@@ -92,25 +101,32 @@ class Runner:
             rejected += bad
         return tuple(boxes), rejected
 
-    def answer_directly(self, examples: Sequence[Example], temperature: float, seed: int) -> list[Trajectory]:
+    def answer_directly(
+        self, examples: Sequence[Example], temperature: float, seed: int, first: int = 0
+    ) -> list[Trajectory]:
         family = self.policy.family
         prompts = [family.chat(loops.direct_content(e, self.full_views(e))) for e in examples]
-        turns = self._say("answer", prompts, self.settings.max_tokens_answer, temperature, 2 * seed + 1)
+        turns = self._say("answer", dict(enumerate(prompts, first)), temperature, 2 * seed + 1)
         return [self._graded(e, (turn,), (turn.tokens,)) for e, turn in zip(examples, turns, strict=True)]
 
     def answer_from(
-        self, examples: Sequence[Example], located: Sequence[Located], way: Way, temperature: float, seed: int
+        self,
+        examples: Sequence[Example],
+        located: Sequence[Located],
+        way: Way,
+        temperature: float,
+        seed: int,
+        first: int = 0,
     ) -> list[Trajectory]:
         """Turn 2, after `locate`. Without a valid box `hart` has no turn 2 and earns nothing; the ways that keep the
         full image in sight answer from that."""
         prompts: dict[int, Tokens] = {}
-        for n, (example, found) in enumerate(zip(examples, located, strict=True)):
+        for n, (example, found) in enumerate(zip(examples, located, strict=True), first):
             if found.crops or way != "hart":
                 prompts[n] = self._second_prompt(example, found, way)
-        asked = self._say("verify", list(prompts.values()), self.settings.max_tokens_answer, temperature, 2 * seed + 1)
-        answers = dict(zip(prompts, asked, strict=True))
+        answers = dict(zip(prompts, self._say("verify", prompts, temperature, 2 * seed + 1), strict=True))
         out = []
-        for n, (example, found) in enumerate(zip(examples, located, strict=True)):
+        for n, (example, found) in enumerate(zip(examples, located, strict=True), first):
             turns = (found.turn, answers[n]) if n in answers else (found.turn,)
             # In one conversation the second turn's sequence holds the first one's.
             sequences = (turns[1].tokens,) if way == "mgpo" else tuple(turn.tokens for turn in turns)
@@ -128,12 +144,15 @@ class Runner:
         content = loops.sub_image_content(example, shown, valid=bool(found.crops))
         return found.turn.tokens + family.reply(content, ended)
 
-    def _say(self, kind: str, prompts: Sequence[Tokens], max_tokens: int, temperature: float, seed: int) -> list[Turn]:
-        sampling = Sampling(max_tokens, temperature, self.settings.top_p, seed)
-        responses = self.policy.generate(prompts, sampling)
+    def _say(self, kind: str, prompts: dict[int, Tokens], temperature: float, seed: int) -> list[Turn]:
+        """One turn for each prompt, in order; the keys number the trajectories."""
+        settings = self.settings
+        longest = settings.max_tokens_locate if kind == "locate" else settings.max_tokens_answer
+        sampling = Sampling(longest, temperature, settings.top_p, seed, tuple(prompts))
+        responses = self.policy.generate(list(prompts.values()), sampling)
         return [
             Turn(kind, prompt, ids, self.policy.family.text(ids))
-            for prompt, ids in zip(prompts, responses, strict=True)
+            for prompt, ids in zip(prompts.values(), responses, strict=True)
         ]
 
     def _graded(self, example: Example, turns: tuple[Turn, ...], sequences: tuple[Tokens, ...]) -> Trajectory:

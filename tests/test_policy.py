@@ -265,8 +265,8 @@ def test_samples_are_drawn_from_the_distribution_that_is_scored(policy, monkeypa
     """Collects the logits of every step and compares the drawn ids' log-probs with the packed ones."""
     steps = []
 
-    def spy(logits, sampling, generator):
-        ids = _pick(logits, sampling, generator)
+    def spy(logits, sampling, uniform):
+        ids = _pick(logits, sampling, uniform)
         steps.append((logits.clone(), ids))
         return ids
 
@@ -335,7 +335,7 @@ LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
 
 def shares(sampling: Sampling, n: int = 20_000) -> list[float]:
-    ids = _pick(LOGITS.expand(n, -1), sampling, torch.Generator().manual_seed(0))
+    ids = _pick(LOGITS.expand(n, -1), sampling, torch.rand(n, generator=torch.Generator().manual_seed(0)))
     return (torch.bincount(ids, minlength=4) / n).tolist()
 
 
@@ -359,9 +359,27 @@ def test_temperature_and_top_p_shape_the_draw(sampling, expected):
 def test_rows_are_drawn_independently():
     """Each row keeps to its own nucleus, wherever its likely ids stand."""
     logits = torch.stack([LOGITS, LOGITS.flip(0)]).repeat(500, 1)
-    ids = _pick(logits, Sampling(1, top_p=0.6), torch.Generator().manual_seed(0)).view(-1, 2)
+    ids = _pick(logits, Sampling(1, top_p=0.6), torch.rand(1000, generator=torch.Generator().manual_seed(0))).view(
+        -1, 2
+    )
     assert set(ids[:, 0].tolist()) == {0, 1}
     assert set(ids[:, 1].tolist()) == {2, 3}
+
+
+def test_an_id_without_probability_is_never_drawn():
+    """Not at the very ends of the uniform numbers either: ids 0 and 3 are banned."""
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(4, -1)
+    uniform = torch.tensor([0.0, 0.4999, 0.5001, 1 - 2**-24])
+    assert _pick(logits, Sampling(1), uniform).tolist() == [1, 1, 2, 2]
+
+
+def test_a_draw_does_not_depend_on_the_batch(policy):
+    """The responses of all rows, and of two of them drawn alone under their own numbers."""
+    prompts = prompts_of(policy.family, first_turns)
+    together = policy.generate(prompts, Sampling(max_tokens=6, seed=5))
+    some = (len(prompts) - 1, 1)
+    alone = policy.generate([prompts[n] for n in some], Sampling(max_tokens=6, seed=5, rows=some))
+    assert alone == [together[n] for n in some]
 
 
 # -- loading -------------------------------------------------------------------------------------------------------

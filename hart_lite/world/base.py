@@ -142,7 +142,8 @@ def initialise(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedT
     """Standard deviation 0.2 capped by 1/sqrt(fan-in): the library's 0.02 is too small for this width.
 
     Words start larger and what the language layers add to them smaller, so that a word is not drowned by the first
-    layers' noise. The embeddings of numbers start as sines and cosines of their value: near numbers are near.
+    layers' noise. The embeddings of numbers start as sines and cosines of their value: near numbers are near. Keys
+    start equal to queries: like attends to like, which is the better half of looking something up.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -151,6 +152,12 @@ def initialise(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedT
             parameter.normal_(0, min(0.2, fan_in**-0.5), generator=generator)
         if "language_model.layers" in name and name.endswith(("o_proj.weight", "down_proj.weight")):
             parameter.mul_(0.35)
+    text = model.config.text_config
+    per_key = text.num_attention_heads // text.num_key_value_heads
+    for layer in model.model.language_model.layers:
+        queries = layer.self_attn.q_proj.weight.view(text.num_attention_heads, -1, text.hidden_size)
+        keys = layer.self_attn.k_proj.weight.view(text.num_key_value_heads, -1, text.hidden_size)
+        keys.copy_(queries[::per_key])
     table = model.get_input_embeddings().weight
     table.mul_(0.25 / table.std())
     half = table.shape[1] // 2

@@ -5,7 +5,7 @@ A model this small learns nothing from question-answer rows alone for thousands 
 1. see      the vision tower under throw-away heads: what is in a crop; per token of a scene, which thing, where
 2. join     with the language model, on the prompts of the loops: locate (few things first, then many), describe,
             read a crop, answer
-3. blur     the same, but a locate target is often another thing that shares the colour or the shape
+3. blur     the same, but a locate target is often another thing
 
 The last part makes a base worth training: it knows where things are and often picks the wrong one. Answers are never
 rewarded here: reinforcement learning finds the base as supervised training left it.
@@ -18,6 +18,7 @@ import hashlib
 import json
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +84,9 @@ class Teacher:
     def locate(self, scene: Scene, wrong: float = 0.0) -> Sample:
         thing = self.rng.choice(scene.things)
         full, example = self.full(scene), self.example(scene, thing)
-        alike = [t for t in scene.things if t != thing and (t.colour == thing.colour or t.shape == thing.shape)]
-        if self.rng.random() < wrong and alike:
-            thing = self.rng.choice(alike)
+        others = [t for t in scene.things if t != thing]
+        if self.rng.random() < wrong and others:
+            thing = self.rng.choice(others)
         text = self.family.box_to_text([thing.box], [full.size], [scene.size()])
         return Sample(self.family.chat(loops.locate_content(example, [full], self.family)), text)
 
@@ -153,7 +154,7 @@ class Trainer:
         things = [(s, teacher.rng.choice(s.things)) for s in scenes for _ in range(3)]
         features = self.features([teacher.full(s) for s in scenes] + [teacher.crop(s, t) for s, t in things])
         losses = self._scene_losses(heads, scenes, features[: len(scenes)])
-        losses |= self._crop_losses(heads, [t for _, t in things], features[len(scenes) :])
+        losses |= self._crop_losses([t for _, t in things], features[len(scenes) :])
         self.parts = {name: loss.item() for name, loss in losses.items()}
         return sum(losses.values())
 
@@ -185,8 +186,8 @@ class Trainer:
         at = hidden[list(rows), list(cells)]
         losses = {
             "present": F.binary_cross_entropy_with_logits(heads["present"](hidden).squeeze(-1), present),
-            "colour": F.cross_entropy(heads["colour"](at), torch.tensor(colour)),
-            "shape": F.cross_entropy(heads["shape"](at), torch.tensor(shape)),
+            "colour": self._word_loss(at, [f" {c}" for c in COLOURS], colour),
+            "shape": self._word_loss(at, [f" {s}" for s in SHAPES], shape),
         }
         targets = torch.tensor(box).clamp(0, SIDE)
         near = torch.exp(-((targets[..., None] - torch.arange(SIDE + 1)) ** 2) / 2)
@@ -194,26 +195,25 @@ class Trainer:
         logits = self._number_logits(heads["box"](at).unflatten(-1, (4, -1)))
         losses["box"] = -(near * logits.log_softmax(-1)).sum(-1).mean()
         if big:
-            losses["glyph"] = F.cross_entropy(heads["glyph"](at[big]), torch.tensor(glyph))
+            losses["glyph"] = self._word_loss(at[big], GLYPHS, glyph)
         return losses
 
-    def _crop_losses(self, heads: nn.ModuleDict, things: list[Thing], features: list[torch.Tensor]) -> dict:
+    def _crop_losses(self, things: list[Thing], features: list[torch.Tensor]) -> dict:
         pooled = torch.stack([f.mean(0) for f in features])
-        names = {
-            "colour": [list(COLOURS).index(t.colour) for t in things],
-            "shape": [SHAPES.index(t.shape) for t in things],
-            "glyph": [GLYPHS.index(t.glyph) for t in things],
-        }
+        colours, shapes = [f" {c}" for c in COLOURS], [f" {s}" for s in SHAPES]
         return {
-            f"crop_{name}": F.cross_entropy(heads[f"crop_{name}"](pooled), torch.tensor(labels))
-            for name, labels in names.items()
+            "crop_colour": self._word_loss(pooled, colours, [list(COLOURS).index(t.colour) for t in things]),
+            "crop_shape": self._word_loss(pooled, shapes, [SHAPES.index(t.shape) for t in things]),
+            "crop_glyph": self._word_loss(pooled, GLYPHS, [GLYPHS.index(t.glyph) for t in things]),
         }
 
+    def _word_loss(self, hidden: torch.Tensor, words: Sequence[str], labels: list[int]) -> torch.Tensor:
+        """What is seen should look like its word: a red thing's token holds the embedding of " red"."""
+        ids = [self.family.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words]
+        return F.cross_entropy(hidden @ self.model.get_input_embeddings().weight[ids].T, torch.tensor(labels))
+
     def heads(self) -> nn.ModuleDict:
-        sizes = {"present": 1, "colour": len(COLOURS), "shape": len(SHAPES), "box": 4 * 128}
-        sizes |= {"glyph": len(GLYPHS), "crop_glyph": len(GLYPHS)}
-        sizes |= {"crop_colour": len(COLOURS), "crop_shape": len(SHAPES)}
-        return nn.ModuleDict({name: nn.Linear(128, size) for name, size in sizes.items()})
+        return nn.ModuleDict({"present": nn.Linear(128, 1), "box": nn.Linear(128, 4 * 128)})
 
     def groups(self, lr: float) -> list[dict]:
         """The vision tower, which can see already, learns more slowly than the language model."""
@@ -248,7 +248,9 @@ class Trainer:
             (start, stop) = tokens.sampled[0]
             at += [hidden[n, start - 1 : stop - 1]]
             targets += tokens.ids[start:stop]
-            weights += [1 / (stop - start)] * (stop - start)
+            # The second token of a box decides which thing is meant; the rest follows from it.
+            tokens_weigh = [1.0, 5.0] + [1.0] * (stop - start - 2) if stop - start == 10 else [1.0] * (stop - start)
+            weights += [w / sum(tokens_weigh) for w in tokens_weigh]
         logps = self.model.lm_head(torch.cat(at)).log_softmax(-1)
         nll = -(self.soft[targets] * logps).sum(-1)
         return (nll * torch.tensor(weights)).sum() / len(samples)

@@ -101,13 +101,10 @@ class Scene:
 def _layout(world: World, index: int) -> tuple[Thing, ...]:
     rng = random.Random(f"{world.seed}/{index}")
     count = rng.randint(*world.objects)
-    # Few colours and shapes in one scene: most things share an attribute with another, so both words matter.
-    colours = rng.sample(world.colours, min(3, len(world.colours)))
-    shapes = rng.sample(SHAPES, 3)
-    pairs = [(c, s) for c in colours for s in shapes]
-    if count > len(pairs):
-        pairs = [(c, s) for c in world.colours for s in SHAPES]
-    kinds = rng.sample(pairs, count)
+    if count <= len(world.colours):  # the colour alone says which; a shape may be there several times
+        kinds = [(colour, rng.choice(SHAPES)) for colour in rng.sample(world.colours, count)]
+    else:
+        kinds = rng.sample([(c, s) for c in world.colours for s in SHAPES], count)
     glyphs = rng.choices(GLYPHS[: world.glyphs], k=count)
     bigs = [rng.random() < world.big_share for _ in kinds]
     if sum(bigs) > 2:
