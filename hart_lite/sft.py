@@ -7,6 +7,7 @@ right answer from the crops alone: self-verified, so still free of annotation. P
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from tqdm import tqdm
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from hart_lite import loops
@@ -23,6 +25,7 @@ from hart_lite.recipe_schema import SFTStage
 from hart_lite.rollout import Runner
 from hart_lite.types import Box, Example, HartError, Tokens
 
+log = logging.getLogger(__name__)
 IGNORED = -100  # label of a token without loss, as transformers has it
 
 
@@ -115,6 +118,15 @@ class Collator:
         return batch | {"labels": labels}
 
 
+class SkipNonFinite(TrainerCallback):
+    """A gradient that is not finite takes no step: one overflow in half precision would spoil the adapter for good."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
+        if not all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None):
+            optimizer.zero_grad()
+            log.warning("step %d is skipped: its gradient is not finite", state.global_step + 1)
+
+
 class SFTStageTrainer(SealedCheckpoints, SFTTrainer):
     """trl.SFTTrainer over rows that are already tokens: loss (8) of the paper, the mean over answer tokens."""
 
@@ -127,6 +139,7 @@ class SFTStageTrainer(SealedCheckpoints, SFTTrainer):
             train_dataset=Dataset.from_dict({"row": range(len(rows))}),
             data_collator=Collator(runner.policy.family, rows),
             processing_class=runner.policy.family.tokenizer,
+            callbacks=[SkipNonFinite()],
             **kwargs,
         )
         # Qwen2.5-VL says it takes no loss arguments, so the mean would be one of micro-batches, in which a token of a

@@ -131,7 +131,7 @@ class Stage:
         args = TrainingArguments(
             **self._arguments(), max_steps=spec.steps, per_device_train_batch_size=spec.questions_per_step
         )
-        return RLTrainer(runner, examples, self.recipe, spec, args, self.folder / "rollouts", self.index)
+        return RLTrainer(runner, examples, self.recipe, spec, _one_card(args), self.folder / "rollouts", self.index)
 
     def _sft_trainer(self, runner: Runner, examples: Sequence[Example]) -> SFTStageTrainer:
         spec: SFTStage = self.spec
@@ -147,7 +147,7 @@ class Stage:
             max_length=None,  # cutting a prompt would cut its image tokens
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        return SFTStageTrainer(runner, rows, args)
+        return SFTStageTrainer(runner, rows, _one_card(args))
 
     def _arguments(self) -> dict:
         spec = self.spec
@@ -174,6 +174,12 @@ class Stage:
             "fp16": False,
             "gradient_checkpointing": False,
         }
+
+
+def _one_card(args: TrainingArguments) -> TrainingArguments:
+    """The policy is on one card. Seeing two, the Trainer would double the batch and copy the model to both."""
+    args._n_gpu = min(args.n_gpu, 1)
+    return args
 
 
 class _Evaluation(TrainerCallback):
@@ -220,6 +226,9 @@ def _check_run(run: Path, recipe: Recipe, resume: bool) -> None:
             )
     elif run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise HartError(f"{run} is not empty and holds no run; choose another place with output=...")
+    ground = next(place for place in (run.absolute(), *run.absolute().parents) if place.exists())
+    if not ground.is_dir() or not os.access(ground, os.W_OK):
+        raise HartError(f"{run} cannot be written: {ground} is no folder to write in; choose another with output=...")
 
 
 def _open_run(run: Path, recipe: Recipe) -> None:

@@ -104,7 +104,7 @@ def test_only_flat_groups_are_replaced_and_only_so_often(new_trainer):
     trainer = new_trainer(rollout={"resample_flat_groups": 2})
     asked = []
 
-    def rollout(examples, loop, samples, seed):
+    def rollout(examples, loop, samples, seed, first=0):
         asked.append((len(examples), seed))
         call = len(asked)  # first: flat, live, flat; second: live, flat; third: flat
         rewards = {1: [(0, 0), (0, 1), (1, 1)], 2: [(1, 0), (0, 0)], 3: [(0, 0)]}[call]

@@ -235,3 +235,22 @@ def test_adapters_stay_in_float32_on_a_4_bit_base(new_policy, tiny_base, tmp_pat
     assert not all(torch.equal(a, b) for a, b in zip(before, adapters, strict=True))
     optimised = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert {id(p) for p in adapters} <= optimised
+
+
+def test_a_gradient_that_is_not_finite_skips_its_step(new_policy, tiny_base, tmp_path, monkeypatch, caplog):
+    make_up(monkeypatch.setattr)
+    trainer = sft_trainer(new_policy, tiny_base, tmp_path, steps=2, save_every=0)
+    compute, seen = trainer.compute_loss, []
+    adapters = trainer.data_collator.rows.runner.policy.adapter_parameters
+
+    def poisoned(*args, **kwargs):
+        seen.append([p.detach().clone() for p in adapters])
+        return compute(*args, **kwargs) * (float("nan") if len(seen) == 1 else 1)
+
+    trainer.compute_loss = poisoned
+    trainer.train()
+    first, *_, last = seen  # two micro-batches a step: the last one is of the second step
+    assert all(torch.equal(a, b) for a, b in zip(first, last, strict=True))
+    assert all(bool(torch.isfinite(p).all()) for p in adapters)
+    assert not all(torch.equal(a, b) for a, b in zip(first, adapters, strict=True))
+    assert "step 1 is skipped" in caplog.text

@@ -14,7 +14,7 @@ from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, TrainingArguments
 
 from hart_lite import train as training
 from hart_lite.images import ImageFile
@@ -244,6 +244,8 @@ def test_a_folder_with_other_things_is_no_place_for_a_run(tiny_base, tmp_path, n
             train(small_recipe(tiny_base, run), resume)
     with pytest.raises(HartError, match="choose another place"):
         train(small_recipe(tiny_base, run / "thesis.tex"))
+    with pytest.raises(HartError, match=r"thesis\.tex is no folder to write in"):
+        train(small_recipe(tiny_base, run / "thesis.tex" / "below" / "run"))
     assert [p.name for p in run.iterdir()] == ["thesis.tex"]
 
 
@@ -350,6 +352,13 @@ def test_a_second_stage_of_a_kind_draws_its_own_samples(tiny_base, tmp_path):
         (tmp_path / "run" / "stages" / name / "rollouts" / "step-00000.jsonl").read_text() for name in ("1-rl", "2-rl")
     )
     assert first != second
+
+
+def test_a_second_card_is_left_alone(tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=8, use_cpu=True)
+    assert args.n_gpu == 0
+    args._n_gpu = 2
+    assert training._one_card(args).train_batch_size == 8
 
 
 # -- real photos ---------------------------------------------------------------------------------------------------
