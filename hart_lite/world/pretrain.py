@@ -248,8 +248,9 @@ class Trainer:
             (start, stop) = tokens.sampled[0]
             at += [hidden[n, start - 1 : stop - 1]]
             targets += tokens.ids[start:stop]
-            # The second token of a box decides which thing is meant; the rest follows from it.
-            tokens_weigh = [1.0, 5.0] + [1.0] * (stop - start - 2) if stop - start == 10 else [1.0] * (stop - start)
+            # The first corner of a box decides which thing is meant; the second follows from it.
+            box = [1.0, 4.0, 1.0, 3.0] + [1.0] * 6
+            tokens_weigh = box if stop - start == len(box) else [1.0] * (stop - start)
             weights += [w / sum(tokens_weigh) for w in tokens_weigh]
         logps = self.model.lm_head(torch.cat(at)).log_softmax(-1)
         nll = -(self.soft[targets] * logps).sum(-1)
@@ -257,7 +258,7 @@ class Trainer:
 
     def join(self, progress: float, wrong: float = 0.0) -> torch.Tensor:
         teacher = self.teacher
-        most = 1 + int(10 * progress) if progress < 0.5 else 6
+        most = 2 + int(8 * progress) if progress < 0.5 else 6
         describe = 12 if progress < 0.5 else 4
         look = [teacher.describe(teacher.scene(most)) for _ in range(describe)]
         look += [teacher.locate(teacher.scene(most), wrong) for _ in range(36 - describe)]
