@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -126,7 +127,7 @@ def check_adapter(adapter: Path, base: str) -> None:
 def pick_device(asked: str) -> torch.device:
     if asked == "auto":
         asked = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device("cuda:0" if asked == "cuda" else asked)
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if asked == "cuda" else asked)
 
 
 def pick_dtype(asked: str, device: torch.device) -> torch.dtype:

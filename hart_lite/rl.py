@@ -34,7 +34,7 @@ FP16_SCALE = 1024.0  # gradients travel through half precision scaled up by this
 class Weighted:
     """Sequences to train on, with what each carries: N_seq sequences, the values of the trajectory each belongs to.
 
-    weights sum to 1 over all sampled tokens of the step.
+    weights sum to 1 over all sampled tokens of the step (less where a trajectory has no token to train).
     """
 
     sequences: list[Tokens]
@@ -44,11 +44,12 @@ class Weighted:
     weights: torch.Tensor
 
 
-def weigh(groups: Sequence[Group], k: float, beta: float) -> Weighted:
+def weigh(groups: Sequence[Group], k: float, beta: float, live_everywhere: int | None = None) -> Weighted:
     """Advantages and AP-GRPO weights of the groups that carry a signal.
 
     A flat group has no policy gradient. It is left out rather than averaged in: the mean is over the groups that are
-    left, so that a step's size does not shrink with the number of questions that taught nothing.
+    left, so that a step's size does not shrink with the number of questions that taught nothing. `live_everywhere`
+    counts them over all processes that share the step; without it, these groups are all there are.
     """
     live = [group for group in groups if not group.flat]
     if not live:
@@ -70,7 +71,7 @@ def weigh(groups: Sequence[Group], k: float, beta: float) -> Weighted:
         per_sequence(group_advantages(rewards_B_G)),
         per_sequence(mu1_B_G),
         per_sequence(mu2_B_G),
-        per_sequence(token_weights(lengths_B_G)),
+        per_sequence(token_weights(lengths_B_G)) * (len(live) / (live_everywhere or len(live))),
     )
 
 
@@ -136,7 +137,8 @@ class RLTrainer(SealedCheckpoints, Trainer):
         asked = [self.examples[i] for i in inputs["index"].tolist()]
         groups = self._rollout(asked, step)
         clock.lap("rollout")
-        batch = weigh(groups, self.k, self.recipe.beta)
+        live = self._summed(torch.tensor(float(sum(not group.flat for group in groups))))
+        batch = weigh(groups, self.k, self.recipe.beta, int(live))
         packs = pack(batch.sequences, policy.family.positions, self.stage.tokens_per_pack)
         references = self._reference_logps(packs)
         clock.lap("reference")
@@ -198,7 +200,18 @@ class RLTrainer(SealedCheckpoints, Trainer):
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 totals[name] += value.item()
         policy.model.eval()
+        self._share_gradients()
         return totals | {"skipped": float(self._unscale(scale))}
+
+    def _share_gradients(self) -> None:
+        """Sum the adapters' gradients over processes: packs bypass the wrapper that would do it for a plain model."""
+        if self.args.world_size > 1:
+            for parameter in self.runner.policy.adapter_parameters:
+                local = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self._summed(local)
+
+    def _summed(self, value: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(value.to(self.args.device), "sum") if self.args.world_size > 1 else value
 
     def _unscale(self, scale: float) -> bool:
         """Back to true gradients. One that is not finite skips the step: True, and the step's metrics say so."""

@@ -30,7 +30,9 @@ IGNORED = -100  # label of a token without loss, as transformers has it
 
 
 def locate_once(runner: Runner, examples: Sequence[Example], cache: Path, batch_size: int) -> dict[str, dict]:
-    """Where the policy looks, greedily, and whether it is right from there: {example id: {boxes, text, right}}.
+    """Where the policy looks, greedily, and whether it is right from there: {example id: {boxes, said, right}}.
+
+    `said` is the first turn as it was sampled, in ids.
 
     Written to `cache` when complete and read from there afterwards, since training changes the policy.
     """
@@ -44,7 +46,7 @@ def locate_once(runner: Runner, examples: Sequence[Example], cache: Path, batch_
         batch = examples[start : start + batch_size]
         for example, t in zip(batch, runner.run(batch, "hart", temperature=0, seed=0), strict=True):
             boxes = [[*box.xyxy, box.image] for box in t.boxes]
-            found[example.id] = {"boxes": boxes, "right": t.reward == 1}
+            found[example.id] = {"boxes": boxes, "said": list(t.turns[0].response), "right": t.reward == 1}
         runner.policy.forget_images()
     write_whole(cache, json.dumps(found))
     return found
@@ -60,11 +62,11 @@ def answer_row(runner: Runner, example: Example, boxes: Sequence[Box], stage: SF
     return family.chat(content) + Tokens.response(family.response_ids(loops.target_text(example, stage.target)))
 
 
-def locate_row(runner: Runner, example: Example, boxes: Sequence[Box]) -> Tokens:
-    """(I_f, question) -> the boxes that earned the reward."""
-    family, full = runner.policy.family, runner.full_views(example)
-    target = family.box_to_text(boxes, [v.size for v in full], [i.size() for i in example.images])
-    return family.chat(loops.locate_content(example, full, family)) + Tokens.response(family.response_ids(target))
+def locate_row(runner: Runner, example: Example, said: Sequence[int]) -> Tokens:
+    """(I_f, question) -> the turn whose boxes earned the reward, word for word."""
+    family = runner.policy.family
+    prompt = family.chat(loops.locate_content(example, runner.full_views(example), family))
+    return prompt + Tokens.response(tuple(said))
 
 
 class SFTRows:
@@ -74,8 +76,8 @@ class SFTRows:
         self, runner: Runner, examples: Sequence[Example], found: dict[str, dict], stage: SFTStage, seed: int
     ) -> None:
         self.runner, self.stage = runner, stage
-        self.items = [("answer", e, self._boxes(found[e.id])) for e in examples]
-        verified = [("locate", e, self._boxes(found[e.id])) for e in examples if found[e.id]["right"]]
+        self.items = [("answer", e, found[e.id]) for e in examples]
+        verified = [("locate", e, found[e.id]) for e in examples if found[e.id]["right"]]
         if stage.keep_locate < 1:
             wanted = round(len(self.items) * stage.keep_locate / (1 - stage.keep_locate))
         else:
@@ -88,17 +90,14 @@ class SFTRows:
             )
         rng.shuffle(self.items)
 
-    @staticmethod
-    def _boxes(entry: dict) -> list[Box]:
-        return [Box(*corners[:4], image=int(corners[4])) for corners in entry["boxes"]]
-
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, i: int) -> Tokens:
-        kind, example, boxes = self.items[i]
+        kind, example, entry = self.items[i]
         if kind == "locate":
-            return locate_row(self.runner, example, boxes)
+            return locate_row(self.runner, example, entry["said"])
+        boxes = [Box(*corners[:4], image=int(corners[4])) for corners in entry["boxes"]]
         return answer_row(self.runner, example, boxes, self.stage)
 
 

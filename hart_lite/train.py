@@ -11,41 +11,33 @@ RUN/summary.json, .md      before and after, side by side
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import platform
-import shutil
+import random
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig
 
 from hart_lite.checkpoints import (
-    DISK_ERRORS,
     LiveProgress,
     MetricsFile,
     is_last,
     newest_checkpoint,
     rewind_metrics,
     step_of,
-    write_whole,
 )
-from hart_lite.evaluate import evaluate
 from hart_lite.loading import load_policy
-from hart_lite.policy import Policy
-from hart_lite.recipe import Recipe, RLStage, SFTStage, check_machine, dump_recipe, load_recipe
+from hart_lite.recipe import Recipe, RLStage, SFTStage, check_machine
 from hart_lite.rl import RLTrainer
 from hart_lite.rollout import Runner
+from hart_lite.run_dir import check_run, evaluate_once, open_run, save_adapter, summarise
 from hart_lite.sft import SFTRows, SFTStageTrainer, locate_once
 from hart_lite.sources import Splits, load_splits
-from hart_lite.summary import summary_table
 from hart_lite.types import Example, HartError
 
 log = logging.getLogger(__name__)
-LIBRARIES = ("hart-lite", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "pillow")
 
 
 def train(recipe: Recipe, resume: bool = False) -> dict:
@@ -59,18 +51,22 @@ def train(recipe: Recipe, resume: bool = False) -> dict:
     stages = [Stage(recipe, index, run) for index in range(len(recipe.stages))]
     for stage in stages:
         stage.check(splits)
-    _check_run(run, recipe, resume)
+    processes = PartialState(cpu=recipe.model.device == "cpu")
+    check_run(run, recipe, resume)
+    processes.wait_for_everyone()
     done = [stage for stage in stages if stage.done]
     policy = load_policy(recipe.model, done[-1].adapter if done else None, recipe.seed)
     runner = Runner(policy, recipe.pixels, recipe.rollout, frozenset(recipe.train_turns))
-    _open_run(run, recipe)
-    _evaluate(run, "before", runner, splits.eval, recipe)
+    with processes.main_process_first():
+        open_run(run, recipe)
+    evaluate_once(run, "before", runner, splits.eval, recipe)
     for stage in stages:
         if not stage.done:
             stage.run_on(runner, splits)
-        _evaluate(run, f"after-{stage.name}", runner, splits.eval, recipe)
-    _save_adapter(policy, run / "adapter")
-    return _summarise(run, ["before", *(f"after-{stage.name}" for stage in stages)])
+        evaluate_once(run, f"after-{stage.name}", runner, splits.eval, recipe)
+    save_adapter(policy, run / "adapter")
+    with processes.main_process_first():
+        return summarise(run, ["before", *(f"after-{stage.name}" for stage in stages)])
 
 
 class Stage:
@@ -111,7 +107,7 @@ class Stage:
             trainer._load_from_checkpoint(str(checkpoint))
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        _save_adapter(runner.policy, self.adapter)
+        save_adapter(runner.policy, self.adapter)
 
     def _trainer(self, runner: Runner, examples: Sequence[Example], held_out: Sequence[Example]) -> Trainer:
         make = self._rl_trainer if isinstance(self.spec, RLStage) else self._sft_trainer
@@ -124,30 +120,43 @@ class Stage:
         return trainer
 
     def _evaluate(self, runner: Runner, held_out: Sequence[Example], step: int) -> None:
-        _evaluate(self.run, f"during-{self.name}-{step:05d}", runner, held_out, self.recipe)
+        evaluate_once(self.run, f"during-{self.name}-{step:05d}", runner, held_out, self.recipe)
 
     def _rl_trainer(self, runner: Runner, examples: Sequence[Example]) -> RLTrainer:
         spec: RLStage = self.spec
         args = TrainingArguments(
-            **self._arguments(), max_steps=spec.steps, per_device_train_batch_size=spec.questions_per_step
+            **self._arguments(),
+            max_steps=spec.steps,
+            per_device_train_batch_size=self._share(spec.questions_per_step, "questions_per_step"),
         )
         return RLTrainer(runner, examples, self.recipe, spec, _one_card(args), self.folder / "rollouts", self.index)
 
     def _sft_trainer(self, runner: Runner, examples: Sequence[Example]) -> SFTStageTrainer:
         spec: SFTStage = self.spec
         batch = self.recipe.evaluate.batch_size
-        found = locate_once(runner, examples, self.folder / "located.json", batch)
+        if spec.steps:  # no more than the stage will read
+            order = sorted(examples, key=lambda e: e.id)
+            examples = random.Random(self.recipe.seed).sample(order, min(spec.steps * spec.batch_size, len(order)))
+        with PartialState().main_process_first():
+            found = locate_once(runner, examples, self.folder / "located.json", batch)
         rows = SFTRows(runner, examples, found, spec, self.recipe.seed)
         args = SFTConfig(
             **self._arguments(),
             max_steps=spec.steps or -1,
             num_train_epochs=spec.epochs,
             per_device_train_batch_size=spec.micro_batch_size,
-            gradient_accumulation_steps=spec.batch_size // spec.micro_batch_size,
+            gradient_accumulation_steps=self._share(spec.batch_size // spec.micro_batch_size, "batch_size"),
             max_length=None,  # cutting a prompt would cut its image tokens
             dataset_kwargs={"skip_prepare_dataset": True},
         )
         return SFTStageTrainer(runner, rows, _one_card(args))
+
+    def _share(self, total: int, key: str) -> int:
+        """What one process takes of a step's work."""
+        processes = PartialState().num_processes
+        if total % processes:
+            raise HartError(f"stage {self.name}: {key} does not divide by {processes} processes; make it a multiple")
+        return total // processes
 
     def _arguments(self) -> dict:
         spec = self.spec
@@ -207,80 +216,3 @@ def _live_figures(logs: dict) -> dict[str, str]:
         "peak_memory_gib": "GiB",
     }
     return {short: f"{logs[name]:.3g}" for name, short in shown.items() if name in logs}
-
-
-def _check_run(run: Path, recipe: Recipe, resume: bool) -> None:
-    """The place is free, or holds a run that --resume may go on with: made by the same recipe."""
-    saved = run / "recipe.yaml"
-    if saved.exists():
-        if not resume:
-            raise HartError(
-                f"{run} already holds a run; add --resume to continue it, or choose another place with output=..."
-            )
-        before, now = load_recipe(saved).model_dump(), recipe.model_dump()
-        changed = sorted(key for key in now if now[key] != before.get(key))
-        if changed:
-            raise HartError(
-                f"{saved} was made by another recipe; differing: {', '.join(changed)}. Resume with the same values: "
-                f"hart-lite train {saved} --resume"
-            )
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise HartError(f"{run} is not empty and holds no run; choose another place with output=...")
-    ground = next(place for place in (run.absolute(), *run.absolute().parents) if place.exists())
-    if not ground.is_dir() or not os.access(ground, os.W_OK):
-        raise HartError(f"{run} cannot be written: {ground} is no folder to write in; choose another with output=...")
-
-
-def _open_run(run: Path, recipe: Recipe) -> None:
-    """What the run is made of. Written once the model is there: a base that cannot be read leaves nothing behind."""
-    if (run / "recipe.yaml").exists():
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    dump_recipe(recipe, run / "recipe.yaml")
-    write_whole(run / "versions.json", json.dumps(versions(), indent=2) + "\n")
-
-
-def versions() -> dict[str, str]:
-    out = {"python": platform.python_version(), "platform": platform.platform()}
-    for library in LIBRARIES:
-        try:
-            out[library] = version(library)
-        except PackageNotFoundError:
-            out[library] = "not installed"
-    return out
-
-
-def _evaluate(run: Path, name: str, runner: Runner, examples: Sequence[Example], recipe: Recipe) -> None:
-    """Once per name; a resumed run keeps what was measured."""
-    target = run / "evaluation" / f"{name}.json"
-    if target.exists() or not examples:
-        return
-    target.parent.mkdir(exist_ok=True)
-    summary, rows = evaluate(runner, examples, recipe.evaluate.modes, recipe.evaluate.batch_size, name)
-    write_whole(target.with_suffix(".jsonl"), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    write_whole(target, json.dumps(summary, indent=2) + "\n")
-
-
-def _save_adapter(policy: Policy, folder: Path) -> None:
-    """Adapter in PEFT format with the processor files; the folder appears whole or not at all."""
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        policy.peft.save_pretrained(partial)
-        policy.family.save_processor(partial)
-    except DISK_ERRORS as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise HartError(
-            f"adapter {folder} could not be saved: {error}\nThe stage's checkpoints are whole. Free some space, then "
-            "go on with --resume"
-        ) from error
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-
-
-def _summarise(run: Path, names: Sequence[str]) -> dict:
-    found = [(name, run / "evaluation" / f"{name}.json") for name in names]
-    summary = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found if path.exists()}
-    write_whole(run / "summary.json", json.dumps(summary, indent=2) + "\n")
-    write_whole(run / "summary.md", summary_table(summary) + "\n")
-    return summary

@@ -38,7 +38,7 @@ def stage(**changes) -> SFTStage:
 
 
 def found_for(examples, right=lambda n: True) -> dict[str, dict]:
-    return {e.id: {"boxes": [[*BOX.xyxy, 0]], "right": right(n)} for n, e in enumerate(examples)}
+    return {e.id: {"boxes": [[*BOX.xyxy, 0]], "said": [5, 6], "right": right(n)} for n, e in enumerate(examples)}
 
 
 def text(runner, ids) -> str:
@@ -85,11 +85,13 @@ def test_the_text_of_the_right_choice_can_be_taught(runner, examples):
     assert text(runner, row.ids[row.sampled[0][0] :]) == "a tiger<|im_end|>"
 
 
-def test_a_locate_row_teaches_the_box_in_the_familys_frame(runner, examples):
-    """Scenes of 168 px are seen at 56 px: 42..126 is 14..42 there. Choices stay withheld."""
-    row = locate_row(runner, examples[0], [BOX])
+def test_a_locate_row_teaches_the_turn_that_was_said(runner, examples):
+    """Word for word, reasoning included. Choices stay withheld."""
+    said = runner.policy.family.response_ids('there: [{"bbox_2d": [14,14,42,42]}]')
+    row = locate_row(runner, examples[0], said)
     [(start, stop)] = row.sampled
-    assert text(runner, row.ids[start:stop]) == '[{"bbox_2d": [14,14,42,42]}]<|im_end|>'
+    assert row.ids[start:stop] == said
+    assert stop == len(row)
     assert views(row) == [(examples[0].images[0], None)]
     prompt = text(runner, row.ids[:start])
     assert loops.LOCATE in prompt
@@ -211,10 +213,10 @@ def test_the_loss_is_the_mean_over_answer_tokens_of_the_whole_batch(new_policy, 
     """However the batch is cut into micro-batches: rows of 2 and of 8 tokens weigh 2 : 8, not 1 : 1."""
     make_up(monkeypatch.setattr)
     losses = []
-    for micro in (1, 4):
+    for micro in (1, 8):
         folder = tmp_path / str(micro)
         trainer = sft_trainer(
-            new_policy, tiny_base, folder, steps=1, batch_size=4, micro_batch_size=micro, keep_locate=0.5, save_every=0
+            new_policy, tiny_base, folder, steps=1, batch_size=8, micro_batch_size=micro, keep_locate=0.5, save_every=0
         )
         rows = trainer.data_collator.rows
         assert len({len(rows[n].ids) - rows[n].sampled[0][0] for n in range(len(rows))}) > 1

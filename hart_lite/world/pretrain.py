@@ -5,7 +5,7 @@ A model this small learns nothing from question-answer rows alone for thousands 
 1. see      the vision tower under throw-away heads: what is in a crop; per token of a scene, which thing, where
 2. join     with the language model, on the prompts of the loops: locate (few things first, then many), describe,
             read a crop, answer
-3. blur     the same, but a locate target is often another thing
+3. blur     the same, but a locate target is often another thing of the same shape
 
 The last part makes a base worth training: it knows where things are and often picks the wrong one. Answers are never
 rewarded here: reinforcement learning finds the base as supervised training left it.
@@ -81,13 +81,15 @@ class Teacher:
         answer = "ABCDE"[choices.index(thing.glyph)]
         return Example("", (scene,), question(thing), answer, tuple(choices))
 
-    def locate(self, scene: Scene, wrong: float = 0.0) -> Sample:
-        thing = self.rng.choice(scene.things)
+    def locate(self, scene: Scene, wrong: float = 0.0, thing: Thing | None = None) -> Sample:
+        thing = thing or self.rng.choice(scene.things)
         full, example = self.full(scene), self.example(scene, thing)
-        others = [t for t in scene.things if t != thing]
-        if self.rng.random() < wrong and others:
-            thing = self.rng.choice(others)
-        text = self.family.box_to_text([thing.box], [full.size], [scene.size()])
+        box = thing.box
+        alike = [t for t in scene.things if t.shape == thing.shape and t != thing]
+        if alike and self.rng.random() < wrong:
+            box = self.rng.choice(alike).box
+        # Saying what it looks for first makes it one step to look it up: the words stand right before the box.
+        text = f" {thing.colour} {thing.shape}" + self.family.box_to_text([box], [full.size], [scene.size()])
         return Sample(self.family.chat(loops.locate_content(example, [full], self.family)), text)
 
     def verify(self, scene: Scene) -> Sample:
@@ -108,16 +110,18 @@ class Teacher:
         if self.rng.random() < 0.5:
             prompt = self.family.chat(loops.with_crops_content(example, [full], [crop]))
         else:
-            box = self.family.box_to_text([thing.box], [full.size], [scene.size()])
-            prompt = self.family.chat(loops.locate_content(example, [full], self.family))
-            prompt = prompt + Tokens(self.family.response_ids(box))
+            first = self.locate(scene, thing=thing)
+            prompt = first.prompt + Tokens(self.family.response_ids(first.target))
             prompt = prompt + self.family.reply(loops.sub_image_content(example, [crop]), ended=True)
         return Sample(prompt, loops.target_text(example, "text"))
 
     def describe(self, scene: Scene) -> Sample:
-        """Everything in the scene, in reading order: five times the supervision of one question."""
-        full, scale = self.full(scene), SIDE / scene.world.size
-        order = sorted(scene.things, key=lambda t: _cell(t, scale))
+        """Everything in the scene, in any order: from a colour to its shape and box, for each thing there is.
+
+        This is what teaches looking up: a colour is given, its shape is a choice of five, and only the image tells.
+        """
+        full = self.full(scene)
+        order = self.rng.sample(scene.things, len(scene.things))
         lines = [
             f" {t.colour} {t.shape}" + self.family.box_to_text([t.box], [full.size], [scene.size()]) for t in order
         ]
@@ -131,6 +135,7 @@ class Trainer:
         self.family = Qwen25VL(str(folder))
         self.teacher = Teacher(self.family, seed)
         self.soft = self._soft_targets()
+        self.open_box = self.family.tokenizer('[{"bbox_2d": [')["input_ids"][0]
 
     def _soft_targets(self, sigma: float = 1.0) -> torch.Tensor:
         """(V, V): what counts as right. A number's neighbours count a little: a pixel off is nearly right."""
@@ -248,18 +253,24 @@ class Trainer:
             (start, stop) = tokens.sampled[0]
             at += [hidden[n, start - 1 : stop - 1]]
             targets += tokens.ids[start:stop]
-            # The first corner of a box decides which thing is meant; the second follows from it.
-            box = [1.0, 4.0, 1.0, 3.0] + [1.0] * 6
-            tokens_weigh = box if stop - start == len(box) else [1.0] * (stop - start)
+            tokens_weigh = self._weights(tokens.ids[start:stop])
             weights += [w / sum(tokens_weigh) for w in tokens_weigh]
         logps = self.model.lm_head(torch.cat(at)).log_softmax(-1)
         nll = -(self.soft[targets] * logps).sum(-1)
         return (nll * torch.tensor(weights)).sum() / len(samples)
 
+    def _weights(self, ids: Sequence[int]) -> list[float]:
+        """Weight of each token of a target. In ` red square[{"bbox_2d": [x1,y1,x2,y2]}]` the shape and the first corner
+        are what must be looked up; which colour comes first is chance, and the second corner follows from the first."""
+        line = [0.3, 3.0, 1.0, 4.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+        if len(ids) % len(line) == 1 and self.open_box in ids:
+            return [*line * (len(ids) // len(line)), 1.0]
+        return [1.0] * len(ids)
+
     def join(self, progress: float, wrong: float = 0.0) -> torch.Tensor:
         teacher = self.teacher
         most = 2 + int(8 * progress) if progress < 0.5 else 6
-        describe = 12 if progress < 0.5 else 4
+        describe = 16 if progress < 0.5 else 8
         look = [teacher.describe(teacher.scene(most)) for _ in range(describe)]
         look += [teacher.locate(teacher.scene(most), wrong) for _ in range(36 - describe)]
         kinds = (teacher.verify,) * 6 + (teacher.direct,) * 3 + (teacher.with_crops,) * 3
@@ -328,12 +339,6 @@ class Trainer:
         return hits / len(samples)
 
 
-def _cell(thing: Thing, scale: float) -> int:
-    """The 4 x 4 token cell that holds a thing's centre, in reading order."""
-    x, y = (thing.box.x1 + thing.box.x2) / 2 * scale, (thing.box.y1 + thing.box.y2) / 2 * scale
-    return int(y // 28) * 4 + int(x // 28)
-
-
 def _thing_in_cell(scene: Scene, cell: int, scale: float) -> Thing | None:
     """The thing that fills most of one of the 4 x 4 token cells, if it fills enough of it to be seen there."""
     x, y = cell % 4 * 28, cell // 4 * 28
@@ -360,7 +365,7 @@ def pretrain(out: Path, seed: int = 0, stages: dict[str, int] = STAGES, log=prin
     return trainer
 
 
-def blur(trainer: Trainer, steps: int, log, wrong: float = 0.6) -> None:
+def blur(trainer: Trainer, steps: int, log, wrong: float = 0.75) -> None:
     trainer.optimise("blur", trainer.groups(4e-4), lambda _: trainer.join(1.0, wrong), steps, log)
 
 

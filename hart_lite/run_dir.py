@@ -1,0 +1,115 @@
+"""The run directory: opening it, and what is written there once and whole (see `hart_lite.train` for its layout).
+
+Where several processes share a run, the first one writes and the others wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from accelerate import PartialState
+
+from hart_lite.checkpoints import DISK_ERRORS, write_whole
+from hart_lite.evaluate import evaluate
+from hart_lite.policy import Policy
+from hart_lite.recipe import Recipe, dump_recipe, load_recipe
+from hart_lite.rollout import Runner
+from hart_lite.summary import summary_table
+from hart_lite.types import Example, HartError
+
+LIBRARIES = ("hart-lite", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "pillow")
+
+
+def check_run(run: Path, recipe: Recipe, resume: bool) -> None:
+    """The place is free, or holds a run that --resume may go on with: made by the same recipe."""
+    saved = run / "recipe.yaml"
+    if saved.exists():
+        if not resume:
+            raise HartError(
+                f"{run} already holds a run; add --resume to continue it, or choose another place with output=..."
+            )
+        before, now = load_recipe(saved).model_dump(), recipe.model_dump()
+        changed = sorted(key for key in now if now[key] != before.get(key))
+        if changed:
+            raise HartError(
+                f"{saved} was made by another recipe; differing: {', '.join(changed)}. Resume with the same values: "
+                f"hart-lite train {saved} --resume"
+            )
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise HartError(f"{run} is not empty and holds no run; choose another place with output=...")
+    ground = next(place for place in (run.absolute(), *run.absolute().parents) if place.exists())
+    if not ground.is_dir() or not os.access(ground, os.W_OK):
+        raise HartError(f"{run} cannot be written: {ground} is no folder to write in; choose another with output=...")
+
+
+def open_run(run: Path, recipe: Recipe) -> None:
+    """What the run is made of. Written once the model is there: a base that cannot be read leaves nothing behind."""
+    if (run / "recipe.yaml").exists():
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    dump_recipe(recipe, run / "recipe.yaml")
+    write_whole(run / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    out = {"python": platform.python_version(), "platform": platform.platform()}
+    for library in LIBRARIES:
+        try:
+            out[library] = version(library)
+        except PackageNotFoundError:
+            out[library] = "not installed"
+    return out
+
+
+def evaluate_once(run: Path, name: str, runner: Runner, examples: Sequence[Example], recipe: Recipe) -> None:
+    """Once per name; a resumed run keeps what was measured."""
+    if not examples:
+        return
+    target = run / "evaluation" / f"{name}.json"
+    with PartialState().main_process_first():  # the others find the file and go on
+        if not target.exists():
+            _measure(target, runner, examples, recipe)
+
+
+def _measure(target: Path, runner: Runner, examples: Sequence[Example], recipe: Recipe) -> None:
+    target.parent.mkdir(exist_ok=True)
+    summary, rows = evaluate(runner, examples, recipe.evaluate.modes, recipe.evaluate.batch_size, target.stem)
+    write_whole(target.with_suffix(".jsonl"), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(target, json.dumps(summary, indent=2) + "\n")
+
+
+def save_adapter(policy: Policy, folder: Path) -> None:
+    """Adapter in PEFT format with the processor files; the folder appears whole or not at all."""
+    with PartialState().main_process_first():
+        if PartialState().is_main_process:
+            _write_adapter(policy, folder)
+
+
+def _write_adapter(policy: Policy, folder: Path) -> None:
+    partial = folder.with_name(folder.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        policy.peft.save_pretrained(partial)
+        policy.family.save_processor(partial)
+    except DISK_ERRORS as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise HartError(
+            f"adapter {folder} could not be saved: {error}\nThe stage's checkpoints are whole. Free some space, then "
+            "go on with --resume"
+        ) from error
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def summarise(run: Path, names: Sequence[str]) -> dict:
+    found = [(name, run / "evaluation" / f"{name}.json") for name in names]
+    summary = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found if path.exists()}
+    write_whole(run / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_whole(run / "summary.md", summary_table(summary) + "\n")
+    return summary
