@@ -5,7 +5,7 @@ A model this small learns nothing from question-answer rows alone for thousands 
 1. see      the vision tower under throw-away heads: what is in a crop; per token of a scene, which thing, where
 2. join     with the language model, on the prompts of the loops: locate (few things first, then many), describe,
             read a crop, answer
-3. blur     the same, but a locate target is often another thing of the same shape
+3. blur     the same, but a locate target is often another thing, of the same shape where there is one
 
 The last part makes a base worth training: it knows where things are and often picks the wrong one. Answers are never
 rewarded here: reinforcement learning finds the base as supervised training left it.
@@ -36,7 +36,7 @@ from hart_lite.world.scenes import CHOICES, COLOURS, SHAPES, Scene, Thing, World
 
 FULL, CROP, LEAST = 12544, 4704, 784  # pixel budgets, as in recipes/tiny_cpu.yaml
 SIDE = 112
-STAGES = {"see": 1500, "join": 2400, "blur": 300}
+STAGES = {"see": 2400, "join": 2400, "blur": 700}
 BATCH = 48
 
 
@@ -85,9 +85,10 @@ class Teacher:
         thing = thing or self.rng.choice(scene.things)
         full, example = self.full(scene), self.example(scene, thing)
         box = thing.box
-        alike = [t for t in scene.things if t.shape == thing.shape and t != thing]
-        if alike and self.rng.random() < wrong:
-            box = self.rng.choice(alike).box
+        others = [t for t in scene.things if t != thing]
+        alike = [t for t in others if t.shape == thing.shape]
+        if others and self.rng.random() < (wrong if alike else wrong / 3):
+            box = self.rng.choice(alike or others).box
         # Saying what it looks for first makes it one step to look it up: the words stand right before the box.
         text = f" {thing.colour} {thing.shape}" + self.family.box_to_text([box], [full.size], [scene.size()])
         return Sample(self.family.chat(loops.locate_content(example, [full], self.family)), text)
@@ -98,10 +99,12 @@ class Teacher:
         return Sample(self.family.chat(loops.verify_content(example, [crop])), loops.target_text(example, "text"))
 
     def direct(self, scene: Scene) -> Sample:
-        thing = self.rng.choice(scene.things)
+        """Half of the time about something big, where there is something to be read."""
+        thing = self.rng.choice([t for t in scene.things if t.big and self.rng.random() < 0.5] or scene.things)
         example = self.example(scene, thing)
         content = loops.direct_content(example, [self.full(scene)])
-        return Sample(self.family.chat(content), loops.target_text(example, "text"))
+        answer = loops.target_text(example, "text")
+        return Sample(self.family.chat(content), f" {thing.colour} {thing.shape}\n{answer}")
 
     def with_crops(self, scene: Scene) -> Sample:
         """The full image and a crop: in one fresh prompt, or as the next turn of a conversation."""
@@ -265,15 +268,17 @@ class Trainer:
         line = [0.3, 3.0, 1.0, 4.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
         if len(ids) % len(line) == 1 and self.open_box in ids:
             return [*line * (len(ids) // len(line)), 1.0]
+        if len(ids) == 5:  # ` red square`, new line, character, end: the character is what must be looked up
+            return [1.0, 1.0, 1.0, 4.0, 1.0]
         return [1.0] * len(ids)
 
     def join(self, progress: float, wrong: float = 0.0) -> torch.Tensor:
         teacher = self.teacher
         most = 2 + int(8 * progress) if progress < 0.5 else 6
-        describe = 16 if progress < 0.5 else 8
+        describe, locate = (16, 20) if progress < 0.5 else (8, 18)
         look = [teacher.describe(teacher.scene(most)) for _ in range(describe)]
-        look += [teacher.locate(teacher.scene(most), wrong) for _ in range(36 - describe)]
-        kinds = (teacher.verify,) * 6 + (teacher.direct,) * 3 + (teacher.with_crops,) * 3
+        look += [teacher.locate(teacher.scene(most), wrong) for _ in range(locate)]
+        kinds = (teacher.verify, teacher.direct, teacher.direct, teacher.with_crops) * (3 if progress < 0.5 else 5)
         read = [kind(teacher.scene()) for kind in kinds]
         # Two batches, since the second kind of prompt is twice as long.
         return (self.say(look) * len(look) + self.say(read) * len(read)) / (len(look) + len(read))
@@ -365,8 +370,8 @@ def pretrain(out: Path, seed: int = 0, stages: dict[str, int] = STAGES, log=prin
     return trainer
 
 
-def blur(trainer: Trainer, steps: int, log, wrong: float = 0.75) -> None:
-    trainer.optimise("blur", trainer.groups(4e-4), lambda _: trainer.join(1.0, wrong), steps, log)
+def blur(trainer: Trainer, steps: int, log, wrong: float = 1.0) -> None:
+    trainer.optimise("blur", trainer.groups(6e-4), lambda _: trainer.join(1.0, wrong), steps, log)
 
 
 def finish(trainer: Trainer, out: Path, facts: dict) -> None:

@@ -1,0 +1,42 @@
+"""`accelerate launch` with two processes trains what one process trains: each owns whole groups of the same step."""
+
+import os
+import subprocess
+import sys
+
+import torch
+from safetensors.torch import load_file
+
+SMALL = [
+    "data.world.scenes=40",
+    "data.world.eval_scenes=4",
+    "rollout.samples=4",
+    "stages.0.steps=2",
+    "stages.0.questions_per_step=8",
+    "stages.0.save_every=0",
+    "stages.0.log_rollouts_every=0",
+    "stages.1.steps=2",
+    "stages.1.micro_batch_size=8",
+    "stages.1.save_every=0",
+]
+
+
+def run(folder, *launcher: str) -> dict[str, torch.Tensor]:
+    command = [sys.executable, "-m", *launcher, "hart_lite.cli", "train", "tiny_cpu", f"output={folder}", *SMALL]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    one = run(tmp_path / "one")
+    two = run(
+        tmp_path / "two", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--mixed_precision=no", "-m"
+    )
+    moved = max(float(value.abs().max()) for name, value in one.items() if "lora_B" in name)
+    assert moved > 1e-4  # B starts at zero: something was learned
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=0.02 * moved, msg=name)
+    rows = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 4  # one process writes
