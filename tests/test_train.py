@@ -216,7 +216,7 @@ def test_a_run_killed_after_its_last_checkpoint_takes_no_step_more(finished, tmp
     run = tmp_path / "run"
     recipe = recipe.model_copy(update={"output": str(run), "stages": [stage]})
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_save_adapter", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(training, "save_adapter", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(recipe)
     train(recipe, resume=True)
