@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from hart_lite.images import draw_boxes, view_pixels
-from hart_lite.types import Example, Group, Trajectory
+from hart_lite.types import Box, Example, Group, Trajectory
 
 QUESTIONS, SAMPLES = 2, 4  # kept of each logged step
 SIDE = 480  # pixels of the longer side of a kept picture
 CROP_SIDE = 112
+HEADER = 28  # pixels above it, for the question
 
 
 def save_rollouts(folder: Path, step: int, groups: Sequence[Group]) -> None:
@@ -45,25 +47,34 @@ def transcript(example: Example, trajectory: Trajectory) -> dict:
 
 
 def draw_rollout(example: Example, trajectories: Sequence[Trajectory]) -> Image.Image:
-    """The first image with everyone's boxes, and to its right the crops each trajectory answered from."""
+    """Under the question, the first image with everyone's boxes; to its right one row of crops for each trajectory,
+    framed as its boxes are, with what it answered from them."""
     image = example.images[0].load()
     scale = SIDE / max(image.size)
     small = image.resize((max(round(image.width * scale), 1), max(round(image.height * scale), 1)))
     for t in trajectories:
-        colour = "#2ca02c" if t.reward else "#d62728"
-        boxes = [type(b)(*(v * scale for v in b.xyxy), b.image) for b in t.boxes if b.image == 0]
-        small = draw_boxes(small, boxes, colour, 2)
-    crops = [
-        [slot.view for slot in t.turns[1].prompt.slots if slot.view.box is not None] if len(t.turns) > 1 else []
-        for t in trajectories
-    ]
-    widest = max((len(views) for views in crops), default=0)
+        boxes = [Box(*(v * scale for v in b.xyxy)) for b in t.boxes if b.image == 0]
+        small = draw_boxes(small, boxes, _colour(t), 2)
+    crops = [[slot.view for slot in t.turns[-1].prompt.slots if slot.view.box] for t in trajectories]
+    columns = max(map(len, crops)) + 1  # the last one holds the answer
     height = max(small.height, CROP_SIDE * len(trajectories))
-    sheet = Image.new("RGB", (small.width + widest * CROP_SIDE, height), "white")
-    sheet.paste(small, (0, 0))
-    for row, views in enumerate(crops):
+    sheet = Image.new("RGB", (small.width + columns * CROP_SIDE, HEADER + height), "white")
+    sheet.paste(small, (0, HEADER))
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=15)
+    asked = f"{example.question}  [{example.answer}]"
+    draw.text((6, 5), textwrap.shorten(asked, sheet.width // 8, placeholder=" .."), fill="black", font=font)
+    for row, (t, views) in enumerate(zip(trajectories, crops, strict=True)):
+        top = HEADER + row * CROP_SIDE
         for column, view in enumerate(views):
             crop = view_pixels(view)
-            crop.thumbnail((CROP_SIDE - 8, CROP_SIDE - 8))
-            sheet.paste(crop, (small.width + column * CROP_SIDE + 4, row * CROP_SIDE + 4))
+            crop.thumbnail((CROP_SIDE - 12, CROP_SIDE - 12))
+            framed = ImageOps.expand(crop, 2, _colour(t))
+            sheet.paste(framed, (small.width + column * CROP_SIDE + 4, top + 4))
+        said = textwrap.shorten(t.answer, 12, placeholder="..") or "no box"
+        draw.text((small.width + len(views) * CROP_SIDE + 6, top + 6), said, fill=_colour(t), font=font)
     return sheet
+
+
+def _colour(trajectory: Trajectory) -> str:
+    return "#2ca02c" if trajectory.reward else "#d62728"

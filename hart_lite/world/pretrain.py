@@ -1,4 +1,4 @@
-"""Pretrain the tiny base: `python -m hart_lite.world.pretrain --out FOLDER` (about 45 minutes on 2 cores).
+"""Pretrain the tiny base: `python -m hart_lite.world.pretrain --out FOLDER` (an estimated 40 minutes on 2 cores).
 
 A model this small learns nothing from question-answer rows alone for thousands of steps, so it is taught in parts:
 
