@@ -24,7 +24,7 @@ def summary_table(summary: dict[str, dict]) -> str:
         rows += [(title, lambda f, k=key: f.get("grounding", {}).get(k)) for title, key in grounding.items()]
         if "crops" in modes:
             joint = {
-                "P(wrong box | right), crops": "wrong_box_given_right",
+                "P(wrong box given right), crops": "wrong_box_given_right",
                 "I(L;R) in bits, crops": "mutual_information",
             }
             rows += [

@@ -103,7 +103,7 @@ def test_the_table_stands_side_by_side():
     assert "| answers right, full | 0.400 | 1.000 |" in lines
     assert "| wrong grounding (IoGT <= 0.3) | 0.600 | 0.000 |" in lines
     assert "| box coverage | 0.010 | 0.010 |" in lines
-    assert "| P(wrong box | right), crops | 0.667 | 0.000 |" in lines
+    assert "| P(wrong box given right), crops | 0.667 | 0.000 |" in lines
 
 
 @pytest.mark.parametrize("training", [True, False])
