@@ -1,0 +1,63 @@
+"""The script that made the base runs from its first part to its last, and leaves a base that loads."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from hart_lite.loading import load_policy
+from hart_lite.recipe_schema import ModelSection
+from hart_lite.world import pretrain
+from hart_lite.world.base import build_tokenizer, initialise
+
+
+def test_every_part_runs_and_the_base_loads(tmp_path):
+    lines = []
+    stages = {"see": 3, "join": 3, "blur": 3}
+    pretrain.pretrain(tmp_path / "base", seed=1, stages=stages, log=lines.append)
+    assert [line.split()[:2] for line in lines] == [[name, "3/3"] for name in stages]
+    record = json.loads((tmp_path / "base/pretraining.json").read_text())
+    assert record["stages"] == stages
+    weights = (tmp_path / "base/model.safetensors").read_bytes()
+    assert record["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert load_policy(ModelSection(base=str(tmp_path / "base"))).family.name == "qwen2_5_vl"
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    return pretrain.Trainer(tmp_path_factory.mktemp("base"), seed=0)
+
+
+def test_a_blurred_target_is_another_thing_of_the_same_shape(trainer):
+    teacher, family = trainer.teacher, trainer.family
+    seen = 0
+    for _ in range(60):
+        scene = teacher.scene()
+        thing = teacher.rng.choice(scene.things)
+        alike = [t for t in scene.things if t.shape == thing.shape and t != thing]
+        if not alike:
+            continue
+        target = teacher.locate(scene, wrong=1.0, thing=thing).target
+        assert target.startswith(f" {thing.colour} {thing.shape}")
+        boxes = [family.box_to_text([t.box], [(112, 112)], [scene.size()]) for t in alike]
+        assert any(target.endswith(box) for box in boxes)
+        seen += 1
+    assert seen > 5
+
+
+def test_a_number_nearly_right_is_nearly_right(trainer):
+    ids = [trainer.family.tokenizer(str(n))["input_ids"][0] for n in (50, 51, 60)]
+    row = trainer.soft[ids[0]]
+    assert row[ids[0]] > row[ids[1]] > 0.1 > row[ids[2]]
+    torch.testing.assert_close(trainer.soft.sum(1), torch.ones(len(trainer.soft)))
+
+
+def test_the_same_seed_starts_from_the_same_weights(trainer):
+    tokenizer, model = build_tokenizer(), trainer.model
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    initialise(model, tokenizer, 5)
+    other = model.lm_head.weight.clone()
+    initialise(model, tokenizer, 0)
+    assert all(torch.equal(value, first[name]) for name, value in model.state_dict().items())
+    assert not torch.equal(other, model.lm_head.weight)
