@@ -124,7 +124,7 @@ def test_the_reference_is_the_base_and_the_adapter_is_on_again_afterwards(new_po
         reference = torch.cat(packed_logps(policy, sequences, 4096))
     after = torch.cat(packed_logps(policy, sequences, 4096))
     plain = torch.cat([stock_logps(policy, tokens, base) for tokens in sequences])
-    torch.testing.assert_close(reference, plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(reference, plain, rtol=1e-6, atol=1e-5)  # log-probs near -11: one unit in the last place
     assert torch.equal(before, after)
     assert (before - reference).abs().max() > 0.01
     assert [p.requires_grad for p in policy.model.parameters()] == trained
