@@ -36,11 +36,13 @@ def run_one(folder: Path, overrides: list[str], seed: int, threads: int) -> dict
     if not summary.exists():
         command = [sys.executable, "-m", "hart_lite.cli", "train", "tiny_cpu", f"output={folder}", f"seed={seed}"]
         resume = ["--resume"] if (folder / "recipe.yaml").exists() else []
-        log = folder.with_suffix(".log")
+        log = folder.with_name(folder.name + ".log")
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         with log.open("w", encoding="utf-8") as file:
-            subprocess.run([*command, *overrides, *resume], stdout=file, stderr=file, env=environment, check=True)
+            done = subprocess.run([*command, *overrides, *resume], stdout=file, stderr=file, env=environment)
+        if done.returncode:
+            sys.exit(f"a run failed; {log} says why")
     return json.loads(summary.read_text(encoding="utf-8"))
 
 

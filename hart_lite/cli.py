@@ -37,12 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("hart-lite: stopped; `hart-lite train RECIPE --resume` goes on from the last checkpoint", file=sys.stderr)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(
-            f"hart-lite: {error.strerror}: {error.filename or 'the run directory'}; what was saved is intact",
-            file=sys.stderr,
-        )
+        where = str(error.filename or "the run directory")
+        where = where if len(where) < 200 else where[:80] + " .. " + where[-80:]
+        print(f"hart-lite: {error.strerror}: {where}; what was saved is intact", file=sys.stderr)
     return 1
 
 

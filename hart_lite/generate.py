@@ -22,8 +22,7 @@ class Sampling:
     """`temperature` 0 is greedy.
 
     A draw follows from `seed` and the row's number alone: not from what else is in the batch, nor from when other rows
-    end. `rows` numbers the
-    prompts; without it they count from 0.
+    end. `rows` numbers the prompts; without it they count from 0.
     """
 
     max_tokens: int

@@ -78,7 +78,7 @@ def _nbytes(image: Image.Image) -> int:
     return image.width * image.height * 4  # PIL keeps RGB in 4 bytes
 
 
-_decoded = _DecodedImages(CACHE_BYTES)
+DECODED = _DecodedImages(CACHE_BYTES)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class ImageFile:
         with self._stream() as stream:
             stat = os.fstat(stream.fileno())  # a file written anew is read anew
             version = (self.key, stat.st_mtime_ns, stat.st_size)
-            return _decoded.get(version, lambda: decode(stream, str(self.path)))
+            return DECODED.get(version, lambda: decode(stream, str(self.path)))
 
     def size(self) -> tuple[int, int]:
         with self._stream() as stream:
@@ -124,7 +124,7 @@ class ImageBytes:
 
     def load(self) -> Image.Image:
         """RGB, upright, shared with other callers: do not draw on it. Raises `HartError` with the name."""
-        return _decoded.get((self.key,), lambda: decode(io.BytesIO(self.data), self.name))
+        return DECODED.get((self.key,), lambda: decode(io.BytesIO(self.data), self.name))
 
     def size(self) -> tuple[int, int]:
         return upright_size(io.BytesIO(self.data), self.name)

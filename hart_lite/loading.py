@@ -68,7 +68,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
 def _readable(section: ModelSection) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: tensors of other shapes
         raise HartError(
             f"base {section.base!r} cannot be read: {error}\nGive `embedded`, a Hub id such as "
             f"Qwen/Qwen2.5-VL-7B-Instruct, or a folder with config.json, tokenizer and safetensors (model.base)"

@@ -75,9 +75,9 @@ class WorldSection(_Section):
     """Side of a scene in pixels."""
     objects: tuple[Count, Count] = (3, 6)
     """Fewest and most shapes in a scene."""
-    colours: list[str] | None = None
+    colours: list[str] | None = Field(None, min_length=1)
     """Colours of the shapes; null: all."""
-    glyphs: Count | None = None
+    glyphs: int | None = Field(None, ge=5, le=16)
     """How many different characters the shapes carry; null: all."""
     big_share: Share = 0.25
     """Share of shapes large enough to be read from the small image."""

@@ -135,7 +135,8 @@ class RLTrainer(SealedCheckpoints, Trainer):
         policy, step = self.runner.policy, self.state.global_step
         clock = _Clock(policy.device)
         asked = [self.examples[i] for i in inputs["index"].tolist()]
-        groups = self._rollout(asked, step)
+        first_groups = self._rollout(asked, step)
+        groups, replaced = self._replace_flat(first_groups, step)
         clock.lap("rollout")
         live = self._summed(torch.tensor(float(sum(not group.flat for group in groups))))
         batch = weigh(groups, self.k, self.recipe.beta, int(live))
@@ -145,27 +146,32 @@ class RLTrainer(SealedCheckpoints, Trainer):
         metrics = self._accumulate(batch, packs, references)
         clock.lap("update")
         policy.forget_images()  # the weights that made the features are about to change
-        self._figures = self._measure(groups, packs, metrics, clock)
+        self._figures = self._measure(first_groups, replaced, packs, metrics, clock)
         every = self.stage.log_rollouts_every
         if every and self.state.is_world_process_zero and (step % every == 0 or step + 1 == self.stage.steps):
             save_rollouts(self.folder, step, groups)
         return torch.tensor(self._figures["loss"], device=self.args.device)
 
-    def _rollout(self, examples: Sequence[Example], step: int) -> list[Group]:
-        """The step's groups. Questions whose samples all earn the same are replaced a bounded number of times."""
-        samples = self.recipe.rollout.samples
-        seed = random.Random(f"{self._seed}/{step}").getrandbits(60)
-        first = self.args.process_index * len(examples)
-        groups = self.runner.rollout(examples, self.loop, samples, seed, first)
+    def _rollout(self, examples: Sequence[Example], step: int, attempt: int = 0) -> list[Group]:
+        """One group for each question; each process draws what one process would have drawn for its questions."""
+        seed = random.Random(f"{self._seed}/{step}" + f"/{attempt}" * bool(attempt)).getrandbits(60)
+        first = self.args.process_index * self.args.per_device_train_batch_size
+        return self.runner.rollout(examples, self.loop, self.recipe.rollout.samples, seed, first)
+
+    def _replace_flat(self, groups: Sequence[Group], step: int) -> tuple[list[Group], list[Group]]:
+        """(groups to train on, groups drawn instead of flat ones): questions whose samples all earn the same are
+        replaced by others, a bounded number of times."""
+        groups, replaced = list(groups), []
         for attempt in range(1, self.recipe.rollout.resample_flat_groups + 1):
             flat = [n for n, group in enumerate(groups) if group.flat]
             if not flat:
                 break
-            others = random.Random(f"{seed}/{attempt}/{first}").choices(self.examples, k=len(flat))
-            fresh = self.runner.rollout(others, self.loop, samples, seed + attempt, first)
+            chance = random.Random(f"{self._seed}/{step}/{attempt}/{self.args.process_index}")
+            fresh = self._rollout(chance.choices(self.examples, k=len(flat)), step, attempt)
+            replaced += fresh
             for n, group in zip(flat, fresh, strict=True):
                 groups[n] = group
-        return groups
+        return groups, replaced
 
     def _reference_logps(self, packs: Sequence[Pack]) -> list[torch.Tensor | None]:
         if self.recipe.beta == 0:
@@ -225,17 +231,22 @@ class RLTrainer(SealedCheckpoints, Trainer):
 
     # -- what a step prints ----------------------------------------------------------------------------------------
 
-    def _measure(self, groups: Sequence[Group], packs: Sequence[Pack], metrics: dict, clock: _Clock) -> dict:
+    def _measure(
+        self, groups: Sequence[Group], replaced: Sequence[Group], packs: Sequence[Pack], metrics: dict, clock: _Clock
+    ) -> dict:
+        """Figures of the step's first draw: what was drawn instead of flat groups would flatter them."""
         trajectories = [t for group in groups for t in group.trajectories]
         looked = [(g.example, t) for g in groups for t in g.trajectories if t.turns[0].kind == "locate"]
         turns = [turn for t in trajectories for turn in t.turns]
-        sampled = sum(len(turn.response) for turn in turns)
+        drawn_again = [turn for group in replaced for t in group.trajectories for turn in t.turns]
+        sampled = sum(len(turn.response) for turn in (*turns, *drawn_again))
         names = dict.fromkeys(turn.kind for turn in turns)
         figures = {
             "reward": sum(t.reward for t in trajectories) / len(trajectories),
             "flat_groups": sum(group.flat for group in groups) / len(groups),
             "loss": metrics.get("loss", 0.0),
             "policy_loss": metrics.get("policy_loss", 0.0),
+            "replaced_groups": len(replaced) / len(groups),
             "tokens_per_second": sampled / clock.laps["rollout"],
             "packed_tokens": sum(map(len, packs)),
             "skipped": metrics["skipped"],

@@ -119,7 +119,7 @@ def _read_jsonl(path: Path, folder: Path) -> Iterator[Row]:
             continue
         row = (f"{path}:{number}", str(number), folder)
         try:
-            fields = json.loads(line.decode())
+            fields = _parse(line)
         except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
             yield Row(*row, problem=f"not JSON: {error}")
             continue
@@ -129,10 +129,17 @@ def _read_jsonl(path: Path, folder: Path) -> Iterator[Row]:
             yield Row(*row, problem=f"a row is a JSON object with the fields {', '.join(FIELDS)}, not {line[:40]!r}")
 
 
+def _parse(data: bytes) -> Any:
+    """JSON in UTF-8. Half a surrogate pair, which JSON can spell and no file name or tokenizer can hold, is refused."""
+    value = json.loads(data.decode())
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
 def read_mme_realworld(path: Path, folder: Path) -> Iterator[Row]:
     """The official JSON of MME-RealWorld, full or Lite. The category is Task/Subtask, as scores are reported."""
     try:
-        rows = json.loads(_read_bytes(path))
+        rows = _parse(_read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise HartError(f"{path}: not JSON: {error}") from error
     if not isinstance(rows, list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hart_lite.recipe_schema import DataSection, Recipe
 from hart_lite.types import Example
 from hart_lite.world.scenes import World, examples
 
+log = logging.getLogger(__name__)
 HELD_OUT = 1_000_000_000  # scenes from this index on are never trained on
 
 
@@ -26,7 +28,7 @@ def load_splits(recipe: Recipe) -> Splits:
     data, kinds = recipe.data, {stage.kind for stage in recipe.stages}
     pool = _world(data, 0, data.world.scenes) if data.train == "world" else _load(data, data.train)
     if data.sft is not None:
-        rl, sft = split_by_image(pool, data.rl_size, recipe.seed)[0], _load(data, data.sft)
+        rl, sft = split_by_image(pool, data.rl_size, recipe.seed)[0], _load_apart(data, data.sft)
     elif kinds == {"rl"}:
         rl, sft = split_by_image(pool, data.rl_size, recipe.seed)[0], []
     elif kinds == {"sft"}:
@@ -36,15 +38,25 @@ def load_splits(recipe: Recipe) -> Splits:
     check_disjoint(rl, sft)
     held_out: list[Example] = []
     if data.eval is not None:
-        held_out = _load(data, data.eval)
+        held_out = _load_apart(data, data.eval)
     elif data.train == "world" and data.world.eval_scenes:
         held_out = _world(data, HELD_OUT, data.world.eval_scenes)
-    return Splits(rl, sft, held_out[: data.eval_size])
+    held_out = held_out[: data.eval_size]
+    _warn_of_overlap([*rl, *sft], held_out)
+    return Splits(rl, sft, held_out)
+
+
+def _warn_of_overlap(training: list[Example], held_out: list[Example]) -> None:
+    """Measuring on training images is sometimes meant, and never held-out: it is said, not refused."""
+    seen = {image.key for example in training for image in example.images}
+    shared = sum(any(image.key in seen for image in example.images) for example in held_out)
+    if shared:
+        log.warning("%d of %d evaluation questions are on images of the training data", shared, len(held_out))
 
 
 def make_world(data: DataSection) -> World:
     spec = data.world
-    chosen = {"colours": tuple(spec.colours) if spec.colours else None, "glyphs": spec.glyphs}
+    chosen = {"colours": None if spec.colours is None else tuple(spec.colours), "glyphs": spec.glyphs}
     return World(
         size=spec.size,
         objects=spec.objects,
@@ -66,5 +78,19 @@ def _load(data: DataSection, source: str) -> list[Example]:
         format=data.format,
         columns=data.columns or None,
         split=data.split,
+        image_dir=data.image_dir,
+    )
+
+
+def _load_apart(data: DataSection, source: str) -> list[Example]:
+    """A source beside the training data: its layout is told by its name, so that JSONL may go with parquet. MME rows in
+    a .json are read whole: leaving Lite out is for training."""
+    if Path(source).suffix == ".json":
+        return load_examples(source, format="mme_realworld", image_dir=data.image_dir)
+    table = Path(source).suffix != ".jsonl"
+    return load_examples(
+        source,
+        columns=(data.columns or None) if table else None,
+        split=data.split if table else None,
         image_dir=data.image_dir,
     )

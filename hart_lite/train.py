@@ -211,7 +211,13 @@ def _live_figures(logs: dict) -> dict[str, str]:
         "coverage": "cover",
         "kl": "kl",
         "mean_token_accuracy": "tokens right",
+        "policy_loss": "policy",
         "loss": "loss",
+        "tokens_locate": "tok1",
+        "tokens_verify": "tok2",
+        "seconds_rollout": "roll s",
+        "seconds_reference": "ref s",
+        "seconds_update": "upd s",
         "tokens_per_second": "tok/s",
         "peak_memory_gib": "GiB",
     }

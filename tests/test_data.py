@@ -460,3 +460,14 @@ def test_real_photos(tmp_path):
     rl, sft = split_by_image(examples, 10, seed=0, share_if_small=True)
     assert rl and sft
     check_disjoint(rl, sft)
+
+
+def test_half_a_character_is_one_bad_row_among_good_ones(tmp_path):
+    """JSON can spell a lone surrogate; no file name and no tokenizer can hold it."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    good = json.dumps({"id": "1", "image": "a.png", "question": "What?", "answer": "a cat"})
+    bad = '{"id": "2", "image": "\\ud800", "question": "What?", "answer": "a cat"}'
+    (tmp_path / "rows.jsonl").write_text(f"{good}\n{bad}\n")
+    with pytest.raises(HartError, match=r"rows.jsonl:2.*surrogates not allowed"):
+        load_examples(tmp_path / "rows.jsonl")
+    assert [e.id for e in load_examples(tmp_path / "rows.jsonl", strict=False)] == ["1"]

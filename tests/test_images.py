@@ -221,7 +221,7 @@ def test_identity(tmp_path):
 
 def test_decoded_images_are_kept_within_bounds_and_never_stale(tmp_path, monkeypatch):
     cache = images._DecodedImages(limit=2 * 100 * 100 * 4)
-    monkeypatch.setattr(images, "_decoded", cache)
+    monkeypatch.setattr(images, "DECODED", cache)
     for i in range(4):
         Image.new("RGB", (100, 100), (i, 0, 0)).save(tmp_path / f"{i}.png")
     files = [ImageFile(tmp_path / f"{i}.png") for i in range(4)]

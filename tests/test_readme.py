@@ -75,6 +75,12 @@ def test_the_readme_has_commands_to_run():
     assert len([c for c in COMMANDS if c[0] == "hart-lite"]) >= 4
 
 
+def test_the_measured_tables_are_those_of_the_benchmark():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    measured = (ROOT / "benchmarks/results/methods.md").read_text(encoding="utf-8")
+    assert measured.split("**", 1)[1].strip() in text
+
+
 def test_make_targets_exist():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = {command[1] for command in COMMANDS if command[0] == "make"}

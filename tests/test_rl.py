@@ -114,8 +114,11 @@ def test_only_flat_groups_are_replaced_and_only_so_often(new_trainer):
         ]
 
     trainer.runner = type("Fake", (), {"rollout": staticmethod(rollout)})()
-    groups = trainer._rollout(trainer.examples[:3], step=0)
+    first = trainer._rollout(trainer.examples[:3], step=0)
+    groups, replaced = trainer._replace_flat(first, step=0)
     assert [group.example.id for group in groups] == ["2-0", "1-1", "3-0"]
+    assert [group.example.id for group in replaced] == ["2-0", "2-1", "3-0"]
+    assert [group.example.id for group in first] == ["1-0", "1-1", "1-2"]  # what the figures are about
     assert [n for n, _ in asked] == [3, 2, 1]
     assert len({seed for _, seed in asked}) == 3
 
@@ -267,7 +270,7 @@ def test_figures_of_a_step_by_hand(new_trainer):
     clock = rl._Clock(torch.device("cpu"))
     for name in ("rollout", "reference", "update"):
         clock.lap(name)
-    figures = trainer._measure(groups, [], {"skipped": 0.0}, clock)
+    figures = trainer._measure(groups, [], [], {"skipped": 0.0}, clock)
     assert (figures["reward"], figures["flat_groups"]) == (0.25, 0.5)
     assert (figures["tokens_locate"], figures["tokens_verify"]) == (5.0, 2.0)
     assert (figures["valid_box"], figures["coverage"]) == (0.0, 0.0)

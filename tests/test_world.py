@@ -52,3 +52,8 @@ def test_a_scene_is_the_same_whenever_it_is_drawn_and_another_by_seed():
 def test_impossible_worlds_are_refused(settings, message):
     with pytest.raises(HartError, match=message):
         World(**settings)
+
+
+def test_a_share_of_big_things_is_a_share():
+    with pytest.raises(HartError, match=r"big_share = 2\.0; allowed: 0 to 1"):
+        World(big_share=2.0)

@@ -61,9 +61,21 @@ class Qwen25VL:
     # -- model -----------------------------------------------------------------------------------------------------
 
     def load_model(self, **how) -> nn.Module:
-        return Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            self.source, revision=self.revision, trust_remote_code=False, use_safetensors=True, **how
+        model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            self.source,
+            revision=self.revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **how,
         )
+        missing = sorted(report["missing_keys"])
+        if missing:  # the library would draw them at random and go on
+            raise HartError(
+                f"base {self.source!r} lacks {len(missing)} of the model's tensors, {missing[0]} among them; "
+                "it is not a whole Qwen2.5-VL checkpoint"
+            )
+        return model
 
     def save_processor(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)

@@ -3,7 +3,7 @@
 A scene is drawn at `size` pixels a side. At the small budget a model sees it at, most characters are a few pixels
 high and cannot be read; the shapes and colours can. So the answer is found by looking at the right place, and only
 there. A share of the shapes (`big_share`) is large enough to be read from the small image: on those a model can be
-right without looking anywhere, which is the misspecified reward the closed loop removes.
+right without looking anywhere, which is the misspecified reward the closed loop is there for.
 
 Everything follows from (seed, index): no file is read, and the same scene is drawn on every machine.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from hart_lite.images import DECODED
 from hart_lite.types import Box, Example, HartError
 from hart_lite.world.glyphs import GLYPHS, glyph_mask
 
@@ -62,6 +63,8 @@ class World:
                 f"world objects = {list(self.objects)} with {len(self.colours)} colours; allowed: 1 <= min <= max <= 8 "
                 f"and at most colours x {len(SHAPES)} shapes"
             )
+        if not 0 <= self.big_share <= 1:
+            raise HartError(f"world big_share = {self.big_share}; allowed: 0 to 1")
         if not 168 <= self.size <= 8192:
             raise HartError(f"world size = {self.size} px; allowed: 168 to 8192")
 
@@ -90,7 +93,7 @@ class Scene:
         return (self.world.size, self.world.size)
 
     def load(self) -> Image.Image:
-        return _draw(self)
+        return DECODED.get((self.world, self.index), lambda: _draw(self))
 
     @property
     def things(self) -> tuple[Thing, ...]:
@@ -182,7 +185,6 @@ def draw_thing(draw: ImageDraw.ImageDraw, thing: Thing) -> None:
     draw.bitmap((round(cx - width / 2), round(top)), mask, fill=ink)
 
 
-@functools.lru_cache(maxsize=96)  # about 1.4 MB each at 672 px
 def _draw(scene: Scene) -> Image.Image:
     image = _background(scene.world.size, random.Random(f"{scene.world.seed}/{scene.index}/background"))
     draw = ImageDraw.Draw(image)
