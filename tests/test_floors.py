@@ -21,7 +21,7 @@ FLOORS = (
     # 5: what training and measuring are made of
     ("analysis", "evaluate", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft", "world.base"),
     # 6: whole jobs
-    ("train", "world.pretrain"),
+    ("train", "world.teacher", "world.pretrain"),
     # 7
     ("cli",),
 )

@@ -1,0 +1,110 @@
+"""What the tiny base is taught from: random scenes, prompts of the loops, and what should be said to them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from hart_lite import loops
+from hart_lite.families.qwen2_5_vl import Qwen25VL
+from hart_lite.types import Box, Example, ImageView, Tokens
+from hart_lite.world.base import DESCRIBE
+from hart_lite.world.glyphs import GLYPHS
+from hart_lite.world.scenes import CHOICES, Scene, Thing, World, question
+
+FULL, CROP, LEAST = 12544, 4704, 784  # pixel budgets, as in recipes/tiny_cpu.yaml
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and what the base should say to it."""
+
+    prompt: Tokens
+    target: str
+
+
+class Teacher:
+    """Draws training samples: random scenes, random boxes around things, the loops' own prompts."""
+
+    def __init__(self, family: Qwen25VL, seed: int) -> None:
+        self.family, self.rng = family, random.Random(seed)
+        self.world = World(seed=10_000_000 + seed)  # held-out scenes come from other seeds
+
+    def scene(self, most: int = 6) -> Scene:
+        # Half the resolution of the default scene: seen at 112 px it looks the same and draws three times faster.
+        world = World(size=336, objects=(min(3, most), most), seed=self.world.seed)
+        return Scene(world, self.rng.randrange(1 << 40))
+
+    def full(self, scene: Scene) -> ImageView:
+        return ImageView(scene, self.family.fit(scene.size(), FULL, LEAST))
+
+    def crop(self, scene: Scene, thing: Thing, spread: float = 0.12) -> ImageView:
+        """A box roughly around a thing: shifted, stretched and padded, as a sampled box would be."""
+        gauss, w, h = self.rng.gauss, thing.box.width, thing.box.height
+        pad = self.rng.uniform(0.0, 0.3)
+        x1, x2 = thing.box.x1 - w * (pad + gauss(0, spread)), thing.box.x2 + w * (pad + gauss(0, spread))
+        y1, y2 = thing.box.y1 - h * (pad + gauss(0, spread)), thing.box.y2 + h * (pad + gauss(0, spread))
+        side = scene.world.size
+        box = Box(max(x1, 0), max(y1, 0), min(max(x2, x1 + w / 3), side), min(max(y2, y1 + h / 3), side))
+        return ImageView(scene, self.family.fit((round(box.width), round(box.height)), CROP, LEAST), box)
+
+    def example(self, scene: Scene, thing: Thing) -> Example:
+        seen = [t.glyph for t in scene.things if t.glyph != thing.glyph]
+        pool = list(dict.fromkeys(self.rng.sample(seen, len(seen)) + self.rng.sample(GLYPHS, len(GLYPHS))))
+        choices = [thing.glyph, *[g for g in pool if g != thing.glyph][: CHOICES - 1]]
+        self.rng.shuffle(choices)
+        answer = "ABCDE"[choices.index(thing.glyph)]
+        return Example("", (scene,), question(thing), answer, tuple(choices))
+
+    def taken_for(self, scene: Scene, thing: Thing, wrong: float) -> Thing:
+        """What is taken for the thing asked about: with probability `wrong` another of the same shape, where there is
+        one, and a third as often any other where there is none."""
+        others = [t for t in scene.things if t != thing]
+        alike = [t for t in others if t.shape == thing.shape]
+        if others and self.rng.random() < (wrong if alike else wrong / 3):
+            return self.rng.choice(alike or others)
+        return thing
+
+    def locate(self, scene: Scene, wrong: float = 0.0, thing: Thing | None = None) -> Sample:
+        thing = thing or self.rng.choice(scene.things)
+        full, example = self.full(scene), self.example(scene, thing)
+        box = self.taken_for(scene, thing, wrong).box
+        # Saying what it looks for first makes it one step to look it up: the words stand right before the box.
+        text = f" {thing.colour} {thing.shape}" + self.family.box_to_text([box], [full.size], [scene.size()])
+        return Sample(self.family.chat(loops.locate_content(example, [full], self.family)), text)
+
+    def verify(self, scene: Scene) -> Sample:
+        thing = self.rng.choice(scene.things)
+        example, crop = self.example(scene, thing), self.crop(scene, thing)
+        return Sample(self.family.chat(loops.verify_content(example, [crop])), loops.target_text(example, "text"))
+
+    def direct(self, scene: Scene, wrong: float = 0.0) -> Sample:
+        """Mostly about something big, where there is something to be read."""
+        thing = self.rng.choice([t for t in scene.things if t.big and self.rng.random() < 0.8] or scene.things)
+        content = loops.direct_content(self.example(scene, thing), [self.full(scene)])
+        read = self.taken_for(scene, thing, wrong).glyph
+        return Sample(self.family.chat(content), f" {thing.colour} {thing.shape}\n{read}")
+
+    def with_crops(self, scene: Scene) -> Sample:
+        """The full image and a crop: in one fresh prompt, or as the next turn of a conversation."""
+        thing = self.rng.choice(scene.things)
+        example, full, crop = self.example(scene, thing), self.full(scene), self.crop(scene, thing)
+        if self.rng.random() < 0.5:
+            prompt = self.family.chat(loops.with_crops_content(example, [full], [crop]))
+        else:
+            first = self.locate(scene, thing=thing)
+            prompt = first.prompt + Tokens(self.family.response_ids(first.target))
+            prompt = prompt + self.family.reply(loops.sub_image_content(example, [crop]), ended=True)
+        return Sample(prompt, loops.target_text(example, "text"))
+
+    def describe(self, scene: Scene) -> Sample:
+        """Everything in the scene, in any order: from a colour to its shape and box, for each thing there is.
+
+        This is what teaches looking up: a colour is given, its shape is a choice of five, and only the image tells.
+        """
+        full = self.full(scene)
+        order = self.rng.sample(scene.things, len(scene.things))
+        lines = [
+            f" {t.colour} {t.shape}" + self.family.box_to_text([t.box], [full.size], [scene.size()]) for t in order
+        ]
+        return Sample(self.family.chat([full, DESCRIBE]), "".join(lines))
