@@ -1,4 +1,4 @@
-"""Sampling with shared prefixes: each run of the prompts' trie is prefilled once, then its cache is branched."""
+"""Sampling with shared prefixes: each run of the prompts' trie is prefilled once, and every sample hangs under it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache
 
+from hart_lite.attention import Branches
 from hart_lite.packing import Node, trie
 from hart_lite.types import Slot, Tokens
 
@@ -42,20 +42,23 @@ class Sampling:
 
 @dataclass
 class _Rows:
-    """A batch of cache rows: keys seen so far, which of them are real, and where each row stands.
+    """A batch of rows: what they have seen, and where each stands.
 
-    valid_N_K is False at padding. last_N_H is the hidden state at each row's last real token.
+    last_N_H is the hidden state at each row's last token, position_N the rotary position of its next one (text: the
+    same in every position row).
     """
 
-    cache: DynamicCache
-    valid_N_K: torch.Tensor
+    branches: Branches
     last_N_H: torch.Tensor
-    position_N: torch.Tensor  # rotary position of the next token (text: the same in every row)
+    position_N: torch.Tensor
 
-    def select(self, rows: torch.Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.valid_N_K, self.last_N_H = self.valid_N_K[rows], self.last_N_H[rows]
-        self.position_N = self.position_N[rows]
+    def branch(self, parents_N: torch.Tensor) -> None:
+        self.branches.branch(parents_N)
+        self.last_N_H, self.position_N = self.last_N_H[parents_N], self.position_N[parents_N]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        self.branches.keep(rows)
+        self.last_N_H, self.position_N = self.last_N_H[rows], self.position_N[rows]
 
 
 def generate(policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
@@ -67,18 +70,16 @@ def generate(policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> l
 
 
 def _prefill(policy: Policy, prompts: Sequence[Tokens]) -> tuple[_Rows, list[int]]:
-    """Walk the trie level by level: feed all runs of a level as one batch over the branched caches of the last.
+    """Walk the trie level by level: feed all runs of a level as one batch that hangs under the runs of the last.
 
     A prompt whose leaf lies higher than others rides along with nothing to feed. Returns the rows, one per prompt,
     and the prompt each belongs to.
     """
     level: list[Node | int] = list(trie(prompts))  # a node to feed, or the index of a finished prompt
     n = len(level)
-    hidden_size = policy.model.get_input_embeddings().embedding_dim
     rows = _Rows(
-        DynamicCache(config=policy.model.config.get_text_config()),
-        torch.zeros(n, 0, dtype=torch.bool, device=policy.device),
-        torch.zeros(n, hidden_size, device=policy.device),
+        Branches(),
+        torch.zeros(n, policy.model.get_input_embeddings().embedding_dim, device=policy.device),
         torch.zeros(n, dtype=torch.long, device=policy.device),
     )
     while any(isinstance(item, Node) for item in level):
@@ -89,7 +90,7 @@ def _prefill(policy: Policy, prompts: Sequence[Tokens]) -> tuple[_Rows, list[int
             children = [item] if isinstance(item, int) else [item.sequence] if item.leaf else item.children
             below += children
             parents += [row] * len(children)
-        rows.select(torch.tensor(parents, device=policy.device))
+        rows.branch(torch.tensor(parents, device=policy.device))
         level = below
     return rows, [item for item in level if isinstance(item, int)]
 
@@ -101,7 +102,7 @@ def _feed(policy: Policy, rows: _Rows, prompts: Sequence[Tokens], level: Sequenc
     longest = max(map(len, runs))
     ids = torch.full((len(runs), longest), policy.family.pad_id)
     real = torch.zeros(len(runs), longest, dtype=torch.bool)
-    rotary: torch.Tensor | None = None
+    rotary = torch.zeros(policy.family.position_rows, len(runs), longest, dtype=torch.long)
     slots: list[Slot] = []
     for n, (run, item) in enumerate(zip(runs, level, strict=True)):
         if not isinstance(item, Node):
@@ -109,13 +110,12 @@ def _feed(policy: Policy, rows: _Rows, prompts: Sequence[Tokens], level: Sequenc
         ids[n, : len(run)] = torch.tensor(run.ids)
         real[n, : len(run)] = True
         positions = policy.family.positions(prompts[item.sequence])
-        if rotary is None:
-            rotary = torch.zeros(positions.shape[0], len(runs), longest, dtype=torch.long)
         rotary[:, n, : len(run)] = positions[:, item.start : item.stop]
         rows.position_N[n] = positions[:, : item.stop].max() + 1
         slots += [Slot(s.start + n * longest, s.length, s.view) for s in run.slots]
     embeds = policy.embed(ids.flatten(), slots).view(len(runs), longest, -1)
-    hidden = _forward(policy, rows, embeds, rotary, real.to(device))
+    rows.branches.feed(real.to(device))
+    hidden = _forward(policy, rows, embeds, rotary, _mask(rows.branches.seen(), real.to(device)))
     fed = torch.tensor([len(run) for run in runs], device=device)
     last = hidden[torch.arange(len(runs), device=device), (fed - 1).clamp(min=0)]
     rows.last_N_H = torch.where(fed[:, None] > 0, last, rows.last_N_H.to(last.dtype))
@@ -128,25 +128,25 @@ def _run(prompt: Tokens, node: Node) -> Tokens:
     return Tokens(prompt.ids[node.start : node.stop], slots)
 
 
+def _mask(seen_N_K: torch.Tensor, real_N_T: torch.Tensor) -> torch.Tensor:
+    """(N, 1, T, K + T): a fed token sees what its row has seen, and its own run up to itself."""
+    new = real_N_T.shape[1]
+    causal = torch.ones(new, new, dtype=torch.bool, device=real_N_T.device).tril()
+    # A padded query sees itself: a row that sees nothing would turn to NaN.
+    own = real_N_T[:, None] & causal | torch.eye(new, dtype=torch.bool, device=real_N_T.device)
+    return torch.cat([seen_N_K[:, None].expand(-1, new, -1), own], dim=-1)[:, None]
+
+
 def _forward(
-    policy: Policy, rows: _Rows, embeds: torch.Tensor, rotary: torch.Tensor, real: torch.Tensor
+    policy: Policy, rows: _Rows, embeds: torch.Tensor, rotary: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """(N, T, H) hidden states of T new tokens over the cached ones; the cache and `valid_N_K` grow by T."""
-    n, new = real.shape
-    rows.valid_N_K = torch.cat([rows.valid_N_K, real], dim=1)
-    old = rows.valid_N_K.shape[1] - new
-    mask = rows.valid_N_K[:, None, None, :].expand(n, 1, new, old + new)
-    if new > 1:
-        causal = torch.ones(new, old + new, dtype=torch.bool, device=real.device).tril_(old)
-        # A padded query sees itself: a row that sees nothing would turn to NaN.
-        own = torch.eye(new, old + new, dtype=torch.bool, device=real.device).roll(old, 1) & ~real[:, None, :, None]
-        mask = (mask & causal) | own
+    """(N, T, H) hidden states of T new tokens in each row."""
     return policy.model.model.language_model(
         inputs_embeds=embeds,
         position_ids=policy.rotary(rotary),
         attention_mask=mask,
-        past_key_values=rows.cache,
-        use_cache=True,
+        use_cache=False,
+        branches=rows.branches,
     ).last_hidden_state
 
 
@@ -158,8 +158,9 @@ def _decode(policy: Policy, rows: _Rows, owners: list[int], sampling: Sampling) 
     ends = torch.tensor(family.eos_ids, device=device)
     drawn = torch.full((len(owners), sampling.max_tokens), family.pad_id, device=device)
     lengths = torch.zeros(len(owners), dtype=torch.long, device=device)
-    alive = torch.arange(len(owners), device=device)  # rows of `drawn` that the batch still holds
-    rows.select(torch.tensor(owners, device=device).argsort())  # from trie order to the caller's
+    alive = torch.tensor(owners, device=device)  # the prompts whose rows the batch still holds, in the trie's order
+    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)  # one query sees all that its row holds
+    rows.branches.sample(sampling.max_tokens)
     for step in range(sampling.max_tokens):
         logits = policy.model.lm_head(rows.last_N_H).float().index_fill(-1, banned, -torch.inf)
         ids = _pick(logits, sampling, uniforms[alive, step])
@@ -170,12 +171,12 @@ def _decode(policy: Policy, rows: _Rows, owners: list[int], sampling: Sampling) 
             break
         if not going.all():
             kept = going.nonzero()[:, 0]
-            rows.select(kept)
+            rows.keep(kept)
             alive, ids = alive[kept], ids[kept]
         embeds = policy.model.get_input_embeddings()(ids)[:, None]
+        rows.branches.levels[-1].length = step + 1
         rotary = rows.position_N.expand(family.position_rows, -1)[..., None]
-        real = torch.ones(len(alive), 1, dtype=torch.bool, device=device)
-        rows.last_N_H = _forward(policy, rows, embeds, rotary, real)[:, 0]
+        rows.last_N_H = _forward(policy, rows, embeds, rotary, mask)[:, 0]
         rows.position_N = rows.position_N + 1
     return [tuple(row[:n]) for row, n in zip(drawn.tolist(), lengths.tolist(), strict=True)]
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, set_seed
 
+from hart_lite import attention
 from hart_lite.families.base import Family
 from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.policy import Policy
@@ -146,4 +147,4 @@ def pick_attention(asked: str, device: torch.device) -> dict[str, str]:
     if asked == "auto":
         modern = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         vision = "flash_attention_2" if modern and find_spec("flash_attn") else "sdpa"
-    return {"text_config": "sdpa", "vision_config": vision}
+    return {"text_config": attention.NAME, "vision_config": vision}

@@ -11,7 +11,7 @@ FLOORS = (
     # 0: plain Python, no torch, no PIL, no transformers
     ("types", "boxes", "answers", "recipe", "recipe_schema", "summary"),
     # 1: tensors, no model
-    ("advantages", "losses", "packing"),
+    ("advantages", "losses", "packing", "attention"),
     # 2: pixels and model families
     ("images", "families.base", "families.qwen2_5_vl"),
     # 3: data, and things with weight

@@ -468,7 +468,7 @@ def test_every_kind_of_attention_gives_the_same_log_probs(new_policy, policy, as
 @pytest.mark.parametrize("asked", ["auto", "sdpa", "eager", "flash_attention_2"])
 def test_the_language_model_always_runs_the_attention_that_takes_tree_masks(asked):
     vision = "sdpa" if asked == "auto" else asked
-    assert pick_attention(asked, torch.device("cpu")) == {"text_config": "sdpa", "vision_config": vision}
+    assert pick_attention(asked, torch.device("cpu")) == {"text_config": "hart_lite", "vision_config": vision}
 
 
 def test_only_adapters_train_and_the_seed_draws_them(tiny_base):
