@@ -20,14 +20,12 @@ from transformers import Trainer, TrainingArguments
 from hart_lite.advantages import ap_weights, group_advantages
 from hart_lite.boxes import coverage
 from hart_lite.checkpoints import SealedCheckpoints
-from hart_lite.losses import policy_loss, token_weights
+from hart_lite.losses import gradient_scale, policy_loss, token_weights
 from hart_lite.packing import Pack, pack
 from hart_lite.recipe_schema import Recipe, RLStage
 from hart_lite.rollout import Runner
 from hart_lite.rollout_log import save_rollouts
 from hart_lite.types import Example, Group, Tokens
-
-FP16_SCALE = 1024.0  # gradients travel through half precision scaled up by this, and are scaled back in float32
 
 
 @dataclass(frozen=True)
@@ -183,8 +181,7 @@ class RLTrainer(SealedCheckpoints, Trainer):
         self, batch: Weighted, packs: Sequence[Pack], references: Sequence[torch.Tensor | None]
     ) -> dict[str, float]:
         policy, totals = self.runner.policy, defaultdict(float)
-        half = next(iter(policy.model.model.language_model.parameters())).dtype == torch.float16
-        scale = FP16_SCALE if half else 1.0
+        scale = gradient_scale(policy.model.get_input_embeddings().weight.dtype)
         policy.model.train()
         for packed, reference in zip(packs, references, strict=True):
             logps = policy.logps(packed, self.recipe.rollout.temperature)

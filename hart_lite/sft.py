@@ -21,6 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from hart_lite import loops
 from hart_lite.checkpoints import SealedCheckpoints, write_whole
 from hart_lite.families.base import Family
+from hart_lite.losses import gradient_scale
 from hart_lite.recipe_schema import SFTStage
 from hart_lite.rollout import Runner
 from hart_lite.types import Box, Example, HartError, Tokens
@@ -130,7 +131,8 @@ class SFTStageTrainer(SealedCheckpoints, SFTTrainer):
     """trl.SFTTrainer over rows that are already tokens: loss (8) of the paper, the mean over answer tokens."""
 
     def __init__(self, runner: Runner, rows: SFTRows, args: SFTConfig, **kwargs) -> None:
-        adapters = runner.policy.adapter_parameters
+        self.adapters = adapters = runner.policy.adapter_parameters
+        self.scale = gradient_scale(runner.policy.model.get_input_embeddings().weight.dtype)
         kept = [p.detach().clone() for p in adapters]
         super().__init__(
             model=runner.policy.peft,
@@ -147,6 +149,21 @@ class SFTStageTrainer(SealedCheckpoints, SFTTrainer):
         # TRL casts the adapters of a 4-bit base to bfloat16, which a T4 does not have and which rounds the updates.
         for parameter, original in zip(adapters, kept, strict=True):
             parameter.data = original
+
+    def compute_loss(self, *args, **kwargs) -> torch.Tensor:
+        """As it is, but scaled up in the backward pass: what is logged stays true."""
+        loss = super().compute_loss(*args, **kwargs)
+        loss.register_hook(lambda gradient: gradient * self.scale)
+        return loss
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        """Gradients are scaled back where they arrive, so that clipping and logging see true ones."""
+        hooks = [p.register_hook(lambda gradient: gradient / self.scale) for p in self.adapters]
+        try:
+            return super().training_step(*args, **kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def create_model_card(self, *args, **kwargs) -> None:
         """No card beside each checkpoint: the run directory says what it is."""

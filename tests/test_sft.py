@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from small_runs import make_up, metrics, sft_stage, small_recipe
+from trl import SFTTrainer
 
 from hart_lite import loops
 from hart_lite.recipe_schema import SFTStage
@@ -256,3 +257,29 @@ def test_a_gradient_that_is_not_finite_skips_its_step(new_policy, tiny_base, tmp
     assert all(bool(torch.isfinite(p).all()) for p in adapters)
     assert not all(torch.equal(a, b) for a, b in zip(first, adapters, strict=True))
     assert "step 1 is skipped" in caplog.text
+
+
+def gradients(trainer) -> list[torch.Tensor]:
+    """Of one step, without taking it."""
+    taken = []
+    trainer.create_optimizer()
+    trainer.optimizer.step = lambda *args, **kwargs: taken.extend(p.grad.clone() for p in trainer.adapters)
+    trainer.train()
+    return taken
+
+
+def test_small_gradients_survive_half_precision(new_policy, tiny_base, tmp_path, monkeypatch):
+    """A loss 2^-18 times as large, which float16 would turn to nothing: the gradients are still those of float32."""
+    make_up(monkeypatch.setattr)
+    found = {}
+    compute = SFTTrainer.compute_loss
+    monkeypatch.setattr(SFTTrainer, "compute_loss", lambda *args, **kwargs: compute(*args, **kwargs) * 2**-18)
+    for dtype in ("float32", "float16"):
+        changes = {"steps": 1, "save_every": 0, "max_grad_norm": 1e9}
+        trainer = sft_trainer(new_policy, tiny_base, tmp_path / dtype, model={"dtype": dtype}, **changes)
+        found[dtype] = torch.cat([g.flatten() for g in gradients(trainer)])
+        assert {p.dtype for p in trainer.adapters} == {torch.float32}
+    [full], [half] = metrics(tmp_path / "float32"), metrics(tmp_path / "float16")
+    assert (found["float16"] - found["float32"]).norm() < 0.05 * found["float32"].norm()
+    assert half["loss"] == pytest.approx(full["loss"], rel=0.01)
+    assert half["grad_norm"] == pytest.approx(full["grad_norm"], rel=0.05)
