@@ -232,6 +232,11 @@ class Recipe(_Section):
 def contradictions(recipe: Recipe) -> list[str]:
     """Values that are fine alone and wrong together, each with the way out."""
     problems = []
+    lists = {"train_turns": recipe.train_turns, "model.lora.parts": recipe.model.lora.parts}
+    lists |= {"evaluate.modes": recipe.evaluate.modes, "report_to": recipe.report_to}
+    for key, names in lists.items():
+        if len(set(names)) < len(names):
+            problems.append(f"{key} = {names} names one twice; name each once")
     for small, large in (("min", "crop"), ("min", "full")):
         low, high = getattr(recipe.pixels, small), getattr(recipe.pixels, large)
         if low > high:

@@ -105,6 +105,8 @@ def test_a_mistake_is_named_with_the_way_out(override, message):
         (["stages.1.micro_batch_size=3"], "stages.1: batch_size = 16 is no multiple of micro_batch_size = 3"),
         (["stages.0.lr_scheduler=constant", "stages.0.warmup_steps=5"], "use 'constant_with_warmup'"),
         (["data.format=mme_realworld"], "data.lite (the JSON of Lite) belong together"),
+        (["train_turns=[locate, locate]"], "train_turns = ['locate', 'locate'] names one twice; name each once"),
+        (["evaluate.modes=[full, full]"], "evaluate.modes = ['full', 'full'] names one twice"),
         (["data.world.objects=[5, 2]"], "data.world.objects = [5, 2] should be [fewest, most]"),
     ],
 )
