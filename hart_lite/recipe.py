@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -147,7 +147,12 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     node: Any = raw
     *parents, last = key.split(".")
     for depth, part in enumerate(parents):
-        node = node[_index(node, part, key)] if isinstance(node, list) else node.setdefault(part, {})
+        if isinstance(node, list):
+            node = node[_index(node, part, key)]
+            continue
+        if node.get(part) is None:  # not there, or a section that is off
+            node[part] = {}
+        node = node[part]
         if not isinstance(node, dict | list):
             raise HartError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is {_shown(node)}, not a section")
     if isinstance(node, list):
@@ -224,7 +229,7 @@ def _unknown(location: list[str], loc: Sequence[str | int]) -> str:
         section = RLStage if loc[2] == "rl" else SFTStage
     else:
         for part in parents:
-            section = section.model_fields[part].annotation
+            section = _section(section, part)
     own = {f"{'.'.join(parents)}.{name}".lstrip("."): name for name in section.model_fields}
     known = own | {place: name for place, name in _known_keys(Recipe) if place not in own}
     elsewhere = [place for place, name in known.items() if name == key]
@@ -241,15 +246,22 @@ def _unknown(location: list[str], loc: Sequence[str | int]) -> str:
     return f"unknown key {'.'.join(location)}; did you mean {near}?"
 
 
+def _section(owner: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The section that a key holds, also one that may be null; None where it holds a value."""
+    annotation = owner.model_fields[name].annotation
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+
+
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
     """(where a key lives, its name) for every key of a recipe."""
-    for name, field in section.model_fields.items():
+    for name in section.model_fields:
         yield prefix + name, name
         if name == "stages":
             for kind, stage in (("rl", RLStage), ("sft", SFTStage)):
                 yield from _known_keys(stage, f"stages.N({kind}).")
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _known_keys(field.annotation, f"{prefix}{name}.")
+        elif inner := _section(section, name):
+            yield from _known_keys(inner, f"{prefix}{name}.")
 
 
 def _shown(value: Any) -> str:

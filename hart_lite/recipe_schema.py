@@ -1,4 +1,4 @@
-"""The typed recipe: what a run is made of, its defaults, and every check that needs no model.
+"""The typed recipe: what a run is made of, and its defaults.
 
 Files, overrides and messages live in `hart_lite.recipe`. The defaults are the method's; shipped recipes differ only
 where they say so.
@@ -7,9 +7,11 @@ where they say so.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hart_lite.recipe_checks import contradictions
 
 Loop = Literal["hart", "mgpo", "direct"]
 Objective = Literal["ap_grpo", "grpo"]
@@ -68,7 +70,7 @@ class WorldSection(_Section):
     scenes: Count = 2000
     """Scenes to train on."""
     eval_scenes: CountOrZero = 200
-    """Held-out scenes."""
+    """Held-out scenes to evaluate on."""
     questions_per_scene: Count = 2
     """Questions asked about each scene."""
     size: int = Field(672, ge=168, le=8192)
@@ -103,10 +105,25 @@ class DataSection(_Section):
     rl_size: Count = 10_000
     """Questions for RL when `train` also feeds SFT; divided by image, seeded."""
     eval: str | None = None
-    """Held-out questions; null: held-out scenes of `world`, otherwise none."""
+    """Held-out questions; null: held-out scenes of `eval_world`, or of the `world` that is trained on, else none."""
     eval_size: Count | None = None
     """At most this many held-out questions; null: all."""
     world: WorldSection = WorldSection()
+    eval_world: WorldSection | None = None
+    """World of the held-out scenes, such as other colours; what it leaves out is as in `world`. null: `world`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _eval_world_begins_as_world(cls, raw: Any) -> Any:
+        match raw:
+            case {"eval_world": dict(own), **rest}:
+                return {**raw, "eval_world": _values(rest.get("world")) | own}
+        return raw
+
+
+def _values(section: Any) -> dict[str, Any]:
+    """What a section sets, checked or not yet."""
+    return section.model_dump() if isinstance(section, BaseModel) else section if isinstance(section, dict) else {}
 
 
 class Rollout(_Section):
@@ -227,56 +244,3 @@ class Recipe(_Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-
-def contradictions(recipe: Recipe) -> list[str]:
-    """Values that are fine alone and wrong together, each with the way out."""
-    problems = []
-    lists = {"train_turns": recipe.train_turns, "model.lora.parts": recipe.model.lora.parts}
-    lists |= {"evaluate.modes": recipe.evaluate.modes, "report_to": recipe.report_to}
-    for key, names in lists.items():
-        if len(set(names)) < len(names):
-            problems.append(f"{key} = {names} names one twice; name each once")
-    for small, large in (("min", "crop"), ("min", "full")):
-        low, high = getattr(recipe.pixels, small), getattr(recipe.pixels, large)
-        if low > high:
-            problems.append(f"pixels.{small} = {low} is over pixels.{large} = {high}; lower the one or raise the other")
-    if recipe.data.world.objects[0] > recipe.data.world.objects[1]:
-        problems.append(f"data.world.objects = {list(recipe.data.world.objects)} should be [fewest, most]")
-    if recipe.data.sft is not None and _same_source(recipe.data.sft, recipe.data.train):
-        problems.append(
-            f"data.sft = {recipe.data.sft!r} is data.train as well, so RL and SFT would share questions; leave "
-            "data.sft out, and data.train is divided by image"
-        )
-    if (recipe.data.format == "mme_realworld") != (recipe.data.lite is not None):
-        problems.append(
-            "data.format = 'mme_realworld' and data.lite (the JSON of Lite) belong together; set both or neither"
-        )
-    for index, stage in enumerate(recipe.stages):
-        problems += [f"stages.{index}: {problem}" for problem in _stage_contradictions(recipe, stage)]
-    return problems
-
-
-def _stage_contradictions(recipe: Recipe, stage: RLStage | SFTStage) -> list[str]:
-    problems = []
-    if stage.lr_scheduler == "constant" and stage.warmup_steps:
-        problems.append("lr_scheduler = 'constant' has no warm-up; use 'constant_with_warmup' or warmup_steps = 0")
-    if isinstance(stage, SFTStage):
-        if stage.batch_size % stage.micro_batch_size:
-            problems.append(
-                f"batch_size = {stage.batch_size} is no multiple of micro_batch_size = {stage.micro_batch_size}"
-            )
-        return problems
-    if recipe.rollout.samples < 2:
-        problems.append(
-            "RL compares the samples of a question: rollout.samples = 1 gives nothing to compare; use 2 or more"
-        )
-    if (stage.objective or recipe.objective) == "ap_grpo" and recipe.beta == 0:
-        problems.append("objective = 'ap_grpo' with beta = 0 has no KL to weigh; use beta > 0 or objective = 'grpo'")
-    if (stage.loop or recipe.loop) == "direct" and "verify" not in recipe.train_turns:
-        problems.append("loop = 'direct' has no locate turn; add 'verify' to train_turns or use another loop")
-    return problems
-
-
-def _same_source(a: str, b: str) -> bool:
-    return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hart_lite.data import check_disjoint, load_examples, load_mme_realworld, split_by_image
-from hart_lite.recipe_schema import DataSection, Recipe
+from hart_lite.recipe_schema import DataSection, Recipe, WorldSection
 from hart_lite.types import Example
 from hart_lite.world.scenes import World, examples
 
@@ -26,7 +26,7 @@ class Splits:
 
 def load_splits(recipe: Recipe) -> Splits:
     data, kinds = recipe.data, {stage.kind for stage in recipe.stages}
-    pool = _world(data, 0, data.world.scenes) if data.train == "world" else _load(data, data.train)
+    pool = _world(data.world, 0, data.world.scenes) if data.train == "world" else _load(data, data.train)
     if data.sft is not None:
         rl, sft = split_by_image(pool, data.rl_size, recipe.seed)[0], _load_apart(data, data.sft)
     elif kinds == {"rl"}:
@@ -39,8 +39,9 @@ def load_splits(recipe: Recipe) -> Splits:
     held_out: list[Example] = []
     if data.eval is not None:
         held_out = _load_apart(data, data.eval)
-    elif data.train == "world" and data.world.eval_scenes:
-        held_out = _world(data, HELD_OUT, data.world.eval_scenes)
+    elif data.eval_world or data.train == "world":
+        world = data.eval_world or data.world
+        held_out = _world(world, HELD_OUT, world.eval_scenes)
     held_out = held_out[: data.eval_size]
     _warn_of_overlap([*rl, *sft], held_out)
     return Splits(rl, sft, held_out)
@@ -54,8 +55,7 @@ def _warn_of_overlap(training: list[Example], held_out: list[Example]) -> None:
         log.warning("%d of %d evaluation questions are on images of the training data", shared, len(held_out))
 
 
-def make_world(data: DataSection) -> World:
-    spec = data.world
+def make_world(spec: WorldSection) -> World:
     chosen = {"colours": None if spec.colours is None else tuple(spec.colours), "glyphs": spec.glyphs}
     return World(
         size=spec.size,
@@ -66,8 +66,8 @@ def make_world(data: DataSection) -> World:
     )
 
 
-def _world(data: DataSection, first: int, scenes: int) -> list[Example]:
-    return examples(make_world(data), range(first, first + scenes), data.world.questions_per_scene)
+def _world(spec: WorldSection, first: int, scenes: int) -> list[Example]:
+    return examples(make_world(spec), range(first, first + scenes), spec.questions_per_scene)
 
 
 def _load(data: DataSection, source: str) -> list[Example]:

@@ -9,7 +9,7 @@ PACKAGE = Path(hart_lite.__file__).parent
 
 FLOORS = (
     # 0: plain Python, no torch, no PIL, no transformers
-    ("types", "boxes", "answers", "recipe", "recipe_schema", "summary"),
+    ("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary"),
     # 1: tensors, no model
     ("advantages", "losses", "packing", "attention"),
     # 2: pixels and model families

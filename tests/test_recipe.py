@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hart_lite import recipe as recipes
-from hart_lite.recipe import check_machine, dump_recipe, load_recipe, shipped_recipes
+from hart_lite.recipe import Recipe, check_machine, dump_recipe, load_recipe, shipped_recipes
 from hart_lite.types import HartError
 
 
@@ -57,6 +57,22 @@ def test_overrides_reach_sections_and_list_items():
     assert recipe.run_dir.as_posix() == "x/tiny_cpu"
 
 
+def test_the_world_to_evaluate_on_begins_as_the_one_to_train_on(tmp_path):
+    """Also from a saved recipe, which says null; and what was saved is whole."""
+    assert load_recipe("tiny_cpu").data.eval_world is None
+    dump_recipe(load_recipe("tiny_cpu"), tmp_path / "saved.yaml")
+    overrides = ["data.world.size=336", "data.eval_world.colours=[red, blue]", "data.eval_world.glyphs=8"]
+    for name in ("tiny_cpu", tmp_path / "saved.yaml"):
+        data = load_recipe(name, overrides).data
+        assert (data.world.size, data.world.colours, data.world.glyphs) == (336, None, None)
+        assert data.eval_world == data.world.model_copy(update={"colours": ["red", "blue"], "glyphs": 8})
+        assert data.eval_world.eval_scenes == 150  # of tiny_cpu, not the default
+    made = load_recipe("tiny_cpu", overrides)
+    dump_recipe(made, tmp_path / "made.yaml")
+    assert load_recipe(tmp_path / "made.yaml") == made
+    assert Recipe.model_validate(made.model_dump() | {"data": {"world": made.data.world, "eval_world": {}}})
+
+
 @pytest.mark.parametrize("loop", ["mgpo", "direct"])
 def test_the_baselines_are_overrides(loop):
     recipe = load_recipe("tiny_cpu", [f"loop={loop}", "objective=grpo"])
@@ -70,6 +86,7 @@ def test_the_baselines_are_overrides(loop):
         ("sampels=4", "unknown key sampels; did you mean rollout.samples?"),
         ("stages.0.lrr=1", "unknown key stages.0.lrr; did you mean stages.0.lr?"),
         ("model.lora.rank=4", "unknown key model.lora.rank (known here: r, alpha, dropout, parts)"),
+        ("data.eval_world.colurs=[red]", "unknown key data.eval_world.colurs; did you mean data.eval_world.colours?"),
         ("gradient_checkpointing=true", "gradient_checkpointing lives at model.gradient_checkpointing"),
         ("stages.0.context=full", "context lives at stages.N(sft).context"),
         ("loop=hrt", "loop = 'hrt': should be 'hart', 'mgpo' or 'direct'"),
@@ -107,6 +124,8 @@ def test_a_mistake_is_named_with_the_way_out(override, message):
         (["data.format=mme_realworld"], "data.lite (the JSON of Lite) belong together"),
         (["train_turns=[locate, locate]"], "train_turns = ['locate', 'locate'] names one twice; name each once"),
         (["evaluate.modes=[full, full]"], "evaluate.modes = ['full', 'full'] names one twice"),
+        (["data.eval_world.objects=[5, 2]"], "data.eval_world.objects = [5, 2] should be [fewest, most]"),
+        (["data.eval=a.jsonl", "data.eval_world.seed=1"], "data.eval = 'a.jsonl' and data.eval_world both say"),
         (["data.world.objects=[5, 2]"], "data.world.objects = [5, 2] should be [fewest, most]"),
     ],
 )

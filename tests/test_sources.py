@@ -58,3 +58,23 @@ def test_rows_may_go_with_another_layout(tmp_path):
     data = splits("data.format=mme_realworld", f"data.train={full}", f"data.lite={lite}", f"data.sft={own}")
     assert [e.id for e in data.rl] == ["q/a.png"]
     assert [e.id for e in data.sft] == ["own-e.png"]
+
+
+def test_held_out_scenes_may_be_of_another_world(tmp_path):
+    own = ["data.eval_world.colours=[red, green, blue, white]", "data.eval_world.eval_scenes=30"]
+    data, plain = splits(*own), splits()
+    assert data.rl == plain.rl
+    assert len({image for e in data.eval for image in e.images}) == 30
+
+    def colours(examples):
+        return {thing.colour for e in examples for thing in e.images[0].things}
+
+    assert colours(data.eval) == {"red", "green", "blue", "white"}
+    assert len(colours(data.rl)) == len(colours(plain.eval)) == 8
+    assert [e.images[0].index for e in data.eval] == [e.images[0].index for e in plain.eval[: len(data.eval)]]
+
+
+def test_a_policy_trained_on_rows_may_be_evaluated_in_the_world(tmp_path):
+    train = f"data.train={rows(tmp_path, 'train', ['a.png', 'b.png'])}"
+    assert splits(train).eval == []
+    assert len(splits(train, "data.eval_world.eval_scenes=3").eval) == 6
