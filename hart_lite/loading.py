@@ -19,6 +19,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, set_seed
 from hart_lite import attention
 from hart_lite.families.base import Family
 from hart_lite.families.qwen2_5_vl import Qwen25VL
+from hart_lite.fingerprint import check_fingerprint
 from hart_lite.policy import Policy
 from hart_lite.recipe_schema import ModelSection
 from hart_lite.types import HartError
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 FAMILIES: dict[str, type[Family]] = {"qwen2_5_vl": Qwen25VL}
 EMBEDDED = Path(__file__).parent / "world" / "base_model"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_BASE = "base.json"  # fingerprint of the base, beside the adapter
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -58,6 +60,9 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
         model = family.load_model(**how)
     if section.quant == "nf4" and device.type == "cpu":
         _keep_differentiable(model)
+    if adapter is not None:  # only now are the files of a Hub model sure to be here
+        way_out = "put the old files back, or train on this base in a new run"
+        check_fingerprint(adapter / ADAPTER_BASE, family, f"the adapter in {adapter} was trained on", way_out)
     policy = _with_adapter(family, model, section, adapter)
     policy.peft.peft_config["default"].base_model_name_or_path = section.base
     if section.gradient_checkpointing:

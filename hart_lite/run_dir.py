@@ -17,6 +17,9 @@ from accelerate import PartialState
 
 from hart_lite.checkpoints import DISK_ERRORS, write_whole
 from hart_lite.evaluate import evaluate
+from hart_lite.families.base import Family
+from hart_lite.fingerprint import KEY, check_fingerprint, fingerprint
+from hart_lite.loading import ADAPTER_BASE
 from hart_lite.policy import Policy
 from hart_lite.recipe import Recipe, dump_recipe, load_recipe
 from hart_lite.rollout import Runner
@@ -48,13 +51,19 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> None:
         raise HartError(f"{run} cannot be written: {ground} is no folder to write in; choose another with output=...")
 
 
-def open_run(run: Path, recipe: Recipe) -> None:
-    """What the run is made of. Written once the model is there: a base that cannot be read leaves nothing behind."""
+def open_run(run: Path, recipe: Recipe, family: Family) -> None:
+    """What the run is made of. Written once the model is there: a base that cannot be read leaves nothing behind.
+
+    A run that is there must have begun on the same base: its checkpoints would be noise on another.
+    """
+    made_with = run / "versions.json"
     if (run / "recipe.yaml").exists():
+        way_out = "put the old files back, or start a new run with output=..."
+        check_fingerprint(made_with, family, f"{run} was begun on", way_out)
         return
     run.mkdir(parents=True, exist_ok=True)
     dump_recipe(recipe, run / "recipe.yaml")
-    write_whole(run / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    write_whole(made_with, json.dumps(versions() | {KEY: fingerprint(family)}, indent=2) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -97,6 +106,7 @@ def _write_adapter(policy: Policy, folder: Path) -> None:
     try:
         policy.peft.save_pretrained(partial)
         policy.family.save_processor(partial)
+        write_whole(partial / ADAPTER_BASE, json.dumps({KEY: fingerprint(policy.family)}) + "\n")
     except DISK_ERRORS as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise HartError(

@@ -1,7 +1,7 @@
 """The stages of a recipe, in order, in a run directory that holds everything it took and everything that came out.
 
 RUN/recipe.yaml            every value of the recipe
-RUN/versions.json          of Python and the libraries
+RUN/versions.json          of Python, the libraries and the base
 RUN/metrics.jsonl          one row for each step
 RUN/stages/1-rl/           checkpoints, rollouts with pictures, the stage's adapter when it is done
 RUN/evaluation/            before.json, after-1-rl.json, .. and the answers as JSONL beside them
@@ -58,7 +58,7 @@ def train(recipe: Recipe, resume: bool = False) -> dict:
     policy = load_policy(recipe.model, done[-1].adapter if done else None, recipe.seed)
     runner = Runner(policy, recipe.pixels, recipe.rollout, frozenset(recipe.train_turns))
     with processes.main_process_first():
-        open_run(run, recipe)
+        open_run(run, recipe, policy.family)
     evaluate_once(run, "before", runner, splits.eval, recipe)
     for stage in stages:
         if not stage.done:

@@ -13,7 +13,7 @@ FLOORS = (
     # 1: tensors, no model
     ("advantages", "losses", "packing", "attention"),
     # 2: pixels and model families
-    ("images", "families.base", "families.qwen2_5_vl"),
+    ("images", "families.base", "families.qwen2_5_vl", "fingerprint"),
     # 3: data, and things with weight
     ("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes", "generate", "policy", "loading"),
     # 4: the algorithm

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,13 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Trai
 
 from hart_lite import train as training
 from hart_lite.images import ImageFile
+from hart_lite.loading import load_policy
 from hart_lite.recipe import dump_recipe, load_recipe
 from hart_lite.rollout import Runner
 from hart_lite.sources import load_splits
 from hart_lite.train import train
 from hart_lite.types import HartError
+from hart_lite.world.base import build
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
 NO_EVAL = {"world": {"scenes": 4, "eval_scenes": 0, "size": 168}}
@@ -118,6 +121,7 @@ def test_the_adapter_loads_with_plain_peft(finished, tiny_base):
     assert all(torch.equal(saved[name], loaded[name]) for name in saved)
     assert any(bool(p.any()) for name, p in loaded.items() if "lora_B" in name)  # it was trained
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_base)
+    assert json.loads((folder / "base.json").read_text())["base"].startswith("sha256:")
     assert AutoTokenizer.from_pretrained(folder).eos_token == "<|im_end|>"
     stage = recipe.run_dir / "stages" / "2-sft" / "adapter" / WEIGHTS
     assert stage.read_bytes() == adapter_of(recipe.run_dir)
@@ -258,6 +262,32 @@ def test_an_adapter_of_another_base_is_refused(finished, tmp_path):
     config.write_text(config.read_text().replace(recipe.model.base, "Qwen/Qwen2.5-VL-7B-Instruct"))
     with pytest.raises(HartError, match=r"was trained on base 'Qwen/Qwen2\.5-VL-7B-Instruct'"):
         train(recipe, resume=True)
+
+
+def test_a_base_that_was_replaced_is_refused(finished, tiny_base, tmp_path):
+    """By one of the same name and shapes: by a run in mid-stage, and by the adapter of a stage that is done."""
+    recipe, _ = finished
+    base, run = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(tiny_base, base)
+    recipe = recipe.model_copy(
+        update={
+            "output": str(run),
+            "stages": recipe.stages[:1],
+            "model": recipe.model.model_copy(update={"base": str(base)}),
+        }
+    )
+    train(recipe)
+    adapter = run / "stages" / "1-rl" / "adapter"
+    assert load_policy(recipe.model, adapter)
+    build(base, seed=1)
+    assert (base / "model.safetensors").stat().st_size == (tiny_base / "model.safetensors").stat().st_size
+    with pytest.raises(HartError, match=r"1-rl/adapter was trained on another base: the files of .*/base have been"):
+        train(recipe, resume=True)
+    adapter.rename(tmp_path / "adapter")
+    with pytest.raises(HartError, match=r"run was begun on another base: .* start a new run with output="):
+        train(recipe, resume=True)
+    (tmp_path / "adapter" / "base.json").unlink()  # of an earlier version
+    assert load_policy(recipe.model, tmp_path / "adapter")
 
 
 def test_a_base_that_cannot_be_read_leaves_no_run_behind(tiny_base, tmp_path):

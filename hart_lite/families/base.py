@@ -20,6 +20,8 @@ Content = Sequence[str | ImageView]  # what one message shows, in order
 
 class Family(Protocol):
     name: str
+    source: str  # folder or Hub id of the base, and which commit of it
+    revision: str | None
     position_rows: int  # 3 for m-RoPE, else 1
     locate_words: str  # appended to the locate instruction: the box format this family speaks
     several_words: str  # appended to that when there are several images: how to say which one
