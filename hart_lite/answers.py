@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hart_lite.types import HartError
+from hart_lite.types import HartError, shown
 
 _BRACES = re.compile(r"\\boxed\s*\{|\{|\}")
 _TAGS = re.compile(r"<(/?)answer>", re.IGNORECASE)
@@ -50,9 +50,9 @@ def answer_letter(answer: str, choices: Sequence[str]) -> str:
     """
     letter = _exact(answer, choices)
     if letter is None:
-        allowed = ", ".join(f"{a}={c!r}" for a, c in zip(_letters(choices), choices, strict=True))
+        allowed = ", ".join(f"{a}={shown(c)}" for a, c in zip(_letters(choices), choices, strict=True))
         raise HartError(
-            f"The answer {answer!r} is not one of the choices: {allowed}. Give the letter or its exact text."
+            f"The answer {shown(answer)} is not one of the choices: {allowed}. Give the letter or its exact text."
         )
     return letter
 

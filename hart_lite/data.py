@@ -6,7 +6,6 @@ import logging
 import math
 import random
 import re
-import reprlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,7 @@ from typing import Any
 from hart_lite.answers import answer_letter
 from hart_lite.images import ImageFile
 from hart_lite.rows import FIELDS, MAX_PATH, ImageCell, Row, Source, nearest, read_mme_realworld, read_rows
-from hart_lite.types import Box, Example, HartError, ImageSource
+from hart_lite.types import Box, Example, HartError, ImageSource, cut, shown
 
 SHOWN = 5  # bad rows quoted in one error
 
@@ -124,7 +123,7 @@ class _RowCheck:
         fields = {name: value for name, value in row.fields.items() if value is not None}
         for name in fields:
             if name not in FIELDS:
-                raise HartError(f"unknown field {name!r}{nearest(name, FIELDS)}; allowed: {', '.join(FIELDS)}")
+                raise HartError(f"unknown field {shown(name)}{nearest(name, FIELDS)}; allowed: {', '.join(FIELDS)}")
         question = _text(fields, "question")
         choices = _choices(fields.get("choices", []))
         answer = _text(fields, "answer")
@@ -143,9 +142,9 @@ class _RowCheck:
 
     def _id(self, value: Any, where: str) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-            raise HartError(f"id: {value!r} given; text or a whole number is allowed")
+            raise HartError(f"id: {shown(value)} given; text or a whole number is allowed")
         if str(value) in self._first:
-            raise HartError(f"id: {str(value)!r} is taken by {self._first[str(value)]}; ids must differ")
+            raise HartError(f"id: {shown(str(value))} is taken by {self._first[str(value)]}; ids must differ")
         return str(value)
 
     def _images(self, fields: Mapping[str, Any], folder: Path) -> tuple[ImageSource, ...]:
@@ -153,7 +152,7 @@ class _RowCheck:
             raise HartError("a row needs either `image` or `images`")
         values = [fields["image"]] if "image" in fields else fields["images"]
         if not isinstance(values, list) or not values:
-            raise HartError(f"images: {values!r} given; a list of at least one image is allowed")
+            raise HartError(f"images: {shown(values)} given; a list of at least one image is allowed")
         images = tuple(_image(value, folder) for value in values)
         for image in images:
             if image.key not in self._sizes:
@@ -162,7 +161,7 @@ class _RowCheck:
 
     def _boxes(self, values: Any, images: Sequence[ImageSource]) -> tuple[Box, ...]:
         if not isinstance(values, list):
-            raise HartError(f"boxes: {values!r} given; a list of [x1, y1, x2, y2] is allowed")
+            raise HartError(f"boxes: {shown(values)} given; a list of [x1, y1, x2, y2] is allowed")
         return tuple(self._box(value, images) for value in values)
 
     def _box(self, value: Any, images: Sequence[ImageSource]) -> Box:
@@ -170,16 +169,18 @@ class _RowCheck:
         form = "[x1, y1, x2, y2, image number from 0]" if several else "[x1, y1, x2, y2]"
         numbers = isinstance(value, list) and all(type(v) in (int, float) and abs(v) < math.inf for v in value)
         if not numbers or len(value) != 4 + several:
-            raise HartError(f"boxes: {value!r} given; {form} in original pixels is allowed")
+            raise HartError(f"boxes: {shown(value)} given; {form} in original pixels is allowed")
         x1, y1, x2, y2 = value[:4]
         number = value[4] if several else 0
         if number not in range(len(images)):
-            raise HartError(f"boxes: {value!r} lies on image {number!r}; the row has images 0 to {len(images) - 1}")
+            raise HartError(
+                f"boxes: {shown(value)} lies on image {shown(number)}; the row has images 0 to {len(images) - 1}"
+            )
         width, height = self._sizes[images[int(number)].key]
         if not (x1 < x2 and y1 < y2):
-            raise HartError(f"boxes: {value!r} is empty; x1 < x2 and y1 < y2 are needed")
+            raise HartError(f"boxes: {shown(value)} is empty; x1 < x2 and y1 < y2 are needed")
         if not (min(x1, y1) >= 0 and x2 <= width and y2 <= height):
-            raise HartError(f"boxes: {value!r} reaches outside its image of {width} x {height} pixels")
+            raise HartError(f"boxes: {shown(value)} reaches outside its image of {width} x {height} pixels")
         return Box(x1, y1, x2, y2, int(number))
 
 
@@ -188,7 +189,7 @@ def _image(value: Any, folder: Path) -> ImageSource:
         return ImageFile(folder / value)
     if isinstance(value, ImageCell):
         return value
-    raise HartError(f"image: {reprlib.repr(value)} given; a path or, in a table, an encoded image is allowed")
+    raise HartError(f"image: {shown(value)} given; a path or, in a table, an encoded image is allowed")
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
@@ -196,25 +197,25 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     if value is None:
         raise HartError(f"no {name}; every row needs one")
     if not isinstance(value, str):
-        raise HartError(f'{name}: {value!r} given; text is allowed (in quotes: "{value}")')
+        raise HartError(f'{name}: {shown(value)} given; text is allowed (in quotes: "{cut(str(value))}")')
     if not value.strip():
-        raise HartError(f"{name}: {value!r} is empty")
+        raise HartError(f"{name}: {shown(value)} is empty")
     return value.strip()
 
 
 def _choices(values: Any) -> tuple[str, ...]:
     """The choices' texts. Labels '(A) ..', '(B) ..' in the data are dropped: prompts label the choices themselves."""
     if not isinstance(values, list) or len(values) == 1 or not all(isinstance(v, str) and v.strip() for v in values):
-        raise HartError(f"choices: {values!r} given; a list of at least two texts is allowed")
+        raise HartError(f"choices: {shown(values)} given; a list of at least two texts is allowed")
     labels = [_LABELLED.match(value.strip()) for value in values]
     if not values or not all(labels):
         return tuple(value.strip() for value in values)
     expected = [chr(ord("A") + i) for i in range(len(values))]
     if [label[1] for label in labels] != expected:
-        raise HartError(f"choices: {values!r} are labelled out of order; {', '.join(expected)} is needed")
+        raise HartError(f"choices: {shown(values)} are labelled out of order; {', '.join(expected)} is needed")
     texts = tuple(value.strip()[label.end() :] for value, label in zip(values, labels, strict=True))
     if not all(texts):
-        raise HartError(f"choices: {values!r} given; a choice has a label but no text")
+        raise HartError(f"choices: {shown(values)} given; a choice has a label but no text")
     return texts
 
 

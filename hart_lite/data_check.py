@@ -12,7 +12,9 @@ from tqdm import tqdm
 from hart_lite.contact_sheet import contact_sheet
 from hart_lite.data import checked
 from hart_lite.rows import Source, read_rows
-from hart_lite.types import Example, HartError
+from hart_lite.types import Example, HartError, cut
+
+SHOWN = 50  # categories in the report, the largest first
 
 
 @dataclass(frozen=True)
@@ -85,5 +87,7 @@ def format_report(report: CheckReport) -> str:
     lines.append(f"{report.source}: {report.good} of {total} rows are good" if total else f"{report.source}: no rows")
     lines.append(f"images: {report.images}, rows with boxes: {report.with_boxes}")
     if any(report.categories):
-        lines.append("categories: " + ", ".join(f"{name or '(none)'} {n}" for name, n in report.categories.items()))
+        largest = list(report.categories.items())[:SHOWN]
+        more = f", and {len(report.categories) - SHOWN} more" if len(report.categories) > SHOWN else ""
+        lines.append("categories: " + ", ".join(f"{cut(name) or '(none)'} {n}" for name, n in largest) + more)
     return "\n".join(lines)

@@ -23,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hart_lite.types import Box, HartError, ImageView
+from hart_lite.types import Box, HartError, ImageView, cut
 
 MAX_PIXELS = 300_000_000  # 0.9 GB as RGB; the largest images of the benchmarks have about a tenth of it
 CACHE_BYTES = 512 * 2**20  # decoded images kept: one 8K frame takes 127 MiB
@@ -87,6 +87,11 @@ class ImageFile:
 
     path: Path
 
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return cut(str(self.path))
+
     @cached_property
     def key(self) -> str:
         return os.path.realpath(self.path)
@@ -96,19 +101,19 @@ class ImageFile:
         with self._stream() as stream:
             stat = os.fstat(stream.fileno())  # a file written anew is read anew
             version = (self.key, stat.st_mtime_ns, stat.st_size)
-            return DECODED.get(version, lambda: decode(stream, str(self.path)))
+            return DECODED.get(version, lambda: decode(stream, self.name))
 
     def size(self) -> tuple[int, int]:
         with self._stream() as stream:
-            return upright_size(stream, str(self.path))
+            return upright_size(stream, self.name)
 
     def _stream(self) -> BinaryIO:
         try:
             return open(self.path, "rb")
         except FileNotFoundError:
-            raise HartError(f"{self.path}: no such image file") from None
+            raise HartError(f"{self.name}: no such image file") from None
         except OSError as error:
-            raise HartError(f"{self.path}: cannot be read: {error.strerror}") from error
+            raise HartError(f"{self.name}: cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)

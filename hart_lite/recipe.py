@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hart_lite.recipe_schema import Recipe, RLStage, SFTStage
-from hart_lite.types import HartError
+from hart_lite.types import HartError, shown
 
 __all__ = ["RLStage", "Recipe", "SFTStage", "check_machine", "dump_recipe", "load_recipe", "shipped_recipes"]
 
@@ -128,10 +128,10 @@ class _Loader(yaml.SafeLoader):
 def _read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: bad UTF-8, a number of 5000 digits
         raise HartError(f"Recipe {path} cannot be read as YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise HartError(f"Recipe {path} should hold `key: value` lines, and holds {_shown(raw)}")
+        raise HartError(f"Recipe {path} should hold `key: value` lines, and holds {shown(raw)}")
     return raw
 
 
@@ -139,11 +139,11 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     """Set one `a.b.c=value` in the raw recipe; unknown keys are left for the validation to name."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
-        raise HartError(f"override {override!r} should look like section.key=value")
+        raise HartError(f"override {shown(override)} should look like section.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise HartError(f"override {override!r}: {text!r} is not a YAML value") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise HartError(f"override {shown(override)}: {shown(text)} is not a YAML value") from error
     node: Any = raw
     *parents, last = key.split(".")
     for depth, part in enumerate(parents):
@@ -154,7 +154,9 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             node[part] = {}
         node = node[part]
         if not isinstance(node, dict | list):
-            raise HartError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is {_shown(node)}, not a section")
+            raise HartError(
+                f"override {shown(override)}: {'.'.join(parents[: depth + 1])} is {shown(node)}, not a section"
+            )
     if isinstance(node, list):
         node[_index(node, last, key)] = value
     else:
@@ -211,9 +213,9 @@ def _message(detail: Any) -> list[str]:
     if detail["type"] == "missing":
         return [f"{key} is missing"]
     if detail["type"].startswith("union_tag"):
-        return [f"{key}.kind = {_shown(detail['input'].get('kind'))}: should be 'rl' or 'sft'"]
+        return [f"{key}.kind = {shown(detail['input'].get('kind'))}: should be 'rl' or 'sft'"]
     message = detail["msg"].removeprefix("Input ")
-    return [f"{key} = {_shown(detail['input'])}: {message}"]
+    return [f"{key} = {shown(detail['input'])}: {message}"]
 
 
 def _location(loc: Iterable[str | int]) -> list[str]:
@@ -262,8 +264,3 @@ def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[st
                 yield from _known_keys(stage, f"stages.N({kind}).")
         elif inner := _section(section, name):
             yield from _known_keys(inner, f"{prefix}{name}.")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -180,9 +180,12 @@ def _read_table(
 def _open_table(source: Source, format: str, split: str | None) -> datasets.Dataset:
     import datasets
 
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it would print the error that it raises
     if format == "hub":
         arguments: dict[str, Any] = {"path": str(source)}
     elif isinstance(source, str | Path) and Path(source).is_dir():
+        if not any(Path(source).rglob("*.parquet")):
+            raise HartError(f"{source}: the folder holds no .parquet file; for JSONL, name the .jsonl file itself")
         arguments = {"path": "parquet", "data_dir": str(source)}
     else:
         files = [source] if isinstance(source, str | Path) else source

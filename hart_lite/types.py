@@ -17,6 +17,16 @@ class HartError(Exception):
     """An error the user can act on: says what was given, what is allowed and what to do."""
 
 
+def shown(value: object) -> str:
+    """A value as messages quote it: no more than 200 characters of its `repr`, from both ends."""
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """A text of at most 200 characters: what is longer loses its middle."""
+    return text if len(text) <= 200 else f"{text[:98]} .. {text[-98:]}"
+
+
 @dataclass(frozen=True)
 class Box:
     """A rectangle in original pixels, `x1 < x2`, `y1 < y2`; `image` is the index of the image it lies on."""

@@ -471,3 +471,47 @@ def test_half_a_character_is_one_bad_row_among_good_ones(tmp_path):
     with pytest.raises(HartError, match=r"rows.jsonl:2.*surrogates not allowed"):
         load_examples(tmp_path / "rows.jsonl")
     assert [e.id for e in load_examples(tmp_path / "rows.jsonl", strict=False)] == ["1"]
+
+
+# -- messages ------------------------------------------------------------------------------------------------------
+
+LONG = {
+    "id": {"id": ["x"] * 5000},
+    "image": {"image": "x" * 4000},
+    "images": {"image": None, "images": "x" * 4000},
+    "question": {"question": ["x"] * 5000},
+    "number": {"question": 10**4000},
+    "answer": {"answer": "x" * 5000},
+    "choices": {"choices": ["x" * 5000]},
+    "labels": {"choices": ["(B) " + "x" * 5000, "(A) y"]},
+    "one choice": {"choices": ["x" * 5000, "y"], "answer": "z"},
+    "box": {"boxes": [[1, 2, 3, 10**300]]},
+    "boxes": {"boxes": "x" * 5000},
+    "field": {"x" * 5000: 1},
+}
+
+
+@pytest.mark.parametrize("change", LONG.values(), ids=LONG.keys())
+def test_a_long_value_is_quoted_in_part(folder, change):
+    report = check_dataset(write_rows(folder / "rows.jsonl", GOOD | change))
+    [problem] = report.problems
+    assert len(problem) - len(str(folder)) < 800
+    assert "rows.jsonl:1: " in problem
+
+
+def test_the_report_of_long_and_many_categories_stays_short(folder):
+    rows = [GOOD | {"id": str(n), "category": f"{n}" + "x" * 4000} for n in range(60)]
+    text = format_report(check_dataset(write_rows(folder / "rows.jsonl", *rows, GOOD | {"category": ""})))
+    assert len(text) < 60 * 220
+    assert "and 11 more" in text
+
+
+def test_a_folder_without_tables_says_so_and_no_library_speaks(folder, capfd):
+    (folder / "set").mkdir()
+    write_rows(folder / "set" / "rows.jsonl", GOOD)
+    with pytest.raises(HartError, match=r"set: the folder holds no \.parquet file; for JSONL, name the \.jsonl"):
+        load_examples(folder / "set")
+    (folder / "set" / "a.parquet").write_text("x")
+    with pytest.raises(HartError, match="cannot be opened"):
+        load_examples(folder / "set")
+    assert capfd.readouterr().err == ""

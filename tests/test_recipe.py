@@ -102,12 +102,16 @@ def test_the_baselines_are_overrides(loop):
         ("seed.x=1", "seed = {'x': 1}: should be a valid integer"),
         ("seed", "override 'seed' should look like section.key=value"),
         ("seed=[", "'[' is not a YAML value"),
+        ("seed=" + "9" * 5000, " .. 9999"),
+        ("loop=" + "x" * 5000, "xxx .. xxx"),
         ("loop.x.y=1", "loop = {'x': {'y': 1}}: should be 'hart', 'mgpo' or 'direct'"),
         ("model.dtype.x=1", "model.dtype is 'float32', not a section"),
     ],
 )
 def test_a_mistake_is_named_with_the_way_out(override, message):
-    assert message in problems(override)
+    text = problems(override)
+    assert message in text
+    assert len(text) < 700
 
 
 @pytest.mark.parametrize(
