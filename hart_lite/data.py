@@ -1,4 +1,4 @@
-"""Rows to Examples, each checked; the RL/SFT split by image. Nothing is decoded here: only headers are read."""
+"""Rows to Examples, each checked; the RL/SFT split by image. Only the headers and ends of images are read here."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class _RowCheck:
         images = tuple(_image(value, folder) for value in values)
         for image in images:
             if image.key not in self._sizes:
-                self._sizes[image.key] = image.size()
+                self._sizes[image.key] = image.checked_size()
         return images
 
     def _boxes(self, values: Any, images: Sequence[ImageSource]) -> tuple[Box, ...]:
@@ -184,7 +184,7 @@ class _RowCheck:
         return Box(x1, y1, x2, y2, int(number))
 
 
-def _image(value: Any, folder: Path) -> ImageSource:
+def _image(value: Any, folder: Path) -> ImageFile | ImageCell:
     if isinstance(value, str) and 0 < len(value) < MAX_PATH and "\0" not in value:
         return ImageFile(folder / value)
     if isinstance(value, ImageCell):

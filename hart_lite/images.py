@@ -23,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hart_lite.types import Box, HartError, ImageView, cut
+from hart_lite.types import Box, BrokenImageError, HartError, ImageView, cut
 
 MAX_PIXELS = 300_000_000  # 0.9 GB as RGB; the largest images of the benchmarks have about a tenth of it
 CACHE_BYTES = 512 * 2**20  # decoded images kept: one 8K frame takes 127 MiB
@@ -38,6 +38,9 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, RuntimeError, EOF
 _DECODE_ERRORS += (struct.error, zlib.error)
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
+# How a file begins -> how it ends when it was written to its end.
+_ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82", b"GIF8": b";"}
+_PADDING = b"\0\r\n"
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -107,6 +110,10 @@ class ImageFile:
         with self._stream() as stream:
             return upright_size(stream, self.name)
 
+    def checked_size(self) -> tuple[int, int]:
+        with self._stream() as stream:
+            return checked_size(stream, self.name)
+
     def _stream(self) -> BinaryIO:
         try:
             return open(self.path, "rb")
@@ -134,6 +141,9 @@ class ImageBytes:
     def size(self) -> tuple[int, int]:
         return upright_size(io.BytesIO(self.data), self.name)
 
+    def checked_size(self) -> tuple[int, int]:
+        return checked_size(io.BytesIO(self.data), self.name)
+
 
 def content_key(data: bytes) -> str:
     """The identity of an image that has no file of its own."""
@@ -154,6 +164,20 @@ def upright_size(stream: BinaryIO, name: str) -> tuple[int, int]:
     with _opened(stream, name) as image:
         width, height = image.size
         return (height, width) if _orientation(image, stream) >= 5 else (width, height)
+
+
+def checked_size(stream: BinaryIO, name: str) -> tuple[int, int]:
+    """`upright_size` of an image that does not break off. Its last bytes tell; one that ends in others (a phone may
+    append a film) is decoded. Raises `HartError` starting with `name`."""
+    size = upright_size(stream, name)
+    stream.seek(0)
+    head = stream.read(8)
+    end = next((end for start, end in _ENDS.items() if head.startswith(start)), b"")
+    length = stream.seek(0, os.SEEK_END)
+    stream.seek(max(length - 64, 0))
+    if not stream.read().rstrip(_PADDING).endswith(end):
+        decode(stream, name)
+    return size
 
 
 @contextmanager
@@ -239,7 +263,10 @@ def view_pixels(view: ImageView) -> Image.Image:
 
     The crop is cut first: `resize(box=...)` would let pixels from outside the box into its edges.
     """
-    image = view.source.load()
+    try:
+        image = view.source.load()
+    except HartError as error:
+        raise BrokenImageError(view.source.key, str(error)) from error
     if view.box is not None:
         image = image.crop(crop_pixels(view.box, image.size))
     return image.resize(view.size, Image.Resampling.BICUBIC)

@@ -62,6 +62,9 @@ class ImageCell:
     def size(self) -> tuple[int, int]:
         return self._image().size()
 
+    def checked_size(self) -> tuple[int, int]:
+        return self._image().checked_size()
+
     def _image(self) -> ImageBytes:
         value = self.table[self.row].column(self.column)[0].as_py()
         return ImageBytes(_encoded(value if self.item is None else value[self.item]), self.name)

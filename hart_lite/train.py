@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
@@ -35,7 +36,7 @@ from hart_lite.rollout import Runner
 from hart_lite.run_dir import check_run, evaluate_once, open_run, save_adapter, summarise
 from hart_lite.sft import SFTRows, SFTStageTrainer, locate_once
 from hart_lite.sources import Splits, load_splits
-from hart_lite.types import Example, HartError
+from hart_lite.types import BrokenImageError, Example, HartError, shown
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +60,29 @@ def train(recipe: Recipe, resume: bool = False) -> dict:
     runner = Runner(policy, recipe.pixels, recipe.rollout, frozenset(recipe.train_turns))
     with processes.main_process_first():
         open_run(run, recipe, policy.family)
-    evaluate_once(run, "before", runner, splits.eval, recipe)
-    for stage in stages:
-        if not stage.done:
-            stage.run_on(runner, splits)
-        evaluate_once(run, f"after-{stage.name}", runner, splits.eval, recipe)
+    with _broken_images_named(splits, run):
+        evaluate_once(run, "before", runner, splits.eval, recipe)
+        for stage in stages:
+            if not stage.done:
+                stage.run_on(runner, splits)
+            evaluate_once(run, f"after-{stage.name}", runner, splits.eval, recipe)
     save_adapter(policy, run / "adapter")
     with processes.main_process_first():
         return summarise(run, ["before", *(f"after-{stage.name}" for stage in stages)])
+
+
+@contextmanager
+def _broken_images_named(splits: Splits, run: Path) -> Iterator[None]:
+    """An image found broken in mid-run ends the run with its file, its rows, and how to go on."""
+    try:
+        yield
+    except BrokenImageError as error:
+        examples = (*splits.rl, *splits.sft, *splits.eval)
+        rows = [e.id for e in examples if any(image.key == error.key for image in e.images)]
+        raise HartError(
+            f"{error}\nIt is the image of {len(rows)} rows, id {shown(rows[0])} the first. The checkpoints in {run} "
+            f"are intact: put a whole image in its place, then hart-lite train {run / 'recipe.yaml'} --resume"
+        ) from error
 
 
 class Stage:

@@ -17,6 +17,14 @@ class HartError(Exception):
     """An error the user can act on: says what was given, what is allowed and what to do."""
 
 
+class BrokenImageError(HartError):
+    """An image that cannot be read although the check of the data let it pass; `key` is its source's."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 def shown(value: object) -> str:
     """A value as messages quote it: no more than 200 characters of its `repr`, from both ends."""
     return cut(repr(value))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hart_lite import images
 from hart_lite.data import check_disjoint, load_examples, load_mme_realworld, split_by_image
 from hart_lite.data_check import check_dataset, format_report
 from hart_lite.images import ImageBytes, view_pixels
@@ -412,14 +413,14 @@ def test_overlap_is_refused():
 def test_check_reports_every_bad_row_and_writes_nothing(folder):
     noise = random.Random(0).randbytes(90 * 90 * 3)
     stream = io.BytesIO()
-    Image.frombytes("RGB", (90, 90), noise).save(stream, "JPEG")
-    (folder / "cut.jpg").write_bytes(stream.getvalue()[:2000])
+    Image.frombytes("RGB", (90, 90), noise).save(stream, "PNG")
+    (folder / "gap.png").write_bytes(stream.getvalue()[:2000] + bytes(9000) + stream.getvalue()[11000:])
     rows = [
         GOOD | {"category": "ocr", "boxes": [[1, 2, 3, 4]]}, GOOD | {"category": "ocr"}, GOOD | {"image": "b.png"},
-        GOOD | {"image": "cut.jpg"}, GOOD | {"image": "cut.jpg"}, *[GOOD | {"answer": "Z"}] * 7,
+        GOOD | {"image": "gap.png"}, GOOD | {"image": "gap.png"}, *[GOOD | {"answer": "Z"}] * 7,
     ]  # fmt: skip
     path = write_rows(folder / "rows.jsonl", *rows)
-    assert len(load_examples(write_rows(folder / "cut.jsonl", rows[3]))) == 1, "its header alone looks well"
+    assert len(load_examples(write_rows(folder / "gap.jsonl", rows[3]))) == 1, "its header and its end look well"
     before = sorted(folder.rglob("*"))
     report = check_dataset(path)
     assert sorted(folder.rglob("*")) == before
@@ -428,7 +429,7 @@ def test_check_reports_every_bad_row_and_writes_nothing(folder):
     assert len(report.problems) == 9
     for number, problem in zip(range(4, 13), report.problems, strict=True):
         assert problem.startswith(f"{path}:{number}: ")
-        assert ("cut.jpg: damaged image" if number < 6 else "'Z' is not one of the choices") in problem
+        assert ("gap.png: damaged image" if number < 6 else "'Z' is not one of the choices") in problem
     text = format_report(report)
     assert all(problem in text for problem in report.problems)
     assert "3 of 12 rows are good" in text and "images: 2" in text and "ocr 2, (none) 1" in text
@@ -471,6 +472,40 @@ def test_half_a_character_is_one_bad_row_among_good_ones(tmp_path):
     with pytest.raises(HartError, match=r"rows.jsonl:2.*surrogates not allowed"):
         load_examples(tmp_path / "rows.jsonl")
     assert [e.id for e in load_examples(tmp_path / "rows.jsonl", strict=False)] == ["1"]
+
+
+# -- images that break off ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_an_image_that_breaks_off_is_found_when_rows_are_read(folder, kind):
+    noise = Image.frombytes("L", (400, 300), random.Random(0).randbytes(400 * 300))
+    stream = io.BytesIO()
+    noise.save(stream, kind)
+    data = stream.getvalue()
+    path = write_rows(folder / "rows.jsonl", GOOD, GOOD | {"image": "noise"})
+    for whole in (data, data + b"\0\0\0"):
+        (folder / "noise").write_bytes(whole)
+        assert len(load_examples(path)) == 2
+    (folder / "noise").write_bytes(data[: len(data) // 2])
+    with pytest.raises(HartError, match=r"rows\.jsonl:2: .*noise: damaged image"):
+        load_examples(path)
+    table = write_table(folder / "rows.parquet", mapped([data[: len(data) // 2]]))
+    with pytest.raises(HartError, match="damaged image"):
+        load_examples(table, columns=COLUMNS)
+
+
+def test_only_images_that_end_oddly_are_decoded(folder, monkeypatch):
+    """Such as a photo with a film behind it, which is whole."""
+    decoded = []
+    real = images.decode
+    monkeypatch.setattr(images, "decode", lambda stream, name: decoded.append(Path(name).name) or real(stream, name))
+    Image.new("RGB", (60, 40)).save(folder / "film.jpg")
+    with (folder / "film.jpg").open("ab") as file:
+        file.write(b"film" * 40_000)
+    path = write_rows(folder / "rows.jsonl", GOOD, GOOD | {"image": "film.jpg"}, GOOD | {"image": "b.png"})
+    assert [e.images[0].size() for e in load_examples(path)][1] == (60, 40)
+    assert decoded == ["film.jpg"]
 
 
 # -- messages ------------------------------------------------------------------------------------------------------

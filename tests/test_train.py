@@ -349,6 +349,26 @@ def test_held_out_scenes_are_never_trained_on(tiny_base, tmp_path):
     assert len(splits.eval) == 4
 
 
+@pytest.mark.parametrize("kind", ["rl", "sft"])
+def test_an_image_found_broken_in_mid_run_is_named_with_its_row_and_the_run_goes_on(tiny_base, tmp_path, kind):
+    rows = write_rows(tmp_path, images=2, per_image=2)
+    stage = rl_stage(steps=3) if kind == "rl" else sft_stage(steps=3, keep_locate=0)
+    recipe = small_recipe(tiny_base, tmp_path / "run", [stage], data={"train": str(rows)})
+    whole = (tmp_path / "1.png").read_bytes()
+    splits = load_splits(recipe)
+    (tmp_path / "1.png").write_bytes(whole[:60] + b"?" * (len(whole) - 72) + whole[-12:])  # header and end are there
+    assert len(load_splits(recipe).rl) == len(splits.rl)
+    with pytest.raises(HartError) as caught:
+        train(recipe)
+    text = str(caught.value)
+    assert f"{tmp_path / '1.png'}: damaged image" in text
+    assert "It is the image of 2 rows, id '1-0' the first. The checkpoints in" in text
+    assert f"hart-lite train {recipe.run_dir / 'recipe.yaml'} --resume" in text
+    (tmp_path / "1.png").write_bytes(whole)
+    train(recipe, resume=True)
+    assert [row["step"] for row in metrics(recipe.run_dir)] == [1, 2, 3]
+
+
 # -- any order and number of stages, loops, objectives -------------------------------------------------------------
 
 
