@@ -5,7 +5,7 @@ The full image never reaches the second turn of `hart`: that turn is a new seque
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -148,8 +148,10 @@ class Runner:
         """One turn for each prompt, in order; the keys number the trajectories."""
         settings = self.settings
         longest = settings.max_tokens_locate if kind == "locate" else settings.max_tokens_answer
-        sampling = Sampling(longest, temperature, settings.top_p, seed, tuple(prompts))
-        responses = self.policy.generate(list(prompts.values()), sampling)
+        responses = []
+        for batch in _batches(prompts, longest, settings.tokens_per_batch):
+            sampling = Sampling(longest, temperature, settings.top_p, seed, tuple(batch))
+            responses += self.policy.generate(list(batch.values()), sampling)
         return [
             Turn(kind, prompt, ids, self.policy.family.text(ids))
             for prompt, ids in zip(prompts.values(), responses, strict=True)
@@ -173,6 +175,30 @@ class Runner:
             if spans:
                 out.append(replace(tokens, sampled=tuple(spans)))
         return tuple(out)
+
+
+def _batches(prompts: dict[int, Tokens], longest: int, budget: int) -> Iterator[dict[int, Tokens]]:
+    """Consecutive prompts that hold at most `budget` tokens together with responses of `longest` tokens; one alone may
+    hold more. What a prompt begins with in common with the one before it is kept once."""
+    batch: dict[int, Tokens] = {}
+    held, last = 0, Tokens()
+    for n, prompt in prompts.items():
+        added = len(prompt) - _shared(last, prompt) + longest
+        if batch and held + added > budget:
+            yield batch
+            batch, held, added = {}, 0, len(prompt) + longest
+        batch[n], last = prompt, prompt
+        held += added
+    if batch:
+        yield batch
+
+
+def _shared(one: Tokens, other: Tokens) -> int:
+    """How many tokens two prompts begin with alike, image tokens included where they are of the same view."""
+    differing = (n for n, (a, b) in enumerate(zip(one.ids, other.ids, strict=False)) if a != b)
+    alike = next(differing, min(len(one), len(other)))
+    elsewhere = (a.start for a, b in zip(one.slots, other.slots, strict=False) if a.view != b.view)
+    return min(alike, next(elsewhere, alike))
 
 
 def _turn_name(turn: Turn) -> str:

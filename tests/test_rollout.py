@@ -7,14 +7,15 @@ import pytest
 import torch
 from pictures import Photo, packed_logps
 from PIL import Image
+from small_runs import make_up
 
 from hart_lite import loops
 from hart_lite.generate import Sampling
 from hart_lite.images import view_pixels
 from hart_lite.policy import Policy
 from hart_lite.recipe_schema import PixelBudgets, Rollout
-from hart_lite.rollout import Runner
-from hart_lite.types import Box, Example, Tokens
+from hart_lite.rollout import Runner, _batches
+from hart_lite.types import Box, Example, ImageView, Slot, Tokens
 
 PIXELS = PixelBudgets(full=16 * 784, crop=4 * 784, min=784)
 CHOICES = ("lion", "tiger", "bear", "wolf")
@@ -347,3 +348,34 @@ def test_a_rollout_of_the_tiny_model_is_scored_in_full(policy):
         logps = packed_logps(policy, sequences, 512)
         assert [len(lp) for lp in logps] == [sum(b - a for a, b in s.sampled) for s in sequences]
         assert all(lp.isfinite().all() and (lp <= 0).all() for lp in logps)
+
+
+# -- memory --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["hart", "mgpo", "direct"])
+def test_what_is_drawn_does_not_depend_on_the_token_budget(policy, monkeypatch, way):
+    make_up(monkeypatch.setattr)
+    asked = [example(Photo(90, 60, n)) for n in range(3)]
+    settings = {"max_tokens_locate": 6, "max_tokens_answer": 5, "temperature": 4.0}
+    whole = Runner(policy, PIXELS, Rollout(**settings)).rollout(asked, way, samples=3, seed=1)
+    assert len({t.turns[-1].response for g in whole for t in g.trajectories}) > 3
+    for budget in (64, 300):
+        cut = Runner(policy, PIXELS, Rollout(**settings, tokens_per_batch=budget))
+        assert cut.rollout(asked, way, samples=3, seed=1) == whole
+
+
+def test_a_batch_holds_what_the_budget_allows(policy):
+    """Two questions of three samples: 20 tokens each, of which samples of a question share all and the two nothing."""
+    view = [ImageView(Photo(60, 60, n), (28, 28)) for n in range(2)]
+    prompts = {n: Tokens((7, *range(1, 20)), (Slot(0, 1, view[n // 3]),)) for n in range(6)}
+
+    def batches(budget):
+        return [list(batch) for batch in _batches(prompts, 10, budget)]
+
+    assert batches(100) == [[0, 1, 2, 3, 4, 5]]  # 2 x 20 + 6 x 10
+    assert batches(99) == [[0, 1, 2, 3, 4], [5]]
+    assert batches(50) == [[0, 1, 2], [3, 4, 5]]  # 20 + 3 x 10
+    assert batches(49) == [[0, 1], [2], [3, 4], [5]]
+    assert batches(1) == [[n] for n in range(6)]
+    assert list(_batches({}, 10, 50)) == []
