@@ -2,7 +2,8 @@
 
 Trains every method at an equal budget (same questions, samples, steps, learning rate) from the same base over several
 seeds, RL alone and RL + SFT, and prints two tables shaped like the paper's tables 6 (grounding) and 7 (answers): mean
-and standard deviation over seeds, and the difference from GRPO paired by seed. Finished runs are kept and not repeated.
+and standard deviation over seeds, and the difference from GRPO paired by seed. Finished runs are kept and not repeated;
+runs of other recipes are refused.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+
+from hart_lite.recipe import load_recipe
+from hart_lite.run_dir import check_run
+from hart_lite.types import HartError
 
 METHODS = {
     "GRPO": ["loop=direct", "objective=grpo"],
@@ -34,7 +39,7 @@ def run_one(folder: Path, overrides: list[str], seed: int, threads: int) -> dict
     """The summary of one training run, from its folder where it is finished."""
     summary = folder / "summary.json"
     if not summary.exists():
-        command = [sys.executable, "-m", "hart_lite.cli", "train", "tiny_cpu", f"output={folder}", f"seed={seed}"]
+        command = [sys.executable, "-m", "hart_lite.cli", "train", "tiny_cpu", *placed(folder, seed)]
         resume = ["--resume"] if (folder / "recipe.yaml").exists() else []
         log = folder.with_name(folder.name + ".log")
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -46,21 +51,32 @@ def run_one(folder: Path, overrides: list[str], seed: int, threads: int) -> dict
     return json.loads(summary.read_text(encoding="utf-8"))
 
 
+def placed(folder: Path, seed: int) -> list[str]:
+    return [f"output={folder}", f"seed={seed}"]
+
+
 def measure(runs: Path, seeds: int, jobs: int, overrides: list[str]) -> dict[str, list[dict]]:
     """{method: one summary for each seed}. All runs of a seed share scenes, split and evaluation."""
     threads = max((os.cpu_count() or 1) // jobs, 1)
     tasks = [(name, seed) for seed in range(seeds) for name in METHODS]
+    for name, seed in tasks:  # before the first one trains: what lies there was made by these very recipes
+        folder = _folder(runs, name, seed)
+        recipe = load_recipe("tiny_cpu", [*placed(folder, seed), *METHODS[name], *overrides])
+        check_run(folder, recipe, resume=True)
 
     def run(task: tuple[str, int]) -> dict:
         name, seed = task
-        folder = runs / f"{name.replace(', k = ', '-k').lower()}-{seed}"
-        summary = run_one(folder, [*METHODS[name], *overrides], seed, threads)
+        summary = run_one(_folder(runs, name, seed), [*METHODS[name], *overrides], seed, threads)
         print(f"{name}, seed {seed}: wrong grounding {_last(summary)['grounding']['wrong_grounding']:.3f}", flush=True)
         return summary
 
     with ThreadPoolExecutor(jobs) as pool:
         results = list(pool.map(run, tasks))
     return {name: [r for (n, _), r in zip(tasks, results, strict=True) if n == name] for name in METHODS}
+
+
+def _folder(runs: Path, name: str, seed: int) -> Path:
+    return runs / f"{name.replace(', k = ', '-k').lower()}-{seed}"
 
 
 def _last(summary: dict) -> dict:
@@ -113,7 +129,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "methods.md")
     parser.add_argument("overrides", nargs="*", help="recipe overrides for all methods, e.g. stages.0.steps=60")
     arguments = parser.parse_args()
-    results = measure(arguments.runs, arguments.seeds, arguments.jobs, arguments.overrides)
+    try:
+        results = measure(arguments.runs, arguments.seeds, arguments.jobs, arguments.overrides)
+    except HartError as error:
+        sys.exit(f"{error}\nFor a benchmark of other recipes, choose another folder with --runs")
     about = (
         f"`python -m benchmarks.methods --seeds {arguments.seeds} {' '.join(arguments.overrides)}`".replace(" `", "`")
         + f" on CPU, torch {version('torch')}, transformers {version('transformers')}. Mean ± standard deviation over "
