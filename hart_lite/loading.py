@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,6 +66,9 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
         check_fingerprint(adapter / ADAPTER_BASE, family, f"the adapter in {adapter} was trained on", way_out)
     policy = _with_adapter(family, model, section, adapter)
     policy.peft.peft_config["default"].base_model_name_or_path = section.base
+    # LoRA leaves the embeddings as they are. Not told so, PEFT looks for the base's config at every saving, on the Hub
+    # where it finds no folder, to see whether they were resized.
+    policy.peft.save_pretrained = partial(policy.peft.save_pretrained, save_embedding_layers=False)
     if section.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return policy
@@ -105,7 +109,7 @@ def _with_adapter(family: Family, model: nn.Module, section: ModelSection, adapt
             stored = set(file.keys())
     except (OSError, ValueError, SafetensorError) as error:
         raise HartError(f"the adapter in {adapter} cannot be read: {error}") from error
-    expected = set(get_peft_model_state_dict(policy.peft))
+    expected = set(get_peft_model_state_dict(policy.peft, save_embedding_layers=False))
     if stored != expected:  # PEFT would go on with whatever fits
         raise HartError(
             f"the adapter in {adapter} does not fit base {section.base!r}: {len(stored - expected)} of its "

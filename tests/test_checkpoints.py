@@ -2,6 +2,7 @@
 
 import errno
 import json
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from small_runs import make_up, metrics, rl_stage, small_recipe
 
 from hart_lite import checkpoints
 from hart_lite.checkpoints import KEPT, SEAL, damage, newest_checkpoint, rewind_metrics, seal, write_whole
+from hart_lite.loading import load_policy
 from hart_lite.rollout import Runner
 from hart_lite.sources import load_splits
 from hart_lite.train import Stage, train
@@ -192,3 +194,15 @@ def test_a_full_disk_while_the_adapter_is_saved_keeps_the_checkpoint(tiny_base, 
     saved, last = run / "adapter", run / "stages" / "1-rl" / "checkpoint-2"
     assert (saved / "adapter_model.safetensors").read_bytes() == (last / "adapter_model.safetensors").read_bytes()
     assert [row["step"] for row in metrics(run)] == [1, 2]
+
+
+def test_saving_and_loading_on_the_embedded_base_warns_of_nothing(tmp_path, monkeypatch):
+    """Neither a checkpoint nor an adapter: PEFT would ask the Hub for a base called `embedded`."""
+    make_up(monkeypatch.setattr)
+    recipe = small_recipe("embedded", tmp_path / "run", [rl_stage(steps=2, save_every=1)], data={"world": WITHOUT_EVAL})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(recipe)
+        load_policy(recipe.model, tmp_path / "run" / "adapter")
+    assert not [w for w in caught if "config file" in str(w.message) or "embedding" in str(w.message)]
+
