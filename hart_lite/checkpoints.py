@@ -148,19 +148,39 @@ def rewind_metrics(path: Path, stage: str, step: int) -> None:
 
 
 class LiveProgress(TrainerCallback):
-    """One bar for a stage, with the latest figures behind it."""
+    """One bar for a stage, with the latest figures behind it: the first ones, as many as the terminal has room for."""
 
-    def __init__(self, title: str, figures: Callable[[dict], dict]) -> None:
+    LINE = "{desc} {n_fmt}/{total_fmt} {bar:10} {elapsed}<{remaining}{postfix}"
+
+    def __init__(self, title: str, figures: Callable[[dict], dict[str, str]]) -> None:
         self.title, self.figures, self.bar = title, figures, None
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
+            self.bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc=self.title,
+                bar_format=self.LINE,
+                dynamic_ncols=True,
+            )
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if self.bar and logs and "train_runtime" not in logs:
-            self.bar.set_postfix(self.figures(logs), refresh=False)
-            self.bar.update(state.global_step - self.bar.n)
+            self.bar.n = state.global_step
+            self.bar.set_postfix_str("", refresh=False)
+            self.bar.set_postfix_str(self._fitting(self.figures(logs)))
+
+    def _fitting(self, figures: dict[str, str]) -> str:
+        """No figure is cut in two: half a number reads like another one."""
+        columns = self.bar.format_dict["ncols"]
+        text = ""
+        for name, value in figures.items():
+            longer = f"{text}, {name}={value}" if text else f"{name}={value}"
+            if columns and len(str(self.bar)) + len(", ") + len(longer) > columns:
+                break
+            text = longer
+        return text
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
         if self.bar:

@@ -219,22 +219,21 @@ class _Evaluation(TrainerCallback):
 
 
 def _live_figures(logs: dict) -> dict[str, str]:
-    """What the progress bar shows, of a step of either kind of stage."""
-    shown = {
+    """What the progress bar shows of a step of either kind of stage, the most important first."""
+    names = {
         "reward": "reward",
-        "flat_groups": "flat",
         "valid_box": "valid",
         "coverage": "cover",
+        "flat_groups": "flat",
         "kl": "kl",
-        "mean_token_accuracy": "tokens right",
-        "policy_loss": "policy",
         "loss": "loss",
+        "mean_token_accuracy": "tokens right",
+        "peak_memory_gib": "GiB",
+        "tokens_per_second": "tok/s",
         "tokens_locate": "tok1",
         "tokens_verify": "tok2",
         "seconds_rollout": "roll s",
         "seconds_reference": "ref s",
         "seconds_update": "upd s",
-        "tokens_per_second": "tok/s",
-        "peak_memory_gib": "GiB",
     }
-    return {short: f"{logs[name]:.3g}" for name, short in shown.items() if name in logs}
+    return {short: f"{logs[name]:.3g}" for name, short in names.items() if name in logs}

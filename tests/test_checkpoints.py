@@ -8,9 +8,19 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from small_runs import make_up, metrics, rl_stage, small_recipe
+from transformers import TrainerState
 
 from hart_lite import checkpoints
-from hart_lite.checkpoints import KEPT, SEAL, damage, newest_checkpoint, rewind_metrics, seal, write_whole
+from hart_lite.checkpoints import (
+    KEPT,
+    SEAL,
+    LiveProgress,
+    damage,
+    newest_checkpoint,
+    rewind_metrics,
+    seal,
+    write_whole,
+)
 from hart_lite.loading import load_policy
 from hart_lite.rollout import Runner
 from hart_lite.sources import load_splits
@@ -206,3 +216,24 @@ def test_saving_and_loading_on_the_embedded_base_warns_of_nothing(tmp_path, monk
         load_policy(recipe.model, tmp_path / "run" / "adapter")
     assert not [w for w in caught if "config file" in str(w.message) or "embedding" in str(w.message)]
 
+
+# -- progress ------------------------------------------------------------------------------------------------------
+
+FIGURES = {"reward": "0.512", "valid": "0.98", "cover": "0.034", "flat": "0.25", "kl": "0.0123", "GiB": "14.2"}
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(20, 0), (60, 1), (80, 3), (160, 6), (None, 6)])
+def test_the_bar_shows_whole_figures_as_far_as_the_terminal_goes(columns, shown, capsys, monkeypatch):
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (columns, None))
+    progress = LiveProgress("1-rl", lambda logs: FIGURES)
+    state = TrainerState(max_steps=500, global_step=0)
+    progress.on_train_begin(None, state, None)
+    state.global_step = 120
+    progress.on_log(None, state, None, logs={"loss": 1.0})
+    line = capsys.readouterr().err.rsplit("\r", 1)[-1]
+    progress.on_train_end(None, state, None)
+    assert line.startswith("1-rl 120/500 ")
+    assert columns is None or len(line.rstrip()) <= columns
+    assert line.count("=") == shown
+    for name, value in list(FIGURES.items())[:shown]:
+        assert f", {name}={value}" in line
