@@ -7,7 +7,6 @@ depends on the weights, the seed and the step's number alone: resuming is starti
 from __future__ import annotations
 
 import random
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from hart_lite.advantages import ap_weights, group_advantages
-from hart_lite.boxes import coverage
 from hart_lite.checkpoints import SealedCheckpoints
+from hart_lite.figures import Clock, measure
 from hart_lite.losses import gradient_scale, policy_loss, token_weights
 from hart_lite.packing import Pack, pack
 from hart_lite.recipe_schema import Recipe, RLStage
@@ -131,7 +130,7 @@ class RLTrainer(SealedCheckpoints, Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Roll out, weigh, and accumulate the gradients of all packs. Returns the step's loss."""
         policy, step = self.runner.policy, self.state.global_step
-        clock = _Clock(policy.device)
+        clock = Clock(policy.device)
         asked = [self.examples[i] for i in inputs["index"].tolist()]
         first_groups = self._rollout(asked, step)
         groups, replaced = self._replace_flat(first_groups, step)
@@ -144,7 +143,7 @@ class RLTrainer(SealedCheckpoints, Trainer):
         metrics = self._accumulate(batch, packs, references)
         clock.lap("update")
         policy.forget_images()  # the weights that made the features are about to change
-        self._figures = self._measure(first_groups, replaced, packs, metrics, clock)
+        self._figures = measure(first_groups, replaced, packs, metrics, clock)
         every = self.stage.log_rollouts_every
         if every and self.state.is_world_process_zero and (step % every == 0 or step + 1 == self.stage.steps):
             save_rollouts(self.folder, step, groups)
@@ -225,67 +224,3 @@ class RLTrainer(SealedCheckpoints, Trainer):
         if not finite:
             self.model.zero_grad(set_to_none=True)
         return not finite
-
-    # -- what a step prints ----------------------------------------------------------------------------------------
-
-    def _measure(
-        self, groups: Sequence[Group], replaced: Sequence[Group], packs: Sequence[Pack], metrics: dict, clock: _Clock
-    ) -> dict:
-        """Figures of the step's first draw: what was drawn instead of flat groups would flatter them."""
-        trajectories = [t for group in groups for t in group.trajectories]
-        looked = [(g.example, t) for g in groups for t in g.trajectories if t.turns[0].kind == "locate"]
-        turns = [turn for t in trajectories for turn in t.turns]
-        drawn_again = [turn for group in replaced for t in group.trajectories for turn in t.turns]
-        sampled = sum(len(turn.response) for turn in (*turns, *drawn_again))
-        names = dict.fromkeys(turn.kind for turn in turns)
-        figures = {
-            "reward": sum(t.reward for t in trajectories) / len(trajectories),
-            "flat_groups": sum(group.flat for group in groups) / len(groups),
-            "loss": metrics.get("loss", 0.0),
-            "policy_loss": metrics.get("policy_loss", 0.0),
-            "replaced_groups": len(replaced) / len(groups),
-            "tokens_per_second": sampled / clock.laps["rollout"],
-            "packed_tokens": sum(map(len, packs)),
-            "skipped": metrics["skipped"],
-            "peak_memory_gib": peak_memory_gib(self.runner.policy.device),
-        }
-        if "kl" in metrics:  # neither without a reference nor where every group is flat was it measured
-            figures["kl"] = metrics["kl"]
-        if looked:
-            figures["valid_box"] = sum(bool(t.boxes) for _, t in looked) / len(looked)
-            figures["rejected_boxes"] = sum(t.rejected for _, t in looked) / len(looked)
-            figures["coverage"] = sum(coverage_share(e, t.boxes) for e, t in looked) / len(looked)
-        for name in names:
-            lengths = [len(turn.response) for turn in turns if turn.kind == name]
-            figures[f"tokens_{name}"] = sum(lengths) / len(lengths)
-        return figures | {f"seconds_{name}": seconds for name, seconds in clock.laps.items()}
-
-
-def coverage_share(example: Example, boxes) -> float:
-    """Mean share of the example's images that the boxes cover."""
-    sizes = [image.size() for image in example.images]
-    return sum(coverage([b for b in boxes if b.image == n], size) for n, size in enumerate(sizes)) / len(sizes)
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far: of the card, or of the process on CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource  # not on Windows, where only cards are measured
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-class _Clock:
-    """Wall seconds of named laps, with the device's queue drained at each."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.laps = device, {}
-        self.last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.laps[name] = now - self.last
-        self.last = now

@@ -19,7 +19,7 @@ FLOORS = (
     # 4: the algorithm
     ("loops", "rollout"),
     # 5: what training and measuring are made of
-    ("analysis", "evaluate", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft", "world.base"),
+    ("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft", "world.base"),
     # 6: whole jobs
     ("train", "world.teacher", "world.pretrain"),
     # 7

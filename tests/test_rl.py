@@ -7,6 +7,7 @@ import torch
 from small_runs import group_of, make_up, metrics, rl_stage, small_recipe
 
 from hart_lite import rl
+from hart_lite.figures import Clock, measure, over_processes
 from hart_lite.packing import pack
 from hart_lite.policy import Policy
 from hart_lite.rl import RLTrainer, _StepIndices, weigh
@@ -267,11 +268,21 @@ def test_figures_of_a_step_by_hand(new_trainer):
     trainer = new_trainer()
     [one, two] = trainer.examples[:2]
     groups = [group_of(one, [1.0, 0.0], [(2, 3), (4,)]), group_of(two, [0.0, 0.0], [(6,), (8, 1)])]
-    clock = rl._Clock(torch.device("cpu"))
+    clock = Clock(torch.device("cpu"))
     for name in ("rollout", "reference", "update"):
         clock.lap(name)
-    figures = trainer._measure(groups, [], [], {"skipped": 0.0}, clock)
+    figures = measure(groups, [], [], {"skipped": 0.0}, clock)
     assert (figures["reward"], figures["flat_groups"]) == (0.25, 0.5)
     assert (figures["tokens_locate"], figures["tokens_verify"]) == (5.0, 2.0)
     assert (figures["valid_box"], figures["coverage"]) == (0.0, 0.0)
     assert figures["tokens_per_second"] == pytest.approx(24 / clock.laps["rollout"])
+
+
+def test_figures_of_processes_are_means_over_all_that_was_measured(monkeypatch):
+    """Of two: one answered twice, the other four times and not at all by `verify`; its groups were all flat."""
+    parts = [
+        {"reward": (1.0, 4), "tokens_verify": (10, 2), "loss": (0.5, 0), "kl": (0.25, 0)},
+        {"reward": (3.0, 4), "loss": (0.0, 0)},
+    ]
+    monkeypatch.setattr("hart_lite.figures.gather_object", lambda mine: parts)
+    assert over_processes(parts[0]) == {"reward": 0.5, "tokens_verify": 5.0, "loss": 0.5, "kl": 0.25}
