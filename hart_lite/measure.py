@@ -1,0 +1,27 @@
+"""Peak memory of a piece of work, as the allocator of its device sees it: what a plan is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Most bytes that `work` held at one time beyond those held when it began, workspaces of kernels included."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    # The CPU has no peak counter, and the process' own would mix in what other work left in its pages.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        work()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = (e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return max(accumulate(changes), default=0)
