@@ -13,6 +13,7 @@ from hart_lite.types import HartError
 EXAMPLES = """examples:
   hart-lite train tiny_cpu                          the embedded world, on a laptop, in minutes
   hart-lite train tiny_cpu loop=mgpo objective=grpo a baseline, by overrides
+  hart-lite plan qwen7b_lora rollout.samples=4      peak memory and fitting cards, before any download
   hart-lite train recipes/qwen7b_lora.yaml data.train=my/rows.jsonl
   hart-lite train runs/tiny_cpu/recipe.yaml --resume
   hart-lite data check my/rows.jsonl --preview sheet.png
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 after an error that the message explains."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    if any(word.startswith("-") for word in rest) or (rest and arguments.run is not train):
+    if any(word.startswith("-") for word in rest) or (rest and arguments.run not in (train, plan)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # overrides after an option: argparse takes a list of words in one piece only
         arguments.overrides += rest
@@ -60,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", action="store_true", help="continue the run in the recipe's output directory")
     command.set_defaults(run=train)
 
+    command = commands.add_parser("plan", help="will it fit? peak memory of a recipe", description=plan.__doc__)
+    command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. rollout.samples=4")
+    command.add_argument("--json", action="store_true", help="print everything as JSON, sizes in bytes")
+    command.set_defaults(run=plan)
+
     command = commands.add_parser("recipes", help="list the shipped recipes", description=recipes.__doc__)
     command.set_defaults(run=recipes)
 
@@ -87,6 +94,23 @@ def train(arguments: argparse.Namespace) -> int:
 
     summary = stages.train(recipe, arguments.resume)
     print(f"\n{summary_table(summary)}\n\nrun directory: {recipe.run_dir}")
+    return 0
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Compute peak memory, tokens and FLOPs of a recipe from its numbers alone, and say which cards it fits.
+
+    Nothing is downloaded and no model is built.
+    """
+    import json
+
+    from hart_lite.dimensions import Dimensions
+    from hart_lite.plan_report import report, text
+    from hart_lite.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    dims = Dimensions.of(recipe.model.base, recipe.model.revision)
+    print(json.dumps(report(recipe, dims), indent=2) if arguments.json else text(recipe, dims))
     return 0
 
 

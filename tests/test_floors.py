@@ -9,9 +9,12 @@ PACKAGE = Path(hart_lite.__file__).parent
 
 FLOORS = (
     # 0: plain Python, no torch, no PIL, no transformers
-    ("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary"),
+    (
+        *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary"),
+        *("dimensions", "activations", "plan", "plan_report"),
+    ),
     # 1: tensors, no model
-    ("advantages", "losses", "packing", "attention"),
+    ("advantages", "losses", "packing", "attention", "measure"),
     # 2: pixels and model families
     ("images", "families.base", "families.qwen2_5_vl", "fingerprint"),
     # 3: data, and things with weight
