@@ -112,9 +112,12 @@ class Stage:
         """Train, from the newest checkpoint where there is one, and save the adapter."""
         self.folder.mkdir(parents=True, exist_ok=True)
         trainer = self._trainer(runner, self._examples(splits), splits.eval)
-        checkpoint = newest_checkpoint(self.folder)
+        processes = PartialState()
+        with processes.main_process_first():  # it clears away what is damaged
+            checkpoint = newest_checkpoint(self.folder)
         step = step_of(checkpoint) if checkpoint else 0
-        rewind_metrics(self.run / "metrics.jsonl", self.name, step)
+        if processes.is_main_process:
+            rewind_metrics(self.run / "metrics.jsonl", self.name, step)
         if checkpoint:
             log.info("stage %s continues from step %d", self.name, step)
         for unwanted in (PrinterCallback, ProgressCallback):
