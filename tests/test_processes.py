@@ -40,10 +40,9 @@ def run(folder, processes: int) -> dict[str, torch.Tensor]:
 
 def test_two_processes_train_what_one_does(tmp_path):
     one, two = run(tmp_path / "one", 1), run(tmp_path / "two", 2)
-    moved = max(float(value.abs().max()) for name, value in one.items() if "lora_B" in name)
-    assert moved > 1e-4  # B starts at zero: something was learned
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=0, atol=0.02 * moved, msg=name)
+    assert all(value.abs().max() > 1e-4 for name, value in one.items() if "lora_B" in name)  # it was zero, and learned
+    for name, value in one.items():  # by norm: Adam makes much of the noise in a gradient that is all but zero
+        assert (two[name] - value).norm() <= 0.02 * value.norm(), name
     rows = metrics(tmp_path / "two")
     assert len(rows) == 4  # one process writes
     for row, expected in zip(rows, metrics(tmp_path / "one"), strict=True):
