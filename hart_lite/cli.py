@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   hart-lite train tiny_cpu                          the embedded world, on a laptop, in minutes
   hart-lite train tiny_cpu loop=mgpo objective=grpo a baseline, by overrides
   hart-lite plan qwen7b_lora rollout.samples=4      peak memory and fitting cards, before any download
+  hart-lite bench                                   a step against stock TRL's, in minutes, without a download
   hart-lite train recipes/qwen7b_lora.yaml data.train=my/rows.jsonl
   hart-lite train runs/tiny_cpu/recipe.yaml --resume
   hart-lite data check my/rows.jsonl --preview sheet.png
@@ -67,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print everything as JSON, sizes in bytes")
     command.set_defaults(run=plan)
 
+    command = commands.add_parser("bench", help="what a step costs, beside stock TRL", description=bench.__doc__)
+    command.add_argument("--preset", choices=("cpu", "cuda"), default="cpu", help="sizes of the model and of the work")
+    command.add_argument("--steps", type=int, default=5, help="rounds that are timed, after one that is not")
+    command.add_argument("--out", type=Path, help="write the tables to this Markdown file, too")
+    command.set_defaults(run=bench)
+
     command = commands.add_parser("recipes", help="list the shipped recipes", description=recipes.__doc__)
     command.set_defaults(run=recipes)
 
@@ -111,6 +118,25 @@ def plan(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     dims = Dimensions.of(recipe.model.base, recipe.model.revision)
     print(json.dumps(report(recipe, dims), indent=2) if arguments.json else text(recipe, dims))
+    return 0
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Time a step of stock trl.GRPOTrainer and of direct, mgpo and hart side by side on this machine, and check that
+    packed training computes what unpacked training does. The weights are random; nothing is downloaded."""
+    if arguments.steps < 1:
+        raise HartError(f"--steps {arguments.steps}: at least 1 round has to be timed")
+    if arguments.out and not arguments.out.parent.is_dir():
+        raise HartError(f"--out {arguments.out}: there is no folder {arguments.out.parent}; make it first")
+    _quiet_libraries()
+    from hart_lite.bench.presets import PRESETS
+    from hart_lite.bench.report import report
+    from hart_lite.bench.run import bench as measure
+
+    text = report(measure(PRESETS[arguments.preset], arguments.steps))
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -24,7 +24,11 @@ FLOORS = (
     # 5: what training and measuring are made of
     ("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft", "world.base"),
     # 6: whole jobs
-    ("train", "world.teacher", "world.pretrain"),
+    (
+        *("train", "world.teacher", "world.pretrain"),
+        *("bench.presets", "bench.models", "bench.steps", "bench.update", "bench.count", "bench.decode"),
+        *("bench.run", "bench.report"),
+    ),
     # 7
     ("cli",),
 )
