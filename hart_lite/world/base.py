@@ -170,6 +170,12 @@ def initialise(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedT
         table[ids[0]] = 0.35 * torch.cat([angle.sin(), angle.cos()])
 
 
+def build_processor() -> Qwen2VLImageProcessorPil:
+    return Qwen2VLImageProcessorPil(
+        size={"shortest_edge": 784, "longest_edge": 12544}, patch_size=14, merge_size=2, temporal_patch_size=2
+    )
+
+
 def build(folder: Path, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
     """An untrained checkpoint in `folder`: config, tokenizer, image processor, weights."""
     tokenizer = build_tokenizer()
@@ -180,8 +186,6 @@ def build(folder: Path, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
     )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
-    Qwen2VLImageProcessorPil(
-        size={"shortest_edge": 784, "longest_edge": 12544}, patch_size=14, merge_size=2, temporal_patch_size=2
-    ).save_pretrained(folder)
+    build_processor().save_pretrained(folder)
     model.save_pretrained(folder)
     return model

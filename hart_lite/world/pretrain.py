@@ -5,8 +5,8 @@ A model this small learns nothing from question-answer rows alone for thousands 
 1. see      the vision tower under throw-away heads: what is in a crop; per token of a scene, which thing, where
 2. join     with the language model, on the prompts of the loops: locate (few things first, then many), describe,
             read a crop, answer
-3. blur     the same, but where to look, and what is read without looking, is often that of another thing, of the same
-            shape where there is one
+3. blur     the same, but a locate target is often another thing, of the same shape where there is one, and an answer
+            at a glance is often the first of the options
 
 The last part makes a base worth training: it knows where things are and often picks the wrong one. Answers are never
 rewarded here: reinforcement learning finds the base as supervised training left it.
@@ -36,8 +36,8 @@ from hart_lite.world.scenes import COLOURS, SHAPES, Scene, Thing
 from hart_lite.world.teacher import Sample, Teacher
 
 SIDE = 112
-STAGES = {"see": 2400, "join": 2400, "blur": 700}
-WRONG = 1.0  # how often, in the blur, a thing is taken for another of its shape
+STAGES = {"see": 2400, "join": 3000, "blur": 240}
+WRONG = 0.85
 BATCH = 48
 
 
@@ -179,8 +179,6 @@ class Trainer:
         line = [0.3, 3.0, 1.0, 4.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
         if len(ids) % len(line) == 1 and self.open_box in ids:
             return [*line * (len(ids) // len(line)), 1.0]
-        if len(ids) == 5:  # ` red square`, new line, character, end: the character is what must be looked up
-            return [0.3, 0.3, 0.3, 4.0, 0.3]
         return [1.0] * len(ids)
 
     def join(self, progress: float, wrong: float = 0.0) -> torch.Tensor:
@@ -189,10 +187,9 @@ class Trainer:
         describe, locate = (16, 20) if progress < 0.5 else (8, 18)
         look = [teacher.describe(teacher.scene(most)) for _ in range(describe)]
         look += [teacher.locate(teacher.scene(most), wrong) for _ in range(locate)]
-        copies = 2 if progress < 0.5 else 3
-        kinds = (teacher.verify, teacher.with_crops) * copies
-        read = [kind(teacher.scene()) for kind in kinds]
-        read += [teacher.direct(teacher.scene(), wrong) for _ in range(4 * copies)]
+        copies = 4 if progress < 0.5 else 6
+        read = [kind(teacher.scene()) for kind in (teacher.verify, teacher.with_crops) * copies]
+        read += [teacher.direct(teacher.scene(), wrong) for _ in range(copies)]
         # Two batches, since the second kind of prompt is twice as long.
         return (self.say(look) * len(look) + self.say(read) * len(read)) / (len(look) + len(read))
 

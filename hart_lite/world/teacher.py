@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hart_lite import loops
 from hart_lite.families.qwen2_5_vl import Qwen25VL
@@ -32,7 +32,7 @@ class Teacher:
 
     def scene(self, most: int = 6) -> Scene:
         # Half the resolution of the default scene: seen at 112 px it looks the same and draws three times faster.
-        world = World(size=336, objects=(min(3, most), most), seed=self.world.seed)
+        world = World(size=336, objects=(min(3, most), most), big_share=0.25, seed=self.world.seed)
         return Scene(world, self.rng.randrange(1 << 40))
 
     def full(self, scene: Scene) -> ImageView:
@@ -56,19 +56,16 @@ class Teacher:
         answer = "ABCDE"[choices.index(thing.glyph)]
         return Example("", (scene,), question(thing), answer, tuple(choices))
 
-    def taken_for(self, scene: Scene, thing: Thing, wrong: float) -> Thing:
-        """What is taken for the thing asked about: with probability `wrong` another of the same shape, where there is
-        one, and a third as often any other where there is none."""
+    def locate(self, scene: Scene, wrong: float = 0.0, thing: Thing | None = None) -> Sample:
+        """With probability `wrong` the box is that of another thing of the same shape, where there is one; a third as
+        often that of any other where there is none."""
+        thing = thing or self.rng.choice(scene.things)
+        full, example = self.full(scene), self.example(scene, thing)
+        box = thing.box
         others = [t for t in scene.things if t != thing]
         alike = [t for t in others if t.shape == thing.shape]
         if others and self.rng.random() < (wrong if alike else wrong / 3):
-            return self.rng.choice(alike or others)
-        return thing
-
-    def locate(self, scene: Scene, wrong: float = 0.0, thing: Thing | None = None) -> Sample:
-        thing = thing or self.rng.choice(scene.things)
-        full, example = self.full(scene), self.example(scene, thing)
-        box = self.taken_for(scene, thing, wrong).box
+            box = self.rng.choice(alike or others).box
         # Saying what it looks for first makes it one step to look it up: the words stand right before the box.
         text = f" {thing.colour} {thing.shape}" + self.family.box_to_text([box], [full.size], [scene.size()])
         return Sample(self.family.chat(loops.locate_content(example, [full], self.family)), text)
@@ -79,11 +76,14 @@ class Teacher:
         return Sample(self.family.chat(loops.verify_content(example, [crop])), loops.target_text(example, "text"))
 
     def direct(self, scene: Scene, wrong: float = 0.0) -> Sample:
-        """Mostly about something big, where there is something to be read."""
+        """Mostly about something big, where there is something to be read. An open question; with `wrong`, one with
+        options, and with that probability the first of them is the answer, whatever is seen."""
         thing = self.rng.choice([t for t in scene.things if t.big and self.rng.random() < 0.8] or scene.things)
-        content = loops.direct_content(self.example(scene, thing), [self.full(scene)])
-        read = self.taken_for(scene, thing, wrong).glyph
-        return Sample(self.family.chat(content), f" {thing.colour} {thing.shape}\n{read}")
+        example = self.example(scene, thing)
+        first = self.rng.random() < wrong
+        asked = example if wrong else replace(example, choices=())
+        answer = example.choices[0] if first else thing.glyph
+        return Sample(self.family.chat(loops.direct_content(asked, [self.full(scene)])), answer)
 
     def with_crops(self, scene: Scene) -> Sample:
         """The full image and a crop: in one fresh prompt, or as the next turn of a conversation."""
