@@ -4,16 +4,21 @@ A run of tokens that many rows share has its keys and values kept once. A row th
 above it and to its own samples: the queries of all rows under a run meet its keys in one matrix product, so the cache
 of a prefix is read once for a group and never copied to its samples.
 
-Without branches the function is the library's SDPA, which the update's packs and SFT use.
+Packs are attended to block by block: most of a tree's mask is empty, and a block holds little of that. Without branches
+and blocks the function is the library's SDPA, which SFT uses.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from hart_lite.packing import Block
 
 NAME = "hart_lite"
 
@@ -145,12 +150,21 @@ def attention(
     value: Tensor,
     attention_mask: Tensor | None,
     branches: Branches | None = None,
+    blocks: Sequence[Block] = (),
     **options,
 ) -> tuple[Tensor, None]:
     """As the library calls it: (N, heads, T, D) queries, (N, key heads, T, D) keys and values of the new tokens.
 
-    With `branches`, the new tokens are added to their last level and the levels above are attended to as well.
+    With `branches`, the new tokens are added to their last level and the levels above are attended to as well. With
+    `blocks`, the tokens are a pack, and its blocks say what they see.
     """
+    if blocks:
+        outs = []
+        for block in blocks:
+            queries, seen = query[:, :, block.start : block.stop], (key[:, :, block.keys_K], value[:, :, block.keys_K])
+            mask = None if block.sees_Q_K is None else block.sees_Q_K[None, None]
+            outs.append(sdpa_attention_forward(module, queries, *seen, mask, **options)[0])
+        return torch.cat(outs, dim=1), None
     if branches is not None:
         branches.levels[-1].write(module.layer_idx, key, value)
         if query.shape[2] == 1:

@@ -60,7 +60,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
     with _readable(section):
         model = family.load_model(**how)
     if section.quant == "nf4" and device.type == "cpu":
-        _keep_differentiable(model)
+        keep_differentiable(model)
     if adapter is not None:  # only now are the files of a Hub model sure to be here
         way_out = "put the old files back, or train on this base in a new run"
         check_fingerprint(adapter / ADAPTER_BASE, family, f"the adapter in {adapter} was trained on", way_out)
@@ -93,7 +93,7 @@ def _family(source: str, section: ModelSection) -> Family:
         return FAMILIES[kind](source, section.revision)
 
 
-def _keep_differentiable(model: nn.Module) -> None:
+def keep_differentiable(model: nn.Module) -> None:
     """In eval mode bitsandbytes repacks 4-bit weights for a CPU kernel that has no gradient, and they stay so."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
+from itertools import accumulate, groupby, pairwise
 
 import numpy as np
 import torch
@@ -76,6 +77,21 @@ def _node(keys: list[np.ndarray], limits: list[int], group: list[int], start: in
 
 
 @dataclass(frozen=True)
+class Block:
+    """Tokens `start` to `stop` of a row, which attend in one call. `sees_Q_K` says which of the tokens `keys_K` each of
+    them sees; None: they see themselves and each the ones before it, as causal attention has it without a mask."""
+
+    start: int
+    stop: int
+    keys_K: torch.Tensor
+    sees_Q_K: torch.Tensor | None
+
+    def to(self, device: torch.device) -> Block:
+        sees_Q_K = None if self.sees_Q_K is None else self.sees_Q_K.to(device)
+        return Block(self.start, self.stop, self.keys_K.to(device), sees_Q_K)
+
+
+@dataclass(frozen=True)
 class Pack:
     """One row for the model. T tokens, R position rows, S segments, N sampled tokens.
 
@@ -93,15 +109,25 @@ class Pack:
     targets_N: torch.Tensor
     owners_N: torch.Tensor
     offsets_N: torch.Tensor
+    cuts: tuple[int, ...]  # where blocks begin
 
     def __len__(self) -> int:
         return len(self.ids_T)
 
-    def mask(self, device: torch.device | str = "cpu") -> torch.Tensor:
-        """(1, 1, T, T) boolean: a token sees earlier tokens of its own run and of the runs above it."""
-        segments = self.segments_T.to(device)
-        sees = self.sees_S_S.to(device)[segments[:, None], segments[None, :]]
-        return sees.tril_()[None, None]
+    def mask(self) -> torch.Tensor:
+        """(T, T) boolean: a token sees earlier tokens of its own run and of the runs above it."""
+        return self.sees_S_S[self.segments_T[:, None], self.segments_T[None, :]].tril_()
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The mask in pieces without most of its empty parts: tokens that attend in one call."""
+        mask, blocks = self.mask(), []
+        for start, stop in pairwise((*self.cuts, len(self))):
+            keys_K = mask[start:stop].any(0).nonzero()[:, 0]
+            sees_Q_K = mask[start:stop, keys_K]
+            causal = torch.equal(sees_Q_K, torch.ones_like(sees_Q_K).tril()) and len(keys_K) == stop - start
+            blocks.append(Block(start, stop, keys_K, None if causal else sees_Q_K))
+        return tuple(blocks)
 
 
 def pack(sequences: Sequence[Tokens], positions: Callable[[Tokens], torch.Tensor], tokens_per_pack: int) -> list[Pack]:
@@ -192,7 +218,36 @@ def _lay_out(
         targets_N=torch.tensor(targets, dtype=torch.long),
         owners_N=torch.tensor(owners, dtype=torch.long),
         offsets_N=torch.tensor(offsets, dtype=torch.long),
+        cuts=_cuts(parents, torch.bincount(torch.tensor(segments)).tolist()),
     )
+
+
+def _cuts(parents: list[int], lengths: list[int]) -> tuple[int, ...]:
+    """Where the blocks of a row begin, from each segment's parent and tokens.
+
+    A run that others share attends on its own. Its branches do so together, or each with a copy of the keys above it:
+    the first computes what they are to each other in vain, the second takes memory. They part where they are on average
+    at least half as long as what each would repeat.
+    """
+    weights = list(lengths)  # tokens of a segment and all below it
+    for segment in reversed(range(len(parents))):
+        if parents[segment] >= 0:
+            weights[parents[segment]] += weights[segment]
+    starts = [0, *accumulate(lengths)]
+    cuts = []
+
+    def walk(segments: list[int], above: int) -> None:
+        for segment in segments:
+            cuts.append(starts[segment])
+            below = [child for child, parent in enumerate(parents) if parent == segment]
+            path = above + lengths[segment]
+            if below and 2 * (weights[segment] - lengths[segment]) >= path * len(below):
+                walk(below, path)
+            elif below:
+                cuts.append(starts[below[0]])
+
+    walk([segment for segment, parent in enumerate(parents) if parent < 0], 0)
+    return tuple(cuts)
 
 
 def _ancestors(parents: list[int]) -> torch.Tensor:

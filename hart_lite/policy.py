@@ -127,8 +127,9 @@ class Policy:
         hidden = self.model.model.language_model(
             inputs_embeds=self.embed(pack.ids_T, pack.slots)[None],
             position_ids=self.rotary(pack.positions_R_T[:, None]),
-            attention_mask=pack.mask(self.device),
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),  # the blocks say who sees whom
             use_cache=False,
+            blocks=[block.to(self.device) for block in pack.blocks],
         ).last_hidden_state[0]
         at = hidden[pack.predict_N.to(self.device)]
         targets = pack.targets_N.to(self.device)

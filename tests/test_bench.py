@@ -25,7 +25,6 @@ TINY = replace(
     mrope=(2, 3, 3),
     full_tokens=16,
     crop_tokens=9,
-    image_side=224,
     samples=4,
     response=4,
     grown_samples=(2, 4),

@@ -35,7 +35,7 @@ def test_two_samples_of_one_prompt_by_hand():
     assert row.ids_T.tolist() == [1, 2, 3, 4, 5, 6, 4, 7]
     assert row.positions_R_T.tolist() == [[0, 1, 2, 3, 4, 5, 3, 4]]
     assert row.segments_T.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
-    assert row.mask()[0, 0].int().tolist() == [
+    assert row.mask().int().tolist() == [
         [1, 0, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0, 0],
@@ -104,7 +104,7 @@ def test_one_prompt_inside_another():
 def test_sequences_that_share_nothing_have_roots_of_their_own():
     [row] = pack([sequence((1, 2), (3,)), sequence((4, 5), (6,))], positions, 100)
     assert row.segments_T.tolist() == [0, 0, 0, 1, 1, 1]
-    assert not row.mask()[0, 0, 3:, :3].any()
+    assert not row.mask()[3:, :3].any()
     assert row.positions_R_T.tolist() == [[0, 1, 2, 0, 1, 2]]
 
 
@@ -156,7 +156,7 @@ def test_every_budget_scores_every_sampled_token_once(budget):
     assert sorted(scored) == wanted
     for row in packs:  # what a scored token sees, in order of position, is its own sequence up to there
         for at, owner in zip(row.predict_N.tolist(), row.owners_N.tolist(), strict=True):
-            seen = row.ids_T[row.mask()[0, 0, at]].tolist()
+            seen = row.ids_T[row.mask()[at]].tolist()
             assert tuple(seen) == sequences[owner].ids[: len(seen)]
             assert len(seen) == row.positions_R_T[0, at] + 1
 
@@ -185,3 +185,28 @@ def test_an_empty_response_is_laid_out_and_scores_nothing():
 def test_nothing_to_pack():
     assert pack([], positions, 10) == []
     assert trie([]) == ()
+
+
+# -- blocks --------------------------------------------------------------------------------------------------------
+
+
+def test_blocks_hold_all_that_the_mask_does():
+    shared = tuple(range(1, 9))
+    short = [sequence(shared, (100 + n,)) for n in range(3)]
+    long = [sequence((50, 51, *range(200 + 10 * n, 206 + 10 * n)), (7,)) for n in range(3)]
+    [row] = pack([*short, *long], positions, 200)
+    rebuilt = torch.zeros(len(row), len(row), dtype=torch.bool)
+    for block in row.blocks:
+        causal = torch.ones(block.stop - block.start, len(block.keys_K), dtype=torch.bool).tril()
+        rebuilt[block.start : block.stop, block.keys_K] = causal if block.sees_Q_K is None else block.sees_Q_K
+    assert torch.equal(rebuilt, row.mask())
+
+
+def test_long_branches_attend_on_their_own_and_short_ones_together():
+    shared = tuple(range(1, 9))
+    short = [sequence(shared, (100 + n,)) for n in range(3)]  # 7 shared tokens, branches of 2
+    long = [sequence((50, 51, *range(200 + 10 * n, 206 + 10 * n)), (7,)) for n in range(3)]  # 2 shared, branches of 7
+    [row] = pack([*short, *long], positions, 200)
+    assert row.cuts == (0, 7, 13, 15, 22, 29)
+    assert [len(block.keys_K) for block in row.blocks] == [7, 13, 2, 9, 9, 9]
+    assert [block.sees_Q_K is None for block in row.blocks] == [True, False, True, False, False, False]

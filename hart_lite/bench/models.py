@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen2_5_VLForCond
 from hart_lite import attention
 from hart_lite.bench.presets import TOKEN, FixedLength, Preset, config_of
 from hart_lite.dimensions import Dimensions
-from hart_lite.loading import DTYPES
+from hart_lite.loading import DTYPES, keep_differentiable
 from hart_lite.policy import Policy
 from hart_lite.recipe_schema import Lora, PixelBudgets, Rollout
 from hart_lite.rollout import Runner
@@ -107,6 +107,8 @@ def _quantised(config: Qwen2_5_VLConfig, device: str, dtype: torch.dtype) -> nn.
                 fresh = nn.Parameter(value, requires_grad=False)
             setattr(module, name, fresh)
     _rebuild_rotary(model, device)
+    if device == "cpu":
+        keep_differentiable(model)
     model.is_loaded_in_4bit = True
     model.tie_weights()
     return model.eval()

@@ -38,9 +38,15 @@ def _header(results: Results) -> str:
         f"{_machine(results)}; {versions}.\n\n"
         f"A random Qwen2.5-VL of {dims.layers} layers, hidden size {dims.hidden}, {preset.dtype}, "
         f"quant {preset.quant}. One question a step: a prompt of {results.prefix} tokens, {preset.samples} samples, "
-        f"{preset.response} tokens a turn, one crop of at most {preset.crop_tokens} tokens a sample. Median of {rounds} rounds (least-most); "
-        f"the systems take turns, ratios are paired by round, and a first round does not count."
+        f"{preset.response} tokens a turn, one crop a sample, "
+        f"{_crop_tokens(results):.0f} tokens on average. Median of {rounds} rounds (least-most); the systems take turns, "
+        f"ratios are paired by round, and a first round does not count."
     )
+
+
+def _crop_tokens(results: Results) -> float:
+    counts = results.steps.counts
+    return (counts["hart"].images - counts["direct"].images) / results.work.preset.samples
 
 
 def _machine(results: Results) -> str:

@@ -151,8 +151,8 @@ def _growth(work: Workload, folder: Path, what: str, values: tuple[int, int]) ->
     systems = [Ours(size, "direct", folder) for size in sizes]
     seconds = ([], [])
     for round_ in range(GROWTH_ROUNDS):
-        for value, system, times in zip(values, systems, seconds, strict=True):
-            times.append(system.step(question(work.preset, folder, round_))["step"])
+        for value, size, system, times in zip(values, sizes, systems, seconds, strict=True):
+            times.append(system.step(question(size.preset, folder, round_))["step"])
             log.info("bench: round %d of %d, %s %d: %.2f s", round_ + 1, GROWTH_ROUNDS, what, value, times[-1])
     counts = tuple(our_count(size, system.groups) for size, system in zip(sizes, systems, strict=True))
     return Growth(what, values, seconds, counts)

@@ -115,6 +115,8 @@ def _planned(work: Workload, packed: Pack) -> int:
         lora=work.runner.policy.lora,
     )
     cost = Cost(work.dims, section)
-    at_head, in_layer = cost.head_backward(tokens, sampled), cost.layer_backward(tokens, tokens)
-    kept = cost.kept(tokens, tokens) + cost.around(tokens, tokens, sampled)
+    masks = (block.sees_Q_K.numel() for block in packed.blocks if block.sees_Q_K is not None)
+    row = round(sum(masks) / tokens)  # keys that a token's mask speaks of
+    at_head, in_layer = cost.head_backward(tokens, sampled), cost.layer_backward(tokens, row)
+    kept = cost.kept(tokens, row) + cost.around(tokens, row, sampled)
     return kept + max(at_head + cost.logits(sampled), in_layer)
