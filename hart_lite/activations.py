@@ -2,8 +2,7 @@
 
 The counts are those of the tensors that autograd keeps and of the largest temporaries beside them, in the library's own
 modules; `tests/test_plan.py` holds them against the allocator on CPU. CUDA's memory-efficient attention keeps the same
-tensors (queries, keys repeated for every query head, values, output, the mask as numbers): read in its source, not
-measured here.
+tensors (queries, keys repeated for every query head, values, output, the mask as numbers) by assumption: not measured.
 """
 
 from __future__ import annotations
