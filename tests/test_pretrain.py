@@ -24,6 +24,23 @@ def test_every_part_runs_and_the_base_loads(tmp_path):
     assert load_policy(ModelSection(base=str(tmp_path / "base"))).family.name == "qwen2_5_vl"
 
 
+def test_a_part_that_is_there_is_not_repeated(tmp_path):
+    stages, lines = {"see": 2, "join": 2, "blur": 2}, []
+    pretrain.pretrain(tmp_path, stages=stages, log=lines.append)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    [blur] = (tmp_path / "parts").glob("*-blur-2")
+    blur.unlink()
+
+    lines.clear()
+    pretrain.pretrain(tmp_path, stages=stages, log=lines.append)
+    assert [line.split()[0] for line in lines] == ["blur"]
+    assert (tmp_path / "model.safetensors").read_bytes() == whole
+
+    lines.clear()
+    pretrain.pretrain(tmp_path, stages=stages | {"see": 1}, log=lines.append)  # all that follows is another's, too
+    assert [line.split()[0] for line in lines] == ["see", "join", "blur"]
+
+
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
     return pretrain.Trainer(tmp_path_factory.mktemp("base"), seed=0)
@@ -44,6 +61,17 @@ def test_a_blurred_target_is_another_thing_of_the_same_shape(trainer):
         assert any(target.endswith(box) for box in boxes)
         seen += 1
     assert seen > 5
+
+
+def test_blurred_answers_at_a_glance_are_the_first_option(trainer):
+    teacher, family = trainer.teacher, trainer.family
+    for _ in range(20):
+        scene = teacher.scene()
+        sample = teacher.direct(scene, wrong=1.0)
+        assert f"(A) {sample.target}\n" in family.tokenizer.decode(sample.prompt.ids)
+        plain = teacher.direct(scene)
+        assert "(A)" not in family.tokenizer.decode(plain.prompt.ids)
+        assert plain.target in {thing.glyph for thing in scene.things}
 
 
 def test_a_number_nearly_right_is_nearly_right(trainer):
