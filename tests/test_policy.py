@@ -309,6 +309,11 @@ def test_identical_prompts_draw_different_samples(policy):
     assert len(set(policy.generate(prompts, Sampling(max_tokens=4)))) > 4
 
 
+def test_a_response_of_no_tokens_is_empty(policy):
+    prompts = prompts_of(policy.family, first_turns)
+    assert policy.generate(prompts, Sampling(max_tokens=0)) == [()] * len(prompts)
+
+
 @pytest.mark.parametrize("most", [1, 2, 7])
 def test_no_response_is_longer_than_asked_and_each_says_something(policy, most):
     responses = policy.generate(prompts_of(policy.family, first_turns), Sampling(max_tokens=most))

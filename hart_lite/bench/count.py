@@ -1,12 +1,13 @@
 """What a step has to compute, counted in tokens: the limit that a measured ratio is held against.
 
 A token's unit of work is one pass through the layers of the language model. A backward pass counts as one pass: the
-base is frozen, so no gradient of its weights is computed. Attention, head, Python and optimizer are not counted.
+base is frozen, so no gradient of its weights is computed. What grows with the square of a length, attention, is counted
+apart, in the same unit; head, Python and optimizer are not counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hart_lite import loops
@@ -17,29 +18,41 @@ from hart_lite.types import Example, Group, Tokens
 
 @dataclass(frozen=True)
 class Count:
-    """Tokens that pass through the language model in each phase, and image tokens that the vision tower encodes."""
+    """Tokens that pass through the language model in each phase, and image tokens that the vision tower encodes; pairs
+    of tokens and of image patches of which one sees the other, in one layer."""
 
     rollout: int
     update: int  # as many as the reference's
     images: int
+    pairs: int  # of the update
+    patch_pairs: int  # of the tower's layers that see the whole image
 
     def work(self, work: Workload) -> float:
         """Passes of one token: rollout, reference, forward and backward; one forward more where it is recomputed."""
         passes = 3 + work.preset.gradient_checkpointing
         return self.rollout + passes * self.update + image_share(work) * self.images
 
+    def attention(self, work: Workload) -> float:
+        """The pairs, in passes of one token. A backward pass costs attention two of its forward passes, and the
+        rollout's prompts have about the pairs of the update."""
+        passes = 5 + work.preset.gradient_checkpointing
+        language = passes * self.pairs * work.dims.layers * work.dims.hidden
+        tower = self.patch_pairs * len(work.preset.vision["fullatt_block_indexes"]) * work.dims.vision.hidden
+        return 2 * (language + tower) / work.dims.linears
+
 
 def image_share(work: Workload) -> float:
-    """Work of the vision tower for one image token."""
+    """Work of the vision tower for one image token, without what its patches see of each other."""
     return work.dims.vision.patches * work.dims.tower / work.dims.linears
 
 
 def stock_count(work: Workload, example: Example) -> Count:
     """Every sample with its prompt and its own copy of the image, which each of the three phases encodes."""
-    full = work.runner.full_views(example)
-    samples, prompt = work.preset.samples, work.runner.policy.family.chat(loops.direct_content(example, full))
-    whole = samples * (len(prompt) + work.preset.response)
-    return Count(whole, whole, 3 * samples * sum(slot.length for slot in prompt.slots))
+    full, samples = work.runner.full_views(example), work.preset.samples
+    prompt = work.runner.policy.family.chat(loops.direct_content(example, full))
+    length, encoded = len(prompt) + work.preset.response, [slot.length for slot in prompt.slots] * 3 * samples
+    tokens, pairs = samples * length, samples * length * (length + 1) // 2
+    return Count(tokens, tokens, sum(encoded), pairs, _patch_pairs(work, encoded))
 
 
 def our_count(work: Workload, groups: Sequence[Group]) -> Count:
@@ -48,16 +61,18 @@ def our_count(work: Workload, groups: Sequence[Group]) -> Count:
     rollout = sum(len(turn.response) for turn in turns)
     for kind in {turn.kind for turn in turns}:
         rollout += size(trie([turn.prompt for turn in turns if turn.kind == kind]))
-    views = {slot.view: slot.length for turn in turns for slot in turn.prompt.slots}
-    return Count(rollout, packed_tokens(work, sequences_of(groups)), sum(views.values()))
+    encoded = {slot.view: slot.length for turn in turns for slot in turn.prompt.slots}.values()
+    packs = pack(sequences_of(groups), work.runner.policy.family.positions, work.tokens_per_pack)
+    pairs = sum(int(packed.mask().sum()) for packed in packs)
+    return Count(rollout, sum(map(len, packs)), sum(encoded), pairs, _patch_pairs(work, encoded))
+
+
+def _patch_pairs(work: Workload, images: Iterable[int]) -> int:
+    return sum((work.dims.vision.patches * tokens) ** 2 for tokens in images)
 
 
 def sequences_of(groups: Sequence[Group]) -> list[Tokens]:
     return [s for group in groups for t in group.trajectories for s in t.sequences]
-
-
-def packed_tokens(work: Workload, sequences: Sequence[Tokens]) -> int:
-    return sum(map(len, pack(sequences, work.runner.policy.family.positions, work.tokens_per_pack)))
 
 
 def size(nodes: Sequence[Node]) -> int:

@@ -38,9 +38,9 @@ def _header(results: Results) -> str:
         f"{_machine(results)}; {versions}.\n\n"
         f"A random Qwen2.5-VL of {dims.layers} layers, hidden size {dims.hidden}, {preset.dtype}, "
         f"quant {preset.quant}. One question a step: a prompt of {results.prefix} tokens, {preset.samples} samples, "
-        f"{preset.response} tokens a turn, one crop a sample, "
-        f"{_crop_tokens(results):.0f} tokens on average. Median of {rounds} rounds (least-most); the systems take turns, "
-        f"ratios are paired by round, and a first round does not count."
+        f"{preset.response} tokens a turn, one crop a sample, {_crop_tokens(results):.0f} tokens on average. Median of "
+        f"{rounds} rounds (least-most); the systems take turns, ratios are paired by round, and a first round does not "
+        f"count."
     )
 
 
@@ -120,8 +120,8 @@ def _counts(results: Results) -> str:
 
 WORK = (
     "Work: tokens of rollout and reference once, those of the update twice (forward, backward; once more where layers "
-    "are recomputed), and image tokens at what the vision tower costs for each. Attention, head, Python and optimizer "
-    "are not counted."
+    "are recomputed), and image tokens at what the vision tower costs for each. Head, Python and optimizer are not "
+    "counted, attention under Growth alone."
 )
 
 
@@ -129,12 +129,13 @@ def _growth(results: Results) -> str:
     rows = []
     for grown in results.growth:
         small, large = grown.counts
-        slower = _ratios(grown.seconds[1], grown.seconds[0])
-        work = large.work(results.work) / small.work(results.work)
-        values = " -> ".join(map(str, grown.values))
-        tokens = f"{small.update:,} -> {large.update:,}"
-        rows.append((f"{grown.what} {values}", tokens, _spread(slower), f"{work:.1f}"))
-    head = ("a `direct` step with", "tokens of the update", "times as long", "by token count")
+        tokens = [count.work(results.work) for count in grown.counts]
+        all_ = [count.work(results.work) + count.attention(results.work) for count in grown.counts]
+        what = f"{grown.what} {' -> '.join(map(str, grown.values))}"
+        slower = _spread(_ratios(grown.seconds[1], grown.seconds[0]))
+        counted = f"{small.update:,} -> {large.update:,}"
+        rows.append((what, counted, slower, f"{tokens[1] / tokens[0]:.1f}", f"{all_[1] / all_[0]:.1f}"))
+    head = ("a `direct` step with", "tokens of the update", "times as long", "by token count", "with attention")
     return "**Growth**\n\n" + _table(head, rows)
 
 
