@@ -92,9 +92,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def train(arguments: argparse.Namespace) -> int:
     """Run the stages of a recipe and leave a self-contained run directory."""
-    from hart_lite.recipe import load_recipe
+    from hart_lite.recipe import check_machine, load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if recipe.model.backend == "unsloth":
+        check_machine(recipe)
+        import unsloth  # noqa: F401, it patches transformers, peft and trl and has to come before them
     _quiet_libraries()
     from hart_lite import train as stages
     from hart_lite.summary import summary_table

@@ -31,6 +31,7 @@ FAMILIES: dict[str, type[Family]] = {"qwen2_5_vl": Qwen25VL}
 EMBEDDED = Path(__file__).parent / "world" / "base_model"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_BASE = "base.json"  # fingerprint of the base, beside the adapter
+UNSLOTH_TOKENS = 32_768  # it wants to know the longest sequence; no pack is longer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -58,7 +59,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
     log.info("base %s: %s, %s, attention %s, on %s", section.base, section.quant, dtype, attention, device)
     set_seed(seed)  # the adapter's first weights are drawn here
     with _readable(section):
-        model = family.load_model(**how)
+        model = _load_unsloth(source, section, how) if section.backend == "unsloth" else family.load_model(**how)
     if section.quant == "nf4" and device.type == "cpu":
         keep_differentiable(model)
     if adapter is not None:  # only now are the files of a Hub model sure to be here
@@ -72,6 +73,23 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
     if section.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return policy
+
+
+def _load_unsloth(source: str, section: ModelSection, how: dict) -> nn.Module:
+    """The base as unsloth patches it. Adapters, packs and caches stay ours, so attention goes back to our function."""
+    from unsloth import FastVisionModel
+
+    model, _ = FastVisionModel.from_pretrained(
+        source,
+        revision=section.revision,
+        max_seq_length=UNSLOTH_TOKENS,
+        dtype=how["dtype"],
+        load_in_4bit=section.quant == "nf4",
+        use_gradient_checkpointing=False,  # switched on below, as for every base
+        fast_inference=False,
+    )
+    model.set_attn_implementation(how["attn_implementation"])
+    return model
 
 
 @contextmanager

@@ -85,6 +85,15 @@ def check_machine(recipe: Recipe) -> None:
         problems.append(
             "model.quant = 'nf4' needs bitsandbytes, not installed; `pip install bitsandbytes`, or use model.quant=none"
         )
+    if model.backend == "unsloth":
+        if not cuda:
+            problems.append("model.backend = 'unsloth' needs a CUDA card; use model.backend=transformers")
+        if find_spec("unsloth") is None:
+            problems.append(
+                "model.backend = 'unsloth', but unsloth is not installed; it wants older libraries, so give it an "
+                "environment of its own, `python -m venv .venv-unsloth && .venv-unsloth/bin/pip install -e "
+                "'.[unsloth]'`, or use model.backend=transformers"
+            )
     for tracker in recipe.report_to:
         if find_spec(tracker) is None:
             problems.append(

@@ -46,6 +46,8 @@ class ModelSection(_Section):
     """Hub commit, tag or branch."""
     quant: Literal["none", "nf4"] = "none"
     """`nf4`: 4-bit weights with double quantisation, by bitsandbytes."""
+    backend: Literal["transformers", "unsloth"] = "transformers"
+    """Who loads the base; `unsloth` needs a CUDA card and an environment of its own."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What computes; `auto`: bfloat16 where the card has it, float16 on older cards, float32 on CPU."""
     attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
