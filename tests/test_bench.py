@@ -148,7 +148,7 @@ def test_planned_memory_is_what_the_allocator_sees(work, hart):
 
 
 def test_four_bits_are_packed_matrix_by_matrix(folder):
-    preset = replace(TINY, quant="nf4", dtype="bfloat16")
+    preset = replace(TINY, quant="nf4", dtype="bfloat16", gradient_checkpointing=True)
     four = workload(preset, folder)
     model = four.runner.policy.model
     packed = {name for name, p in model.named_parameters() if p.dtype == torch.uint8}

@@ -20,7 +20,7 @@ STREAM = {"cpu": 256 << 20, "cuda": 4 << 30}  # bytes read to find the bandwidth
 @dataclass(frozen=True)
 class Decode:
     """One more token in each of `rows` rows: bytes of weights, of their unpacking and of the cache, bytes a second,
-    and seconds measured."""
+    and seconds measured with and without adapters."""
 
     rows: int
     weights: int
@@ -28,6 +28,7 @@ class Decode:
     cache: int
     bandwidth: float
     seconds: float
+    without_adapters: float
 
     @property
     def floor(self) -> float:
@@ -41,6 +42,9 @@ def decode(work: Workload, prompts: Sequence[Tokens]) -> Decode:
     number = model.get_input_embeddings().weight.element_size()
     parts = (model.model.language_model.layers, model.lm_head)
     held = size(trie(prompts)) + len(prompts) * work.preset.response // 2
+    seconds = _seconds_a_token(work, prompts)
+    with work.runner.policy.reference():
+        without_adapters = _seconds_a_token(work, prompts)
     return Decode(
         rows=len(prompts),
         weights=sum(parameter.nbytes for part in parts for parameter in part.parameters()),
@@ -48,7 +52,8 @@ def decode(work: Workload, prompts: Sequence[Tokens]) -> Decode:
         unpacking=2 * number * dims.linears if work.preset.quant == "nf4" else 0,
         cache=held * 2 * dims.layers * dims.kv_width * number,
         bandwidth=_bandwidth(work),
-        seconds=_seconds_a_token(work, prompts),
+        seconds=seconds,
+        without_adapters=without_adapters,
     )
 
 
