@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import torch
 
-from hart_lite.bench.count import Count, image_share
+from hart_lite.bench.count import image_share
 from hart_lite.bench.run import SYSTEMS, Results
 from hart_lite.bench.steps import PHASES
 
@@ -46,7 +46,8 @@ def _header(results: Results) -> str:
 
 def _crop_tokens(results: Results) -> float:
     counts = results.steps.counts
-    return (counts["hart"].images - counts["direct"].images) / results.work.preset.samples
+    crops = mean(h.images - d.images for h, d in zip(counts["hart"], counts["direct"], strict=True))
+    return crops / results.work.preset.samples
 
 
 def _machine(results: Results) -> str:
@@ -68,9 +69,8 @@ def _targets(results: Results) -> str:
 def _speed_rows(results: Results) -> Iterator[Row]:
     passes = results.passes
     faster = _ratios(passes.unpacked, passes.packed)
-    tower = (
-        image_share(results.work) * results.steps.counts["direct"].images / 2
-    )  # beside a forward and a backward pass
+    layers = 2 + results.work.preset.gradient_checkpointing  # passes; the frozen tower makes one
+    tower = image_share(results.work) * results.steps.counts["direct"][0].images / layers
     whole = (passes.unpacked_tokens + tower * results.work.preset.samples) / (passes.packed_tokens + tower)
     limit = f"{passes.unpacked_tokens / passes.packed_tokens:.1f}, with the tower {whole:.1f}"
     yield "update pass, unpacked / packed", _spread(faster), limit, "at least 5", _met(median(faster) >= 5)
@@ -115,10 +115,10 @@ def _steps(results: Results) -> str:
 def _counts(results: Results) -> str:
     rows = []
     for name in SYSTEMS:
-        count = results.steps.counts[name]
-        numbers = (count.rollout, count.update, count.update, count.images)
-        rows.append((_title(name), *(f"{n:,}" for n in numbers), f"{count.work(results.work):,.0f}"))
-    head = ("tokens of a step", "rollout", "reference", "update", "image tokens encoded", "work")
+        counts = results.steps.counts[name]
+        numbers = [(c.rollout, c.update, c.update, c.images, c.work(results.work)) for c in counts]
+        rows.append((_title(name), *(f"{mean(column):,.0f}" for column in zip(*numbers, strict=True))))
+    head = ("mean tokens of a step", "rollout", "reference", "update", "image tokens encoded", "work")
     return "**What the ratios are held against**\n\n" + _table(head, rows) + "\n\n" + WORK
 
 
@@ -163,8 +163,9 @@ def _against_stock(results: Results, name: str) -> list[float]:
 
 
 def _work_ratio(results: Results, name: str) -> float:
-    counts: dict[str, Count] = results.steps.counts
-    return counts[name].work(results.work) / counts["stock"].work(results.work)
+    """Of what the same rounds count: crops differ from question to question."""
+    ours, stock = ([count.work(results.work) for count in results.steps.counts[n]] for n in (name, "stock"))
+    return median(_ratios(ours, stock))
 
 
 def _ratios(upper: Sequence[float], lower: Sequence[float]) -> list[float]:

@@ -27,10 +27,10 @@ GROWTH_ROUNDS = 2
 
 @dataclass(frozen=True)
 class Steps:
-    """Of each system: laps of every round, what a step counts, and its peak in bytes beyond what it began with."""
+    """Of each system: laps and counts of every round, and its peak in bytes beyond what it began with."""
 
     laps: dict[str, list[Laps]]
-    counts: dict[str, Count]
+    counts: dict[str, list[Count]]
     peaks: dict[str, int]
 
 
@@ -103,16 +103,15 @@ def bench(preset: Preset, rounds: int) -> Results:
 
 
 def _steps(work: Workload, systems: dict[str, Stock | Ours], examples: list[Example]) -> Steps:
-    laps = {name: [] for name in systems}
+    laps, counts = {name: [] for name in systems}, {name: [] for name in systems}
     for round_, example in enumerate(examples):
         for name, system in systems.items():
             laps[name].append(system.step(example))
+            counts[name].append(stock_count(work, example) if name == "stock" else our_count(work, system.groups))
             log.info("bench: round %d of %d, %s: %.2f s", round_, len(examples) - 1, name, laps[name][-1]["step"])
-    counts = {loop: our_count(work, systems[loop].groups) for loop in SYSTEMS[1:]}
-    counts["stock"] = stock_count(work, examples[-1])
-    log.info("bench: peak memory of a step of each")
     peaks = {name: peak_bytes(lambda s=system: s.step(examples[-1]), work.device) for name, system in systems.items()}
-    return Steps({name: rows[1:] for name, rows in laps.items()}, counts, peaks)
+    laps, counts = ({name: rows[1:] for name, rows in all_.items()} for all_ in (laps, counts))
+    return Steps(laps, counts, peaks)
 
 
 def _passes(work: Workload, sequences: list[Tokens], rounds: int) -> Passes:

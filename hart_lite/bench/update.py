@@ -106,6 +106,7 @@ def update_peak(work: Workload, sequences: list[Tokens]) -> tuple[int, int]:
 
 
 def _planned(work: Workload, packed: Pack) -> int:
+    """As `hart-lite plan` has it, with a mask over the whole row: what blocks leave out of that they repeat in keys."""
     preset, tokens, sampled = work.preset, len(packed), len(packed.targets_N)
     section = ModelSection(
         dtype=preset.dtype,
@@ -115,15 +116,6 @@ def _planned(work: Workload, packed: Pack) -> int:
         lora=work.runner.policy.lora,
     )
     cost = Cost(work.dims, section)
-    masks = (block.sees_Q_K.numel() for block in packed.blocks if block.sees_Q_K is not None)
-    row = round(sum(masks) / tokens)  # keys that a token's mask speaks of
-    at_head, in_layer = cost.head_backward(tokens, sampled), cost.layer_backward(tokens, row)
-    kept = cost.kept(tokens, row) + cost.around(tokens, row, sampled) + _repeated(work, packed, cost)
+    at_head, in_layer = cost.head_backward(tokens, sampled), cost.layer_backward(tokens, tokens)
+    kept = cost.kept(tokens, tokens) + cost.around(tokens, tokens, sampled)
     return kept + max(at_head + cost.logits(sampled), in_layer)
-
-
-def _repeated(work: Workload, packed: Pack, cost: Cost) -> int:
-    """Bytes of the keys and values that blocks lay out beside those of their own tokens; recomputed, of one layer."""
-    keys = sum(len(block.keys_K) - (block.stop - block.start) for block in packed.blocks)
-    layers = 1 if work.preset.gradient_checkpointing else work.dims.layers
-    return layers * keys * 2 * work.dims.hidden * cost.compute
