@@ -79,7 +79,7 @@ def test_recipes_are_listed_with_what_they_say_of_themselves(capsys):
         (["train", "tiny_cpu", "k=7"], "k = 7: should be less than 1"),
         (["train", "tiny_cpu", "beta=0"], "stages.0: objective = 'ap_grpo' with beta = 0 has no KL to weigh"),
         (["train", "tiny_cpu", "rollout.samples=1"], "rollout.samples = 1 gives nothing to compare; use 2 or more"),
-        (["train", "tiny_cpu", "stages.9.steps=3"], "'9' should be the index of an item, 0 to 1"),
+        (["train", "tiny_cpu", "stages.9.steps=3"], "'9' should be the index of an item, 0 to 2"),
         (["train", "tiny_cpu", "seed=5000000000"], "seed = 5000000000: should be less than 4294967296"),
         (["train", "tiny_gpu"], "There is no recipe 'tiny_gpu'"),
         (["train", "tiny_cpu", "data.train=no/such.jsonl"], "no/such.jsonl"),

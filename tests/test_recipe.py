@@ -97,7 +97,7 @@ def test_the_baselines_are_overrides(loop):
         ("pixels.full=100", "pixels.full = 100: should be greater than or equal to 784"),
         ("stages.1.keep_locate=1.5", "stages.1.keep_locate = 1.5: should be less than or equal to 1"),
         ("stages.0.kind=rll", "stages.0.kind = 'rll': should be 'rl' or 'sft'"),
-        ("stages.2.steps=4", "'2' should be the index of an item, 0 to 1"),
+        ("stages.3.steps=4", "'3' should be the index of an item, 0 to 2"),
         ("name=a/b", "name = 'a/b': String should match pattern"),
         ("seed.x=1", "seed = {'x': 1}: should be a valid integer"),
         ("seed", "override 'seed' should look like section.key=value"),

@@ -1,4 +1,4 @@
-"""Pretrain the tiny base: `python -m hart_lite.world.pretrain --out FOLDER` (an estimated 40 minutes on 2 cores).
+"""Pretrain the tiny base: `python -m hart_lite.world.pretrain --out FOLDER` (54 minutes, most of them on one core).
 
 A model this small learns nothing from question-answer rows alone for thousands of steps, so it is taught in parts:
 
@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn import functional as F
@@ -37,7 +38,7 @@ from hart_lite.world.teacher import Sample, Teacher
 
 SIDE = 112
 STAGES = {"see": 2400, "join": 3000, "blur": 240}
-WRONG = 0.85
+WRONG = 0.85  # how often, in the blur, a thing is taken for another of its shape, and the first option for the answer
 BATCH = 48
 
 
@@ -273,16 +274,19 @@ def pretrain(out: Path, seed: int = 0, stages: dict[str, int] = STAGES, log: Cal
         "join": (trainer.groups(1.5e-3), trainer.join),
         "blur": (trainer.groups(6e-4), lambda _: trainer.join(1.0, WRONG)),
     }
-    kept, start = out / "parts" / str(seed), time.time()
+    kept, minutes = out / "parts" / str(seed), {}
     for name, (groups, step_loss) in parts.items():
         kept = kept.with_name(f"{kept.name}-{name}-{stages[name]}")
         if kept.exists():
             load_model(trainer.model, kept)
-            continue
-        trainer.optimise(name, groups, step_loss, stages[name], log)
-        kept.parent.mkdir(exist_ok=True)
-        save_model(trainer.model, str(kept))
-    minutes = round((time.time() - start) / 60, 1)
+        else:
+            start = time.time()
+            trainer.optimise(name, groups, step_loss, stages[name], log)
+            kept.parent.mkdir(exist_ok=True)
+            took = {"minutes": f"{(time.time() - start) / 60:.1f}"}
+            save_model(trainer.model, str(kept), metadata=took)
+        with safe_open(kept, "pt") as file:
+            minutes[name] = float(file.metadata()["minutes"])
     finish(trainer, out, {"seed": seed, "stages": stages, "wrong": WRONG, "minutes": minutes})
     return trainer
 

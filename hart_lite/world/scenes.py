@@ -46,7 +46,7 @@ class World:
     objects: tuple[int, int] = (3, 6)
     colours: tuple[str, ...] = tuple(COLOURS)
     glyphs: int = len(GLYPHS)
-    big_share: float = 0.25
+    big_share: float = 0.4
     seed: int = 0
 
     def __post_init__(self) -> None:
