@@ -187,7 +187,7 @@ def open_table(source: Source, format: str, split: str | None, config: str | Non
 
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it would print the error that it raises
     if format == "hub":
-        arguments: dict[str, Any] = {"path": str(source)}
+        arguments: dict[str, Any] = {"path": str(source)} | ({"name": config} if config else {})
     elif isinstance(source, str | Path) and Path(source).is_dir():
         if not any(Path(source).rglob("*.parquet")):
             raise HartError(f"{source}: the folder holds no .parquet file; for JSONL, name the .jsonl file itself")
@@ -201,7 +201,7 @@ def open_table(source: Source, format: str, split: str | None, config: str | Non
                 raise HartError(f"{file}: no such parquet file")
         arguments = {"path": "parquet", "data_files": [str(file) for file in files]}
     try:
-        found = datasets.load_dataset(**arguments, name=config, split=split)
+        found = datasets.load_dataset(**arguments, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise HartError(f"{source}: the data set cannot be opened: {error}") from error
     if isinstance(found, datasets.Dataset):

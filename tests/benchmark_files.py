@@ -1,4 +1,5 @@
-"""Small files in the official layouts of the benchmarks: field for field as they are published, with noise for images."""
+"""Small files in the official layouts of the benchmarks, field for field as published, with noise for images; and what
+the benchmarks read in them."""
 
 from __future__ import annotations
 
@@ -13,6 +14,10 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 from PIL import Image
+
+from hart_lite.benchmarks.base import BadRow
+from hart_lite.benchmarks.registry import BENCHMARKS
+from hart_lite.types import Example
 
 E_CHOICE = "(E) The image does not feature the object."
 
@@ -212,3 +217,20 @@ def write_viscot(folder: Path, name: str, pairs: Sequence[tuple[dict, dict]]) ->
     for det, _ in pairs:
         write_image(folder / det["img_path"], det["question_id"])
     return folder
+
+
+def read(name: str, source: str | Path) -> tuple[list[Example], list[BadRow]]:
+    rows = list(BENCHMARKS[name].read(str(source)))
+    return [row for row in rows if isinstance(row, Example)], [row for row in rows if isinstance(row, BadRow)]
+
+
+def one(name: str, source: str | Path) -> Example:
+    (example,), bad = read(name, source)
+    assert not bad
+    return example
+
+
+def problem(name: str, source: str | Path) -> str:
+    """Of the one bad row."""
+    _, (bad,) = read(name, source)
+    return f"{bad.where}: {bad.problem}"

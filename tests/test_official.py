@@ -1,4 +1,4 @@
-"""The official scorers, to the letter: responses with the verdict the published scripts give, and our grader's beside it."""
+"""The official scorers, to the letter: responses, the verdict of the published scripts, and our grader's beside it."""
 
 import time
 

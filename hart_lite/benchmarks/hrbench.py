@@ -73,7 +73,7 @@ def _example(record: Record, id: str) -> Example:
         question=text(record, "question"),
         answer=letter(record, "answer", choices),
         choices=choices,
-        category=known(text(record, "category"), CATEGORIES, "category"),
+        category=known(text(record, "category").strip('"'), CATEGORIES, "category"),  # copies of the TSV quote it
     )
 
 
