@@ -158,9 +158,9 @@ def test_listing_needs_no_torch():
 def test_tsv_images_are_read_again_where_they_stand(tmp_path):
     rows = hrbench_rows(2)
     path = write_tsv(tmp_path / "hr_bench_4k.tsv", rows)
-    limit = csv.field_size_limit()
+    before = csv.field_size_limit(4_000)
     examples, bad = read("hrbench4k", path)
-    assert not bad and csv.field_size_limit() == limit
+    assert not bad and csv.field_size_limit(before) == 4_000
     assert [example.images[0].size() for example in examples] == [(160, 90)] * 8
     assert len({example.images[0].key for example in examples}) == 2
     for example, row in ((examples[0], rows[0]), (examples[6], rows[6])):
@@ -240,6 +240,11 @@ def test_a_quote_that_is_not_closed_does_not_pass_in_silence(tmp_path):
     examples, bad = read("treebench", path)
     assert bad and len(examples) < 3
     assert all(row.where.startswith("TreeBench.tsv:") for row in bad)
+    path = write_tsv(path, rows)
+    path.write_text(path.read_text().replace("What is", '"What" is', 1))  # would lose its quotes
+    examples, bad = read("treebench", path)
+    assert bad[0].where == "TreeBench.tsv:2" and "cannot be read as a line" in bad[0].problem
+    assert [example.id for example in examples] == ["1", "2"]
 
 
 # --- choices
@@ -256,6 +261,9 @@ def test_a_quote_that_is_not_closed_does_not_pass_in_silence(tmp_path):
         ("Which Options: exist? Options: A: x, B: y", "Which Options: exist?", ("x", "y")),
         ("Of (A) or what? Options: A) x B) y", "Of (A) or what?", ("x", "y")),
         ("Q? (A) see figure A. now (B) y", "Q?", ("see figure A. now", "y")),
+        ("Q? Options: A: John D. Rockefeller, B: none", "Q?", ("John D. Rockefeller", "none")),
+        ("Q?\nA. vitamin D. too\nB. A: none", "Q?", ("vitamin D. too", "A: none")),
+        ("Q?\nA. w B. x\nC. y D. z", "Q?", ("w", "x", "y", "z")),
     ],
 )
 def test_choices_in_a_question(text, question, choices):
@@ -274,6 +282,8 @@ def test_choices_in_a_question(text, question, choices):
         "Q? Options: A: is A: x, B: y",  # could be cut in two places
         "Q? Options: one of A: x, B: y",
         "Q? Options: A: x, B:",
+        "Q? Options: A: x, B: y, C) z",
+        " ".join(f"({letter})" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
         "Q? Options: A: , B: y",
         "",
     ],

@@ -31,6 +31,7 @@ MME = {
     "Every option but C is wrong": "E",
     "Best answer: C": "B",  # a prefix without its comma
     "The best option is D": "D",  # not removed, but holds no capital A to E
+    "The best option is a tree": "",  # .. so that no choice's text is left
     "The Correct option is D": "C",
     "Detail shows C": "D",
     "nothing": "D",  # a choice's text
@@ -130,6 +131,7 @@ HRBENCH = {
     "\\boxed{B}": "B",
     "Z": "Z",
     "Z, blue": "Z",  # refused before the text is looked at
+    "A or B, no Z: blue": "B",
     "Cannot determine the answer, blue": "Z",
     "I can't process this file.": "Z",
     "Failed to obtain answer via API": None,

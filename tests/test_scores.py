@@ -51,7 +51,7 @@ def test_counts_micro_macro_and_tasks_in_both_columns():
         row("treebench", "1", "Perception/OCR", True, False),
         row("treebench", "2", "Perception/OCR", True, True),
         row("treebench", "3", "Perception/OCR", False, True),
-        row("treebench", "4", "Perception/Material", False, False),
+        row("treebench", "4", "Perception/Material", False, False, answer="B"),
         row("treebench", "5", "Reasoning/Ordering", True, True),
     ]
     found = scores(rows, BENCHMARKS["treebench"])
@@ -70,7 +70,8 @@ def test_counts_micro_macro_and_tasks_in_both_columns():
     }
     assert (official["right"], official["micro"], official["tasks"]["Perception"]["right"]) == (3, 0.6, 2)
     assert official["subtasks"]["Perception/OCR"]["right"] == 2
-    assert found["letters"] == {"A": {"read": 3, "truth": 5}} and found["unread"] == 2
+    assert found["letters"] == {"A": {"read": 3, "truth": 5}, "B": {"read": 1, "truth": 0}}
+    assert found["unread"] == 1
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

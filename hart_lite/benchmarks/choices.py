@@ -12,9 +12,20 @@ from typing import NoReturn
 
 from hart_lite.types import HartError, shown
 
-# A label begins the text or follows a space, comma or semicolon. One inside a choice ("see (A)") breaks the order.
-_BRACKETED = re.compile(r"(?:^|(?<=[\s,;]))\(([A-Z])\)")
-_BARE = re.compile(r"(?:^|(?<=[\s,;]))([A-Z])(?::|[.)](?=\s|$))")
+# One style for all labels of a text: each on a line of its own, or run on behind a space, comma or semicolon. So the D
+# of "A: John D. Rockefeller, B: .." is no label.
+_RUN_ON = r"(?:\A|(?<=[\s,;]))"
+_STYLES = tuple(
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        r"^[ \t]*\(([A-Z])\)",
+        r"^[ \t]*([A-Z])[.:)](?=\s|$)",
+        _RUN_ON + r"\(([A-Z])\)",
+        _RUN_ON + r"([A-Z]):",
+        _RUN_ON + r"([A-Z])\.(?=\s)",
+        _RUN_ON + r"([A-Z])\)(?=\s)",
+    )
+)
 _LABEL = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.:)])\s*")
 _HEADING = re.compile(r"(?:^|(?<=\s))(?:Options|Choices)\s?:")
 
@@ -49,14 +60,17 @@ def from_list(lines: Iterable[str]) -> tuple[str, ...]:
 def from_text(text: str) -> tuple[str, tuple[str, ...]]:
     """(what stands before the first label, the texts of the choices). Raises `HartError` if they cannot be told."""
     letters = ""
-    for pattern in (_BRACKETED, _BARE):
-        marks = list(pattern.finditer(text))
+    for style in _STYLES:
+        marks = list(style.finditer(text))
         found = "".join(mark[1] for mark in marks)
         letters = letters or found
         if len(marks) > 1 and found == ascii_uppercase[: len(found)]:
             stops = [*(mark.start() for mark in marks[1:]), len(text)]
             texts = [text[mark.end() : stop].strip() for mark, stop in zip(marks, stops, strict=True)]
             texts = [part.removesuffix(",").removesuffix(";").rstrip() for part in texts[:-1]] + texts[-1:]
+            following = ascii_uppercase[len(found) : len(found) + 1]
+            if any(mark[1] == following for other in _STYLES for mark in other.finditer(texts[-1])):
+                break  # one more choice, in another style
             return text[: marks[0].start()].strip(), _complete(zip(found, texts, strict=True))
     _refuse(letters)
 

@@ -119,9 +119,7 @@ def treebench_miou(text: str, truth_boxes: Sequence[Sequence[float]]) -> float:
     while (inside := _first_between(text, "<box>", "</box>", start)) is not None:
         start = text.index("<box>", start) + len("<box>") + len(inside) + len("</box>")
         if match := _TREE_BOX.match(inside.strip()):
-            x1, y1, x2, y2 = map(int, match.groups())
-            if x1 < x2 and y1 < y2:
-                found.append((x1, y1, x2, y2))
+            found.append(tuple(map(int, match.groups())))  # corners the wrong way round have no area
     best = [max((iou(box, tuple(truth[:4])) for box in found), default=0.0) for truth in truth_boxes]
     return sum(best) / len(best) if best else 0.0
 
