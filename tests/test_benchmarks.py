@@ -295,6 +295,25 @@ def test_vstar_without_its_questions_never_shows_the_right_option_first_as_a_rul
     assert read("vstar", tmp_path)[0] == examples[1:]
 
 
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"options": ["red"]}, "options: 1 given; 2 to 26 are allowed"),
+        ({"options": ["x"] * 27}, "options: 27 given"),
+        ({"options": ["red", 2]}, "options: ['red', 2] given; a list of texts is needed"),
+        ({"question": " "}, "question: ' ' given"),
+    ],
+)
+def test_vstar_bad_rows_without_its_questions(tmp_path, fields, message):
+    write_vstar(tmp_path, questions=False)
+    path = tmp_path / "direct_attributes" / "sa_4690.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    assert message in problem("vstar", tmp_path)
+    path.with_suffix(".jpg").unlink()
+    assert "direct_attributes/sa_4690.json: " in problem("vstar", tmp_path)
+    assert "no such image file" in problem("vstar", tmp_path)
+
+
 def test_vstar_on_one_line_and_without_boxes(tmp_path):
     write_vstar(tmp_path, questions=False)
     (tmp_path / "direct_attributes" / "sa_4690.json").unlink()

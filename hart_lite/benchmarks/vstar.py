@@ -41,7 +41,7 @@ def read(source: str) -> Iterator[Example | BadRow]:
     if is_hub_name(source):
         source = str(hub_folder(source, [_FILE, *(f"{category}/*" for category in CATEGORIES)]))
     patterns = (_FILE, "*.parquet", "data/*.parquet", *(f"{category}/*.json" for category in CATEGORIES))
-    files = find_files(source, patterns, (".jsonl", ".parquet", ".json"))
+    files = find_files(source, patterns, (".jsonl", ".parquet"))
     if files[0].suffix == ".parquet":
         return examples(parquet_records(files, _TABLE), _question_id, _from_table)
     if files[0].suffix == ".jsonl":
@@ -105,8 +105,10 @@ def _shuffled(record: Record, id: str) -> Example:
     image = ImageFile(next(files, path.with_suffix(".jpg")))
     size = image.checked_size()
     options = record.fields["options"]
-    if not isinstance(options, list) or len(options) < 2 or not all(isinstance(o, str) and o.strip() for o in options):
-        raise HartError(f"options: {shown(options)} given; a list of at least two texts is needed")
+    if not isinstance(options, list) or not all(isinstance(option, str) and option.strip() for option in options):
+        raise HartError(f"options: {shown(options)} given; a list of texts is needed")
+    if not 2 <= len(options) <= len(ascii_uppercase):
+        raise HartError(f"options: {len(options)} given; 2 to {len(ascii_uppercase)} are allowed")
     order = list(range(len(options)))
     random.Random(id).shuffle(order)
     return Example(
