@@ -18,7 +18,15 @@ FLOORS = (
     # 2: pixels and model families
     ("images", "families.base", "families.qwen2_5_vl", "fingerprint"),
     # 3: data, and things with weight
-    ("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes", "generate", "policy", "loading"),
+    (
+        *("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes"),
+        *("generate", "policy", "loading"),
+        *("benchmarks.base", "benchmarks.files", "benchmarks.tsv", "benchmarks.choices", "benchmarks.examples"),
+        *("benchmarks.official", "benchmarks.registry", "benchmarks.listing", "benchmarks.scores"),
+        *("benchmarks.mme_realworld", "benchmarks.mme_realworld_lite", "benchmarks.treebench", "benchmarks.vstar"),
+        *("benchmarks.hrbench", "benchmarks.hrbench4k", "benchmarks.hrbench8k", "benchmarks.mmstar"),
+        "benchmarks.visual_cot",
+    ),
     # 4: the algorithm
     ("loops", "rollout"),
     # 5: what training and measuring are made of
