@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 
 from hart_lite.eval_summary import flat
+from hart_lite.findings import SCORES
 from hart_lite.markdown import markdown_table, plain, probability
 from hart_lite.predictions import Evaluation, read_evaluation
-from hart_lite.findings import SCORES
 from hart_lite.significance import mcnemar, paired_bootstrap
 from hart_lite.types import HartError
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hart_lite.analysis import IOU_THRESHOLDS
+from hart_lite.findings import SCORES, findings
 from hart_lite.markdown import markdown_table, percent, plain, probability
 from hart_lite.predictions import Evaluation, read_evaluation
-from hart_lite.findings import SCORES, findings
 
 ABOUT = (
     "In percent, with 95 % intervals by bootstrap over images; one without width means that all images agree, not that "

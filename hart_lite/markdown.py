@@ -21,10 +21,10 @@ def probability(p: float) -> str:
     return f"p {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right."""
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """The first `words` columns to the left, the others to the right."""
     top, *lines = [f"| {' | '.join(map(plain, row))} |" for row in (head, *rows)]
-    return "\n".join([top, "| --- |" + " ---: |" * (len(head) - 1), *lines])
+    return "\n".join([top, "|" + " --- |" * words + " ---: |" * (len(head) - words), *lines])
 
 
 def plain(text: str) -> str:

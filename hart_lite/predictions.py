@@ -68,7 +68,7 @@ def read_evaluation(folder: str | Path) -> Evaluation:
         raise HartError(f"{folder / SETTINGS} does not say which model was evaluated (no 'model')")
     if not (folder / ROWS).is_file():
         raise HartError(f"{folder} holds no {ROWS}; `hart-lite eval` with the same arguments writes it")
-    rows = _lines(folder / ROWS)
+    rows = json_lines(folder / ROWS)
     for number, row in enumerate(rows, 1):
         _check(row, f"{folder / ROWS}:{number}")
     if not rows:
@@ -76,7 +76,7 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     (again, times), *_ = Counter((r["benchmark"], r["mode"], r["id"]) for r in rows).most_common(1)
     if times > 1:
         raise HartError(f"{folder / ROWS}: {times} rows for {' '.join(map(shown, again))}; there should be one")
-    bad = _lines(folder / BAD_ROWS) if (folder / BAD_ROWS).is_file() else []
+    bad = json_lines(folder / BAD_ROWS) if (folder / BAD_ROWS).is_file() else []
     return Evaluation(folder, settings, rows, bad)
 
 
@@ -85,7 +85,8 @@ def boxes_of(row: dict, key: str = "boxes") -> list[Box]:
     return [Box(*corners[:4], int(corners[4])) for corners in row.get(key) or []]
 
 
-def _lines(path: Path) -> list[dict]:
+def json_lines(path: Path) -> list[dict]:
+    """The objects of a JSONL file. Raises `HartError` naming the line that is none."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [_json(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
@@ -95,8 +96,8 @@ def _json(text: str, where: str) -> dict:
         value = json.loads(text)
     except ValueError as error:
         raise HartError(
-            f"{where}: not JSON ({error}). A last line that breaks off was interrupted: `hart-lite eval` with the same "
-            "arguments goes on from there"
+            f"{where}: not JSON ({error}). A last line that breaks off was interrupted: the command that wrote it goes "
+            "on from there"
         ) from error
     if not isinstance(value, dict):
         raise HartError(f"{where}: should be a JSON object, and is {shown(value)}")
