@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from hart_lite.analysis import mutual_information
 from hart_lite.eval_summary import flat
 from hart_lite.findings import SCORES, answers, grounding_figures, joint_figures, looked_for, mean
 from hart_lite.markdown import plain
@@ -19,6 +20,10 @@ from hart_lite.types import HartError
 METRICS = "metrics.jsonl"
 OURS = "Ours (hart-lite)"
 MIB_IN_GIB = 1024
+JOINT = (  # table 1's columns as a joint table: wrong and right box, each with wrong and right answer
+    ("incorrect_answer_incorrect_grounding", "correct_answer_incorrect_grounding"),
+    ("incorrect_answer_correct_grounding", "correct_answer_correct_grounding"),
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,9 @@ def rows(number: int, paper: dict, sources: Sequence[Source]) -> tuple[list[Colu
     if number == 4:
         columns, theirs, used = _other_benchmarks(columns, theirs, sources)
         return columns, theirs, used
+    if number == 1:
+        columns.append(Column("bits", "I(L;R) in bits (added)"))
+        theirs = [Row(r.source, r.group, r.cells | {"bits": _bits(r.cells)}) for r in theirs]
     if number in (2, 3):
         columns.append(Column("macro", "Macro (added: mean of the sub-tasks)"))
         theirs = [Row(r.source, r.group, r.cells | {"macro": _macro(r.cells, columns)}) for r in theirs]
@@ -93,6 +101,11 @@ def _title(column: dict) -> str:
     return " ".join(filter(None, [column.get("group"), column["label"]])) + n + unit
 
 
+def _bits(cells: dict[str, Cell]) -> str:
+    """Of the counts in a row of table 1."""
+    return f"{mutual_information([[cells[key] for key in keys] for keys in JOINT]):.5f}"
+
+
 def _macro(cells: dict[str, Cell], columns: Sequence[Column]) -> float:
     """Of a row as printed; computed, not the paper's own figure."""
     return round(fmean(cells[c.key] for c in columns if isinstance(cells.get(c.key), float) and c.key != "overall"), 2)
@@ -109,17 +122,12 @@ def _joint(number: int, columns: Sequence[Column], one: Source) -> Iterator[dict
         if not pairs:
             continue
         found = joint_figures([row["strict"] for row, _ in pairs], [other for _, other in pairs])
-        (wrong_wrong, wrong_right), (right_wrong, right_right) = found["counts"]
         how = trained(one.evaluation.model)
-        yield {
-            "method": f"{one.label}, {mode}, {name}",
-            "hart": how.hart if how else None,
-            "correct_answer_incorrect_grounding": wrong_right,
-            "correct_answer_correct_grounding": right_right,
-            "incorrect_answer_incorrect_grounding": wrong_wrong,
-            "incorrect_answer_correct_grounding": right_wrong,
-            "incorrect_grounding_given_correct_answer_pct": _percent(found["wrong_box_given_right"]),
-        }
+        cells: dict[str, Cell] = {"method": f"{one.label}, {mode}, {name}", "hart": how.hart if how else None}
+        for keys, counts in zip(JOINT, found["counts"], strict=True):
+            cells |= dict(zip(keys, counts, strict=True))
+        cells["incorrect_grounding_given_correct_answer_pct"] = _percent(found["wrong_box_given_right"])
+        yield cells | {"bits": _bits(cells)}
 
 
 def _sub_tasks(number: int, columns: Sequence[Column], one: Source) -> Iterator[dict[str, Cell]]:
