@@ -112,6 +112,8 @@ def _check(row: dict, where: str) -> None:
         for corners in row.get(key) or []:
             if not (isinstance(corners, list) and len(corners) == 5 and all(map(_is_number, corners))):
                 raise HartError(f"{where}: {key} holds {shown(corners)}; it should be [x1, y1, x2, y2, image]")
+            if not (corners[0] < corners[2] and corners[1] < corners[3]):
+                raise HartError(f"{where}: {key} holds {shown(corners)}; x1 should be below x2, and y1 below y2")
     if "grounding" in row:
         found = row["grounding"]
         missing = [name for name in _GROUNDING if not (isinstance(found, dict) and _is_number(found.get(name)))]
