@@ -253,7 +253,7 @@ FOUND = f"""What this shows:
 - As printed, AP-GRPO in the closed loop against GRPO in the open one, it does not hold: dividing by the standard
   deviation of the group gives the two gradients different lengths, and that difference is not along the last term.
 - Up to a positive factor it holds exactly, with alpha = `withheld`, if the last term is scaled by what GRPO's
-  advantages scale grad P(r=1) by. That is at least {{least:.2f}} in groups of {GROUP}: without it alpha often is above 1.
+  advantages scale grad P(r=1) by. That is at least {{least:.2f}} in groups of {GROUP}; without it alpha often tops 1.
 - The KL terms pull towards the reference in directions that the formula does not have: a residual that is small at
   beta = {BETA} and grows with the drift."""
 

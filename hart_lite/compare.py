@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from hart_lite.eval_summary import flat
+from hart_lite.eval_report import flat
 from hart_lite.findings import SCORES
 from hart_lite.markdown import markdown_table, plain, probability
 from hart_lite.predictions import Evaluation, read_evaluation

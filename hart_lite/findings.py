@@ -12,6 +12,7 @@ from hart_lite.analysis import joint_table, mutual_information, summarise_ground
 from hart_lite.answers import normalise
 from hart_lite.predictions import Evaluation
 from hart_lite.significance import bootstrap_interval, permutation_test
+from hart_lite.types import cut
 
 SCORES = ("strict", "official")
 
@@ -146,4 +147,4 @@ def _clusters(rows: Sequence[dict]) -> list[str]:
 
 
 def _plain(row: dict, answer: str) -> str:
-    return answer if row["choices"] else normalise(answer)
+    return answer if row["choices"] else cut(normalise(answer))

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from hart_lite.analysis import mutual_information
-from hart_lite.eval_summary import flat
+from hart_lite.eval_report import flat
 from hart_lite.findings import SCORES, answers, grounding_figures, joint_figures, looked_for, mean
 from hart_lite.markdown import plain
 from hart_lite.paper import BENCHMARKS, OF_TABLE

@@ -81,6 +81,12 @@ def somewhere(question: Question) -> list[Box]:
     return [Box(x, y, x + 120, y + 100)]
 
 
+def elsewhere(question: Question) -> list[Box]:
+    """A box that does not touch the target: in the other half of the image."""
+    left = 0 if question.target.x1 >= SIZE[0] / 2 - 50 else SIZE[0] - 100
+    return [Box(left, 0, left + 100, 80)]
+
+
 def other_letter(question: Question) -> str:
     return "ABCD"[("ABCD".index(question.truth) + 1) % 4]
 

@@ -17,7 +17,7 @@ FLOORS = (
     # 1: tensors, no model
     ("advantages", "losses", "packing", "attention", "measure"),
     # 2: pixels and model families
-    ("images", "families.base", "families.qwen2_5_vl", "fingerprint"),
+    ("images", "families.base", "families.qwen2_5_vl", "fingerprint", "protocols.base", "benchmarks.base"),
     # 3: data, and things with weight
     ("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes", "generate", "policy", "loading"),
     # 4: the algorithm
@@ -43,7 +43,7 @@ FLOORS = (
         *("train", "world.teacher", "world.pretrain"),
         *("bench.presets", "bench.models", "bench.steps", "bench.update", "bench.count", "bench.decode"),
         *("bench.run", "bench.report"),
-        *("eval_summary", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
+        *("eval_report", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
     ),
     # 7
     ("cli",),
