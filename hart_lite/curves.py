@@ -49,13 +49,12 @@ def iou_curves(folders: Sequence[str | Path]) -> dict[str, list[float]]:
             for mode, rows in modes.items():
                 found = [row["grounding"] for row in rows if "grounding" in row]
                 if found and (mode != "full" or any(row["boxes"] for row in rows)):
-                    key = (evaluation.folder, benchmark, tuple(summarise_grounding(found)["iou_curve"]), len(found))
-                    names.setdefault(key, [evaluation.model]).append(mode)
-    labels: dict[str, list[float]] = {}
-    for (folder, benchmark, curve, n), (model, *modes) in names.items():
-        label = f"{model} ({folder.name}), {' and '.join(modes)}, {benchmark}, n {n:,}"
-        labels[label] = list(curve)
-    return labels
+                    key = (evaluation.label, benchmark, tuple(summarise_grounding(found)["iou_curve"]), len(found))
+                    names.setdefault(key, []).append(mode)
+    return {
+        f"{label}, {' and '.join(modes)}, {benchmark}, n {n:,}": list(curve)
+        for (label, benchmark, curve, n), modes in names.items()
+    }
 
 
 def draw_curves(curves: dict[str, Sequence[float]]) -> Image.Image:

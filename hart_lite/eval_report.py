@@ -17,7 +17,7 @@ ABOUT = (
     "the value is certain. `strict` is the grader of the rewards, `official` the benchmark's own scorer, faulty or not."
 )
 # MGPO paper (arXiv 2507.05920): V* questions that the sub-image alone answers. Mode `crops` asks the same.
-SUB_IMAGE_ALONE = "MGPO reports for the sub-image alone: base 47.1, GRPO 50.2, MGPO 65.2."
+SUB_IMAGE_ALONE = "MGPO's paper reports for V*: base 47.1, GRPO 50.2, MGPO 65.2."
 
 Modes = dict[str, dict]
 Row = tuple[str, Callable[[dict], str]]
@@ -86,8 +86,9 @@ def _benchmark(name: str, modes: Modes) -> str:
         parts += [_table(looked, "where it looked", _GROUNDING), _joint_table(looked)]
     if any(len(f["answers"]["strict"]["categories"]) > 1 for f in modes.values()):
         parts.append(_categories(modes))
-    if "vstar" in name.replace("*", "star") and "crops" in modes:
-        parts.append(SUB_IMAGE_ALONE)
+    if "crops" in modes:
+        alone = percent(modes["crops"]["answers"]["strict"]["micro"])
+        parts.append(f"Answerable from the crops alone: {alone}. {SUB_IMAGE_ALONE if name == 'vstar' else ''}".strip())
     return "\n\n".join(parts)
 
 
@@ -118,6 +119,8 @@ def _answer_rows(modes: Modes) -> list[Row]:
     for kind in kinds:
         for score in SCORES:
             rows.append((f"right, {score}, {kind}", lambda f, s=score, k=kind: percent(f["answers"][s][k])))
+    if any("valid_box" in f for f in modes.values()):
+        rows.append(("valid box", lambda f: percent(f.get("valid_box"))))
     rows.append(("no answer read", lambda f: f"{100 * f['habit']['unread']:.1f}"))
     rows.append(("response tokens a question", lambda f: f"{f['tokens']:.1f}"))
     counts = dict.fromkeys(name for f in modes.values() for name in f["counts"])
@@ -126,7 +129,6 @@ def _answer_rows(modes: Modes) -> list[Row]:
 
 _GROUNDING: list[Row] = [
     ("boxes of mode", lambda f: f["grounding"]["mode"]),
-    ("valid box", lambda f: percent(f["valid_box"])),
     ("grounded, any target (IoGT > 0.3)", lambda f: percent(f["grounding"]["grounded"])),
     ("grounded, per target box", lambda f: percent(f["grounding"]["grounded_per_target"], with_n=True)),
     ("mean IoU (as TreeBench's mIoU)", lambda f: percent(f["grounding"]["mean_iou"])),

@@ -44,12 +44,13 @@ def figures(rows: Sequence[dict], looked: dict[str, dict]) -> dict:
         "images": len({row["cluster"] for row in rows}),
         "answers": {score: answers(rows, score) for score in SCORES},
         "habit": habit(rows),
-        "tokens": sum(turn.get("response_tokens", 0) for row in rows for turn in row.get("turns", [])) / len(rows),
+        "tokens": sum(turn.get("response_tokens") or 0 for row in rows for turn in row.get("turns", [])) / len(rows),
         "counts": dict(sum((Counter(row.get("counts", {})) for row in rows), Counter())),
     }
+    if any(row["mode"] != "full" or row["boxes"] for row in rows):
+        out["valid_box"] = mean([bool(row["boxes"]) for row in rows], _clusters(rows))
     pairs = [(row, looked[row["id"]]) for row in rows if row["id"] in looked]
     if pairs:
-        out["valid_box"] = mean([bool(found["boxes"]) for _, found in pairs], _clusters([f for _, f in pairs]))
         out["grounding"] = grounding_figures([found for _, found in pairs])
         out["joint"] = joint_figures([row["strict"] for row, _ in pairs], [found for _, found in pairs])
     return out

@@ -32,7 +32,7 @@ GROUPS = (
 )
 
 
-def write_gallery(folder: str | Path, image_of: Callable[[dict], ImageSource], limit: int = 24) -> Path:
+def write_gallery(folder: str | Path, image_of: Callable[[dict], ImageSource], limit: int = 12) -> Path:
     """The page of an evaluation, made anew; returns its path. At most `limit` rows of each group, the first ones.
 
     `image_of` gives the image that a row of `predictions.jsonl` is about; where it or the image raises a `HartError`,

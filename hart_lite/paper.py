@@ -96,7 +96,7 @@ def commands(number: int) -> dict[str, str]:
     """{system: the shell command that runs it} for every system in a table of the paper."""
     table = paper_table(number)
     if number == 4:  # systems are its columns
-        return {c["label"]: _command(number, c["label"], {}) for c in table["columns"] if c["key"].endswith("b")}
+        return {column["label"]: _command(number, column["label"], {}) for column in table["columns"][2:]}
     out: dict[str, str] = {}
     for row in table["rows"]:
         title = row["method"] + (" with HART" if row.get("hart") else "")

@@ -46,6 +46,11 @@ class Evaluation:
     def model(self) -> str:
         return str(self.settings["model"])
 
+    @property
+    def label(self) -> str:
+        """The model, and the folder, since one model may be evaluated in several ways."""
+        return f"{self.model} ({self.folder})"
+
     def parts(self) -> dict[str, dict[str, list[dict]]]:
         """{benchmark: {mode: rows}}, in the order in which they were asked."""
         out: dict[str, dict[str, list[dict]]] = {}
@@ -63,7 +68,7 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     folder = Path(folder)
     if not is_evaluation(folder):
         raise HartError(f"{folder} holds no evaluation (no {SETTINGS}); `hart-lite eval` makes one")
-    settings = _json((folder / SETTINGS).read_text(encoding="utf-8"), f"{folder / SETTINGS}")
+    settings = _json((folder / SETTINGS).read_bytes(), f"{folder / SETTINGS}")
     if "model" not in settings:
         raise HartError(f"{folder / SETTINGS} does not say which model was evaluated (no 'model')")
     if not (folder / ROWS).is_file():
@@ -87,14 +92,14 @@ def boxes_of(row: dict, key: str = "boxes") -> list[Box]:
 
 def json_lines(path: Path) -> list[dict]:
     """The objects of a JSONL file. Raises `HartError` naming the line that is none."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()  # bytes: text would also break at U+2028, which a model may write
     return [_json(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
 
-def _json(text: str, where: str) -> dict:
+def _json(data: bytes, where: str) -> dict:
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise HartError(
             f"{where}: not JSON ({error}). A last line that breaks off was interrupted: the command that wrote it goes "
             "on from there"

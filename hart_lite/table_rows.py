@@ -54,19 +54,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Source:
-    """One folder that tables are made from; `label` tells evaluations of one model apart."""
+    """One folder that tables are made from: an evaluation, a run directory, or both."""
 
     folder: Path
     evaluation: Evaluation | None
-    label: str
+
+    @property
+    def label(self) -> str:
+        return self.evaluation.label if self.evaluation else str(self.folder)
 
 
 def source(folder: Path) -> Source:
     if is_evaluation(folder):
-        evaluation = read_evaluation(folder)
-        return Source(folder, evaluation, f"{evaluation.model} ({folder.name})")
+        return Source(folder, read_evaluation(folder))
     if (folder / METRICS).is_file():
-        return Source(folder, None, str(folder))
+        return Source(folder, None)
     raise HartError(f"{folder} is neither an evaluation (eval.json) nor a run directory ({METRICS})")
 
 
@@ -214,7 +216,7 @@ def _other_benchmarks(
     columns: list[Column], theirs: list[Row], sources: Sequence[Source]
 ) -> tuple[list[Column], list[Row], list[str]]:
     """Table 4 has a column for each system: ours come behind the paper's."""
-    columns = [Column(c.key, c.title + (" (paper)" if c.key.endswith("b") else "")) for c in columns]
+    columns = [*columns[:2], *(Column(c.key, f"{c.title} (paper)") for c in columns[2:])]
     used: list[str] = []
     for number, one in enumerate(sources):
         found: dict[str, dict[str, Cell]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +23,11 @@ def trained(model: str) -> Trained | None:
     """What the recipe says of a model in a run directory: the stages up to it. None for a model from elsewhere."""
     place = Path(model)
     run = next((folder for folder in (place, *place.parents[:3]) if (folder / "recipe.yaml").is_file()), None)
-    if run is None:
+    if run is None or not place.exists():  # a Hub id has a parent, too: the folder one works in
         return None
     recipe = load_recipe(run / "recipe.yaml")
-    inside = place.relative_to(run).parts
-    last = int(inside[1].partition("-")[0]) if inside[:1] == ("stages",) else len(recipe.stages)
-    stages = recipe.stages[:last]
+    stage = re.match(r"stages/(\d+)-", place.relative_to(run).as_posix())
+    stages = recipe.stages[: int(stage[1]) if stage else None]
     rl = [stage for stage in stages if isinstance(stage, RLStage)]
     weighted = any((stage.objective or recipe.objective) == "ap_grpo" for stage in rl)
     return Trained(

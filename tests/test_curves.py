@@ -34,9 +34,9 @@ def test_one_curve_for_all_modes_that_looked_at_the_same(tmp_path):
     b = write_evaluation(tmp_path / "b", rows_of(asked, blind), model="other")
     curves = iou_curves([a, b])
     assert list(curves) == [
-        "runs/small (a), crops and full+crops, treebench, n 40",
-        "runs/small (a), crops, vstar, n 40",
-        "other (b), crops, treebench, n 40",
+        f"runs/small ({a}), crops and full+crops, treebench, n 40",
+        f"runs/small ({a}), crops, vstar, n 40",
+        f"other ({b}), crops, treebench, n 40",
     ]
     first, second, third = curves.values()
     assert first[0] >= first[-1] > 0.8

@@ -1,6 +1,7 @@
 """What an evaluation comes to, by hand; and that the summary gives away models that only seem to be good."""
 
 import json
+import re
 
 import pytest
 from evaluations import (
@@ -140,9 +141,32 @@ def test_a_benchmark_without_boxes_has_answers_only(tmp_path):
 
 def test_the_crops_alone_on_vstar_stand_beside_mgpos(tmp_path):
     rows = rows_of(questions(20), sound, "vstar")
-    assert "base 47.1, GRPO 50.2, MGPO 65.2" in summary_md(write_evaluation(tmp_path / "a", rows))
+    text = summary_md(write_evaluation(tmp_path / "a", rows))
+    right = 100 * sum(row["strict"] for row in rows) / 20
+    assert re.search(
+        rf"from the crops alone: {right} \(.*\)\. MGPO's paper reports for V\*: base 47.1, GRPO 50.2", text
+    )
     other = [row | {"mode": "full+crops"} for row in rows]
-    assert "65.2" not in summary_md(write_evaluation(tmp_path / "b", other))
+    assert "alone" not in summary_md(write_evaluation(tmp_path / "b", other))
+    assert "47.1" not in summary_md(write_evaluation(tmp_path / "c", rows_of(questions(20), sound)))
+
+
+def test_boxes_are_counted_where_a_benchmark_has_none(tmp_path):
+    asked = questions(8)
+    rows = rows_of(asked[:6], sound, "mmstar", boxed=False) + rows_of(asked[6:], blind, "mmstar", boxed=False)
+    rows += rows_of(asked, blind, "mmstar", "full", boxed=False)
+    found = findings(read_evaluation(write_evaluation(tmp_path / "eval", rows)))["mmstar"]
+    assert found["crops"]["valid_box"]["value"] == 0.75
+    assert "valid_box" not in found["full"]
+    assert "| valid box | 75.0 (25.0-100.0) |  |" in summary_md(tmp_path / "eval")
+
+
+def test_lines_end_where_json_ends_them(tmp_path):
+    """A model may write characters at which Python breaks lines."""
+    rows = [row | {"text": "a\u2028b\x85c\u2029d"} for row in rows_of(questions(3), sound)]
+    assert [row["text"] for row in read_evaluation(write_evaluation(tmp_path / "eval", rows)).rows] == [
+        rows[0]["text"]
+    ] * 3
 
 
 def test_names_from_files_stay_names(tmp_path):
@@ -194,6 +218,12 @@ def test_folders_that_hold_no_whole_evaluation_are_refused(tmp_path):
     whole = (folder / "predictions.jsonl").read_text()
     (folder / "predictions.jsonl").write_text(whole[:-20])
     with pytest.raises(HartError, match=r"predictions\.jsonl:3: not JSON .* was interrupted"):
+        summary_md(folder)
+    (folder / "predictions.jsonl").write_text(whole + "[" * 100_000 + "\n")
+    with pytest.raises(HartError, match=r"predictions\.jsonl:4: not JSON"):
+        summary_md(folder)
+    (folder / "predictions.jsonl").write_bytes(whole.encode() + b"\xff\xfe\n")
+    with pytest.raises(HartError, match=r"predictions\.jsonl:4: not JSON"):
         summary_md(folder)
     (folder / "predictions.jsonl").write_text("")
     with pytest.raises(HartError, match="is empty"):

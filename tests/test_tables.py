@@ -61,7 +61,7 @@ def test_sub_tasks_find_their_columns(tmp_path):
     folder = evaluation(tmp_path, rows_of(questions(40, categories=CATEGORIES), alternating))
     made = table([folder], 3)
     (row,) = ours(made)
-    assert row.cells["method"] == "runs/small (eval), crops"
+    assert row.cells["method"] == f"runs/small ({folder}), crops"
     assert row.cells["ocr"] == row.cells["contact_and_occlusion"] == Value(100, 10, 100, 100)
     assert row.cells["object_retrieval"] == row.cells["ordering"] == Value(0, 10, 0, 0)
     assert "attributes" not in row.cells
@@ -81,7 +81,7 @@ def test_mme_realworld_lite_by_its_abbreviations(tmp_path):
 def test_the_official_scorer_has_a_row_where_it_judges_otherwise(tmp_path):
     folder = evaluation(tmp_path, rows_of(questions(40, categories=CATEGORIES), blind))
     strict, official = ours(table([folder], 3))
-    assert official.cells["method"] == "runs/small (eval), crops, official scorer"
+    assert official.cells["method"] == f"runs/small ({folder}), crops, official scorer"
     assert (strict.cells["overall"].value, official.cells["overall"].value) == (0, 25)
 
 
@@ -104,7 +104,7 @@ def test_grounding_in_both_readings(tmp_path):
     vstar = [row | {"benchmark": "vstar"} for row in rows]
     made = table([evaluation(tmp_path, [*rows, *vstar, *rows_of(questions(20), blind, mode="full")])], 6)
     per_box, any_target = ours(made)
-    assert per_box.cells["method"] == "runs/small (eval), crops, per box"
+    assert per_box.cells["method"] == f"runs/small ({tmp_path / 'eval'}), crops, per box"
     assert (per_box.cells["treebench_correct"].value, per_box.cells["treebench_correct"].n) == (12.5, 40)
     assert per_box.cells["treebench_incorrect"].value == 87.5
     assert any_target.cells["treebench_correct"].value == 25
@@ -124,8 +124,8 @@ def test_the_other_benchmarks_have_a_column_for_each_of_ours(tmp_path):
     titles = {column.key: column.title for column in made.columns}
     assert titles["qwen2_5_vl_7b"] == "Qwen2.5-VL-7B (paper)"
     assert [titles[key] for key in titles if key.startswith("ours")] == [
-        "runs/small (eval), full (ours)",
-        "runs/small (eval), crops (ours)",
+        f"runs/small ({tmp_path / 'eval'}), full (ours)",
+        f"runs/small ({tmp_path / 'eval'}), crops (ours)",
     ]
     mmstar, vstar, four_k, _ = made.rows
     assert four_k.cells["ours_0_crops"].value == 50
@@ -156,20 +156,24 @@ def test_training_cost_from_a_run(run):
     assert "| 2,048 (n 3) | 4.0 (3.0-6.0; n 3) |" in markdown(table([run], 8))
 
 
-def test_methods_are_named_by_their_recipes(run, tmp_path):
+def test_methods_are_named_by_their_recipes(run, tmp_path, monkeypatch):
     stages = load_recipe(run / "recipe.yaml").stages
     whole = " + ".join("AP-GRPO" if stage.kind == "rl" else "SFT" for stage in stages)
     assert trained(str(run)) == Trained(whole, 0.3, True)
+    (run / "stages/1-rl/adapter").mkdir(parents=True)
     assert trained(str(run / "stages/1-rl/adapter")) == Trained("AP-GRPO", 0.3, True)
+    monkeypatch.chdir(run)
     assert trained("Qwen/Qwen2.5-VL-7B-Instruct") is None
+    assert trained("api:gpt-4o") is None
+    assert trained(".").k == 0.3
     direct = tmp_path / "runs/direct"
-    direct.mkdir()
+    (direct / "stages/1-rl").mkdir(parents=True)
     dump_recipe(load_recipe("tiny_cpu", ["loop=direct", "objective=grpo"]), direct / "recipe.yaml")
     assert trained(str(direct / "stages/1-rl")) == Trained("GRPO", None, False)
     asked = questions(40, categories=CATEGORIES)
     made = table([evaluation(tmp_path, rows_of(asked, alternating), model=str(run))], 7)
     (row,) = ours(made)
-    assert row.cells["method"] == f"{whole} ({run} (eval), crops)"
+    assert row.cells["method"] == f"{whole} ({run} ({tmp_path / 'eval'}), crops)"
     assert (row.cells["k"], row.cells["treebench_perception"].value) == ("0.30", 50)
     (row,) = ours(table([tmp_path / "eval"], 5))
     assert row.cells["hart"] is True
