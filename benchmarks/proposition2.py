@@ -213,7 +213,7 @@ def measured_information(folder: Path) -> list[tuple[str, float, float]]:
 def report(policies: int, folders: Sequence[Path]) -> str:
     parts = [
         "# Propositions 1 and 2, checked",
-        f"`python -m benchmarks.proposition2 --policies {policies}`: exact gradients of {policies:,} random softmax "
+        f"`python -m benchmarks.proposition2 --policies {policies}{' RUN ...' * bool(folders)}`: exact gradients of {policies:,} random softmax "
         f"policies over {ACTIONS} trajectories, groups of {GROUP}.",
         "## Proposition 2",
         proposition_2_table(check_proposition_2(policies)),

@@ -12,7 +12,7 @@ from hart_lite.predictions import Evaluation, read_evaluation
 from hart_lite.significance import mcnemar, paired_bootstrap
 from hart_lite.types import HartError
 
-COMPARED = frozenset({"model", "family", "modes"})  # settings that may differ: they are what is compared, or paired
+COMPARED = frozenset({"model", "family", "weights", "modes"})  # may differ: what is compared
 GROUNDING = {  # figure -> its title; the shares of questions first
     "grounded": "grounded, any target",
     "grounded_share": "grounded, share of a question's targets",
