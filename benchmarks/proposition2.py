@@ -213,8 +213,8 @@ def measured_information(folder: Path) -> list[tuple[str, float, float]]:
 def report(policies: int, folders: Sequence[Path]) -> str:
     parts = [
         "# Propositions 1 and 2, checked",
-        f"`python -m benchmarks.proposition2 --policies {policies}{' RUN ...' * bool(folders)}`: exact gradients of {policies:,} random softmax "
-        f"policies over {ACTIONS} trajectories, groups of {GROUP}.",
+        f"`python -m benchmarks.proposition2 --policies {policies}{' RUN ...' if folders else ''}`: exact gradients of "
+        f"{policies:,} random softmax policies over {ACTIONS} trajectories, groups of {GROUP}.",
         "## Proposition 2",
         proposition_2_table(check_proposition_2(policies)),
         FOUND.format(least=min(gradient_scale(p / 100, 0) for p in range(1, 100))),

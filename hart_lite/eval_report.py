@@ -72,8 +72,8 @@ def cautions(figures: dict) -> list[str]:
     wrong = joint["wrong_box_given_right"]
     if wrong and wrong["value"] > 0.2 and joint["p"] > 0.05:
         out.append(
-            f"{100 * wrong['value']:.1f} % of the right answers come with a wrong box, and whether the box is right "
-            "makes no difference that these questions could show: the answers do not rest on the boxes."
+            f"{100 * wrong['value']:.1f} % of the right answers come with a wrong box or none, and whether the box is "
+            "right makes no difference that these questions could show: the answers do not rest on the boxes."
         )
     return out
 
