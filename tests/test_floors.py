@@ -12,11 +12,12 @@ FLOORS = (
     (
         *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary"),
         *("dimensions", "activations", "plan", "plan_report"),
+        *("markdown", "predictions", "paper"),
     ),
     # 1: tensors, no model
     ("advantages", "losses", "packing", "attention", "graph", "measure"),
     # 2: pixels and model families
-    ("images", "families.base", "families.qwen2_5_vl", "fingerprint"),
+    ("images", "families.base", "families.qwen2_5_vl", "fingerprint", "protocols.base", "benchmarks.base"),
     # 3: data, and things with weight
     (
         *("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes"),
@@ -30,12 +31,27 @@ FLOORS = (
     # 4: the algorithm
     ("loops", "rollout"),
     # 5: what training and measuring are made of
-    ("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft", "world.base"),
+    (
+        *(
+            "analysis",
+            "evaluate",
+            "figures",
+            "checkpoints",
+            "run_dir",
+            "rollout_log",
+            "sources",
+            "rl",
+            "sft",
+            "world.base",
+        ),
+        *("significance", "findings", "trained"),
+    ),
     # 6: whole jobs
     (
         *("train", "world.teacher", "world.sight", "world.pretrain"),
         *("bench.presets", "bench.models", "bench.steps", "bench.update", "bench.count", "bench.decode"),
         *("bench.run", "bench.report"),
+        *("eval_report", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
     ),
     # 7
     ("cli",),
