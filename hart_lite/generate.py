@@ -22,8 +22,8 @@ class Sampling:
     """`temperature` 0 is greedy.
 
     A draw follows from `seed` and the row's number alone: not from what else is in the batch, nor from when other rows
-    end. `rows` numbers the prompts; without it they count from 0. `limits` gives each row a limit of its own, of at most
-    `max_tokens`.
+    end. `rows` numbers the prompts; without it they count from 0. `limits` gives each row a limit of its own, of at
+    most `max_tokens`.
     """
 
     max_tokens: int
