@@ -16,18 +16,37 @@ FLOORS = (
     # 1: tensors, no model
     ("advantages", "losses", "packing", "attention", "measure"),
     # 2: pixels and model families
-    ("images", "families.base", "families.qwen2_5_vl", "fingerprint"),
+    ("images", "families.base", "families.qwen2_5_vl", "fingerprint", "protocols.base", "benchmarks.base"),
     # 3: data, and things with weight
-    ("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes", "generate", "policy", "loading"),
+    (
+        *(
+            "rows",
+            "data",
+            "data_check",
+            "contact_sheet",
+            "world.glyphs",
+            "world.scenes",
+            "generate",
+            "policy",
+            "loading",
+        ),
+        *("views", "frames", "api_client", "conversation"),
+    ),
     # 4: the algorithm
     ("loops", "rollout"),
     # 5: what training and measuring are made of
-    ("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft", "world.base"),
+    (
+        *("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft"),
+        *("world.base", "engine", "api_engine", "models", "protocols.ours", "protocols.tools", "protocols.mgpo"),
+        *("protocols.deepeyes", "protocols.pixel_reasoner", "protocols.registry"),
+        *("benchmarks.world", "benchmarks.own_rows", "benchmarks.registry", "benchmarks.listing"),
+    ),
     # 6: whole jobs
     (
         *("train", "world.teacher", "world.pretrain"),
         *("bench.presets", "bench.models", "bench.steps", "bench.update", "bench.count", "bench.decode"),
-        *("bench.run", "bench.report"),
+        *("bench.run", "bench.report", "eval_questions", "eval_settings", "eval_files", "eval_summary"),
+        "eval_run",
     ),
     # 7
     ("cli",),
