@@ -77,9 +77,8 @@ class Client:
             except urllib.error.HTTPError as error:
                 reason = self._reason(error)
                 if error.code in _REFUSED:
-                    raise HartError(
-                        f"{self.url} refuses: {reason}; check OPENAI_API_KEY, OPENAI_BASE_URL and the model"
-                    ) from None
+                    ways_out = "check OPENAI_API_KEY, OPENAI_BASE_URL and the model's name"
+                    raise HartError(f"{self.url} refuses: {reason}; {ways_out}") from None
                 if error.code not in _AGAIN and error.code < 500:
                     raise RequestError(reason) from None
                 wait = _retry_after(error.headers.get("Retry-After"), wait)
@@ -116,7 +115,7 @@ class Client:
             if len(body) > MAX_BYTES:
                 raise RequestError(f"the response is over {MAX_BYTES:,} bytes long")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the response took over {self.timeout:.0f} s")
+                raise TimeoutError(f"the response took over {self.timeout:g} s")
         return bytes(body)
 
     def _reason(self, error: urllib.error.HTTPError) -> str:

@@ -78,9 +78,13 @@ def _open_api(name: str, frame: str) -> OpenModel:
 
 def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:
     """(the recipe to go by, what to load, the adapter on it)."""
-    folder = Path(spec)
     if spec == "embedded":
         return load_recipe("tiny_cpu"), ModelSection(), None
+    folder, there = Path(spec), os.path.exists(spec)  # which takes any text for a path
+    if not there and _HUB_ID.fullmatch(spec):
+        return None, ModelSection(base=spec), None
+    if not there or not folder.is_dir():
+        raise HartError(f"there is no model {shown(spec)}; give {_KINDS}")
     if (folder / "recipe.yaml").is_file():
         recipe, adapter = load_recipe(folder / "recipe.yaml"), folder / "adapter"
         if not adapter.is_dir():
@@ -91,14 +95,10 @@ def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:
         return (load_recipe("tiny_cpu") if base == "embedded" else None), ModelSection(base=base), folder
     if (folder / "config.json").is_file():
         return None, ModelSection(base=spec), None
-    if folder.is_dir():
-        raise HartError(
-            f"{spec} holds no model: neither recipe.yaml (a run) nor {ADAPTER_CONFIG} (an adapter) nor config.json "
-            "(a checkpoint)"
-        )
-    if folder.exists() or not _HUB_ID.fullmatch(spec):
-        raise HartError(f"there is no model {shown(spec)}; give {_KINDS}")
-    return None, ModelSection(base=spec), None
+    raise HartError(
+        f"{spec} holds no model: neither recipe.yaml (a run) nor {ADAPTER_CONFIG} (an adapter) nor config.json "
+        "(a checkpoint)"
+    )
 
 
 def _base_of(config: Path) -> str:

@@ -141,9 +141,9 @@ def test_mgpo_is_one_conversation_cut_after_the_code_block():
     assert words(second) == (
         "Based on the provided coordinates, return the sub-image:\n<image>\n"
         f"Question: Which animal is it {MGPO_CHOICES}Carefully analyze both the original image and the enlarged "
-        "sub-image to solve the question step by step. If the sub-image does not provide sufficient information, refer to the "
-        "original image to find the solution. Present your reasoning clearly, and provide the final answer (A, B, C, "
-        "or D) enclosed within \\boxed{}."
+        "sub-image to solve the question step by step. If the sub-image does not provide sufficient information, refer "
+        "to the original image to find the solution. Present your reasoning clearly, and provide the final answer (A, "
+        "B, C, or D) enclosed within \\boxed{}."
     )
     [crop] = views(second)
     assert (crop.box, crop.size) == (Box(250, 100, 500, 350), (112, 112))
@@ -302,8 +302,8 @@ BAD_CALLS = [
     "<tool_call>",
     "<tool_call></tool_call>",
     "<tool_call>{'name': 'image_zoom_in_tool'}</tool_call>",
-    "<tool_call>" + "[" * 20_000 + "</tool_call>",
-    "<tool_call>" + "9" * 20_000 + "</tool_call>",
+    "<tool_call>" + "[" * 8_000 + "</tool_call>",
+    "<tool_call>" + "9" * 8_000 + "</tool_call>",
     "<tool_call>[1, 2]</tool_call>",
     "<tool_call>" * 2_000,
     zoom([1, 2, 3]),
