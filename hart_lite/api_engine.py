@@ -24,7 +24,7 @@ ENCODED = 64  # data URLs kept: the questions on one image send it again and aga
 class ApiEngine:
     """`frame` says how the model is taken to write boxes."""
 
-    at_once = 256
+    at_once = 4 * THREADS
     in_company = False
 
     def __init__(self, model: str, client: Client, frame: AbsoluteFrame, threads: int = THREADS) -> None:

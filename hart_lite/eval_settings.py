@@ -82,7 +82,8 @@ def _pixels(settings: EvalSettings, model: OpenModel) -> dict[str, int | None]:
     usual = model.pixels or PixelBudgets()
     full, crop = settings.full_pixels or usual.full, settings.crop_pixels or usual.crop
     peers = (full, crop) if model.pixels else (settings.full_pixels, settings.crop_pixels)
-    return {"full": full, "crop": crop, "min": usual.min, "peers_full": peers[0], "peers_crop": peers[1]}
+    least = min(usual.min, full, crop)
+    return {"full": full, "crop": crop, "min": least, "peers_full": peers[0], "peers_crop": peers[1]}
 
 
 def _decoding(settings: EvalSettings, model: OpenModel) -> dict[str, int | None]:

@@ -18,6 +18,17 @@ SEEN: list[dict] = []
 SECRETS: list[str] = []
 LOCK = threading.Lock()
 BOX = '[{"bbox_2d": [0, 0, 56, 56]}]'
+ZOOM = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 56, 56]}}</tool_call>'
+CROP = (
+    '<tool_call>{"name": "crop_image", "arguments": {"bbox_2d": [0.2, 0.2, 0.4, 0.4], "target_image": 1}}</tool_call>'
+)
+# What a prompt has in it -> what is said to it.
+SCRIPT = {
+    "Output the coordinates": BOX,
+    "Out the coordinates": f"```json\n{BOX}\n``` It is (C).",
+    "Options:": ZOOM,
+    "Guidelines:": CROP,
+}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -43,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_ok(self, body, earlier, secret) -> None:
         last = body["messages"][-1]["content"]
         text = "".join(part.get("text", "") for part in last)
-        self.say(BOX if "Output the coordinates" in text else "The answer is (B).")
+        self.say(next((said for mark, said in SCRIPT.items() if mark in text), "The answer is (B)."))
 
     def do_500_once(self, body, earlier, secret) -> None:
         self.do_ok(body, earlier, secret) if earlier else self.error(500, "try again")

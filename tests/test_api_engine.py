@@ -313,13 +313,28 @@ def rows(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_an_evaluation_over_a_server(server, tmp_path):
-    done = evaluate(server, tmp_path / "eval", "ok/eval", "--mode", "full,crops", "--frame", "relative")
+def test_an_evaluation_over_a_server_in_every_mode(server, tmp_path):
+    modes = "full,crops,full+crops,mgpo,deepeyes,pixel-reasoner"
+    done = evaluate(server, tmp_path / "eval", "ok/eval", "--mode", modes, "--frame", "relative")
     assert done.returncode == 0, done.stderr
     found = rows(tmp_path / "eval")
-    assert len(found) == 8
+    assert len(found) == 4 * 6
     assert {row["text"] for row in found} == {"The answer is (B)."}
-    assert [row["boxes"] for row in found if row["mode"] == "crops"] == [[[0, 0, 672 * 0.056, 672 * 0.056, 0]]] * 4
+    seen = [0, 0, 672 * 0.056, 672 * 0.056, 0]
+    boxes = {mode: [seen] for mode in modes.split(",")} | {
+        "full": [],
+        "pixel-reasoner": [[134.4, 134.4, 268.8, 268.8, 0]],
+    }
+    kinds = {"full": ["answer"], "mgpo": ["locate", "answer"]}
+    kinds |= {mode: ["locate", "verify"] for mode in ("crops", "full+crops")}
+    images = {"full": [1], "crops": [1, 1]}  # in sight
+    for row in found:
+        assert row["boxes"] == [pytest.approx(box) for box in boxes[row["mode"]]]
+        assert [turn["kind"] for turn in row["turns"]] == kinds.get(row["mode"], ["answer", "tool"])
+        assert [turn["images"] for turn in row["turns"]] == images.get(row["mode"], [1, 2])
+        assert not row["counts"].get("tool_errors")
+    kept = [body["messages"][-2]["content"] for body in server.get("requests", "ok/eval") if len(body["messages"]) == 4]
+    assert sum(text.endswith("\n```") for text in kept) == 4  # what MGPO cut off is gone
     settings = json.loads((tmp_path / "eval" / "eval.json").read_text())
     assert (settings["family"], settings["frame"], settings["weights"]) == ("api", "relative", {"server": server.url})
 

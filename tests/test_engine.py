@@ -21,7 +21,7 @@ from hart_lite.protocols.registry import PROTOCOLS
 from hart_lite.recipe import load_recipe
 from hart_lite.recipe_schema import ModelSection
 from hart_lite.rollout import Runner
-from hart_lite.types import HartError, ImageView, Tokens
+from hart_lite.types import Box, HartError, ImageView, Tokens
 
 TINY = load_recipe("tiny_cpu")
 MODES = list(PROTOCOLS)
@@ -41,7 +41,7 @@ def questions():
 def runs(policy: Policy, examples, modes=MODES, **settings) -> list[ProtocolRun]:
     engine = LocalEngine(policy, 65_536, 8)
     model = OpenModel(engine, "qwen2_5_vl", {}, TINY.pixels, TINY.rollout)
-    asked = EvalSettings({}, max_tokens=24, **settings)
+    asked = EvalSettings({}, **{"max_tokens": 24} | settings)
     return [PROTOCOLS[m](e, setting_of(Question(BENCHMARK, e), m, asked, model)) for e in examples for m in modes]
 
 
@@ -157,6 +157,23 @@ def test_a_conversation_goes_on_from_what_stands_of_the_response(policy):
             Spoken("locate", "it is red", len(first), said, 1),
             Spoken("answer", "it is red", len(second), said, 1),
         )
+
+
+def test_a_tool_is_used_in_one_conversation(seeing, questions):
+    """DeepEyes on a scene: looks twice, once in vain, and answers; each prompt begins with the one before."""
+    call = '<tool_call>{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {}}}}}</tool_call>'
+    said = [call.format([0, 0, 56, 56]), call.format("null"), "<answer>B</answer>"]
+    scripted = Scripted(seeing, lambda text: said[len(scripted.prompts) - 1])
+    [(_, talk)] = LocalEngine(scripted, 65_536, 1).answer(runs(seeing, questions[:1], ["deepeyes"], max_tokens=200))
+    assert talk.outcome.text == "<answer>B</answer>"
+    assert talk.outcome.counts == {"tool_calls": 2, "tool_errors": 1}
+    one, two, three = scripted.prompts
+    assert two.ids[: len(one)] == one.ids and three.ids[: len(two)] == two.ids
+    assert [slot.view.box for slot in three.slots] == [None, Box(0, 0, 336, 336)]
+    written = seeing.family.tokenizer.decode(three.ids)
+    assert "</tool_call><|im_end|>\n<|im_start|>user\n<tool_response><|vision_start|>" in written
+    assert "<|im_start|>user\nError: bbox_2d is None; [x1, y1, x2, y2] is needed<|im_end|>" in written
+    assert [turn.kind for turn in talk.turns] == ["answer", "tool", "tool"]
 
 
 def test_a_fresh_message_begins_anew(policy):

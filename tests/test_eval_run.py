@@ -329,8 +329,8 @@ def test_budgets_of_a_recipe_of_options_and_of_protocols(tiny_base):
     assert budgets("crops", plain) == (1280 * 784, 640 * 784, 4 * 784, 256, 256)
     assert budgets("mgpo", plain) == (NO_LIMIT, NO_LIMIT, 4 * 784, NO_LIMIT, NO_LIMIT)
     for mode in ("crops", "mgpo"):
-        assert budgets(mode, recipe, full_pixels=900, crop_pixels=800, max_tokens=7)[:2] == (900, 800)
-        assert budgets(mode, plain, full_pixels=900, crop_pixels=800, max_tokens=7)[3:] == (7, 7)
+        for model, least in ((recipe, 784), (plain, 800)):
+            assert budgets(mode, model, full_pixels=900, crop_pixels=800, max_tokens=7) == (900, 800, least, 7, 7)
     setting = setting_of(question, "full", EvalSettings({}), recipe)
     assert setting.question == loops.question_lines(question.example)
     assert (setting.crop_pad, setting.max_boxes) == (tiny.rollout.crop_pad, tiny.rollout.max_boxes)

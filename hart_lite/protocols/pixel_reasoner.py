@@ -1,5 +1,5 @@
 r"""Pixel-Reasoner (TIGER-AI-Lab/Pixel-Reasoner): the model reasons, crops with a tool as it sees fit, and answers
-within \boxed{}. At most four calls and 12 K tokens a conversation.
+within \boxed{}. At most four calls and 12 K tokens a conversation. The question is asked in the setting's words.
 
 Frame: shares of the image's width and height, 0 to 1; numbers beyond that are taken for the model's own frame. The
 whole image has 512 to 5,120 tokens of 28 x 28 pixels, a crop 256 to 5,120, or what the setting's budgets allow where
