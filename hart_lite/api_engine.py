@@ -18,6 +18,7 @@ from hart_lite.protocols.base import ProtocolRun, Say
 from hart_lite.types import ImageView
 
 THREADS = 4
+NEW_LIMIT = "max_completion_tokens"  # what some models want `max_tokens` to be called, and say so
 ENCODED = 64  # data URLs kept: the questions on one image send it again and again
 
 
@@ -30,6 +31,7 @@ class ApiEngine:
     def __init__(self, model: str, client: Client, frame: AbsoluteFrame, threads: int = THREADS) -> None:
         self.model, self.client, self.frame, self.threads = model, client, frame, threads
         self._data_url = functools.lru_cache(ENCODED)(_data_url)
+        self._limit = "max_tokens"
 
     def answer(self, runs: Sequence[ProtocolRun]) -> Iterator[tuple[int, Conversation]]:
         """A few conversations at a time, each in a thread of its own. An error that none can survive ends them all."""
@@ -93,8 +95,14 @@ class ApiEngine:
         return {"type": "image_url", "image_url": {"url": self._data_url(part)}}
 
     def _request(self, say: Say, messages: list[dict]) -> tuple[str, Spoken]:
-        body = {"model": self.model, "messages": messages, "max_tokens": say.max_tokens, "temperature": 0}
-        answer = self.client.post(body)
+        body = {"model": self.model, "messages": messages, "temperature": 0}
+        try:
+            answer = self.client.post(body | {self._limit: say.max_tokens})
+        except RequestError as error:
+            if NEW_LIMIT not in str(error) or self._limit == NEW_LIMIT:
+                raise
+            self._limit = NEW_LIMIT
+            answer = self.client.post(body | {self._limit: say.max_tokens})
         text = cut_after(self.client.clean(_content(answer)).strip(), say.stop)
         usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
         prompt, response = (

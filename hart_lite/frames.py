@@ -1,7 +1,7 @@
 """How a model behind an API sees images and writes boxes: a convention that is chosen, since no server tells.
 
 absolute  pixels of the image as it is sent (Qwen2.5-VL)
-relative  0 to 1000 of the image's width and height (Qwen3-VL, InternVL, Gemini)
+relative  0 to 1000 of the image's width and height (Qwen3-VL, InternVL)
 
 Images are sent at sides that are multiples of 28, so that a Qwen server has nothing to round.
 """

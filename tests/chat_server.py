@@ -65,6 +65,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_two_fail(self, body, earlier, secret) -> None:
         self.do_ok(body, earlier, secret) if earlier >= 2 else self.error(400, "image too large")
 
+    def do_new(self, body, earlier, secret) -> None:
+        if "max_tokens" in body:
+            self.error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+        else:
+            self.do_ok(body, earlier, secret)
+
     def do_429_seconds(self, body, earlier, secret) -> None:
         self.do_ok(body, earlier, secret) if earlier else self.error(429, "slow down", {"Retry-After": "7"})
 

@@ -134,6 +134,12 @@ def test_a_server_that_tells_no_tokens_and_refuses(client):
     assert done == Conversation((Spoken("answer", "", None, None, 0),), Outcome(""))
 
 
+def test_a_model_that_calls_the_limit_by_another_name(client, server):
+    assert ask(client, "new", Say(["What?"], max_tokens=7), Say(["And?"], max_tokens=9)).outcome
+    asked = [{k: v for k, v in body.items() if k.startswith("max")} for body in server.get("requests", "new")]
+    assert asked == [{"max_tokens": 7}, {"max_completion_tokens": 7}, {"max_completion_tokens": 9}]
+
+
 def test_many_conversations_go_on_side_by_side_and_keep_apart(client, server):
     engine = ApiEngine("ok/many", client, AbsoluteFrame())
     runs = [
