@@ -22,7 +22,8 @@ from hart_lite.types import HartError, cut
 DEFAULT_URL = "https://api.openai.com/v1"
 MAX_BYTES = 16 * 2**20  # of a response; a chat completion of 10,000 tokens has about 40 KB
 MAX_WAIT = 300.0  # seconds that a server may ask us to wait
-SHORT = 8  # keys below that many characters ("EMPTY") are no secrets, and would be found in ordinary words
+NO_SECRETS = ("EMPTY", "none")  # keys for servers that need none; they would be found in ordinary answers
+SHORT = 4  # so would keys below that many characters
 _REFUSED = (401, 403, 404)  # no request will fare better
 _AGAIN = (408, 409, 425, 429)
 
@@ -83,7 +84,7 @@ class Client:
                     raise RequestError(reason) from None
                 wait = _retry_after(error.headers.get("Retry-After"), wait)
             except (OSError, http.client.HTTPException) as error:  # no connection, broken off, timed out
-                reason = self.clean(f"{type(error).__name__}: {error}")
+                reason = f"{type(error).__name__}: {self._quoted(str(error))}"
             except (ValueError, RecursionError):
                 reason = "the server's response is not a JSON object"
             if wait > MAX_WAIT:
@@ -94,7 +95,7 @@ class Client:
 
     def clean(self, text: str) -> str:
         """A text of the server's as it may be shown or kept: without the key, and without what UTF-8 cannot hold."""
-        if len(self.key) >= SHORT:
+        if len(self.key) >= SHORT and self.key not in NO_SECRETS:
             text = text.replace(self.key, "[key]")
         return text.encode("utf-8", "replace").decode()
 
@@ -127,7 +128,11 @@ class Client:
         inner = answer.get("error", answer) if isinstance(answer, dict) else None
         words = inner.get("message") if isinstance(inner, dict) else inner
         words = words if isinstance(words, str) else http.client.responses.get(error.code, "")
-        return f"HTTP {error.code}: {cut(self.clean(words))}"
+        return f"HTTP {error.code}: {self._quoted(words)}"
+
+    def _quoted(self, words: str) -> str:
+        """A server's words in a message: one line without control characters, of at most 200 characters."""
+        return cut("".join(c if c.isprintable() else " " for c in self.clean(words)).strip())
 
 
 def _retry_after(value: str | None, otherwise: float) -> float:

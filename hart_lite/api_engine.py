@@ -95,14 +95,14 @@ class ApiEngine:
         return {"type": "image_url", "image_url": {"url": self._data_url(part)}}
 
     def _request(self, say: Say, messages: list[dict]) -> tuple[str, Spoken]:
-        body = {"model": self.model, "messages": messages, "temperature": 0}
+        body, limit = {"model": self.model, "messages": messages, "temperature": 0}, self._limit
         try:
-            answer = self.client.post(body | {self._limit: say.max_tokens})
+            answer = self.client.post(body | {limit: say.max_tokens})
         except RequestError as error:
-            if NEW_LIMIT not in str(error) or self._limit == NEW_LIMIT:
+            if NEW_LIMIT not in str(error) or limit == NEW_LIMIT:
                 raise
             self._limit = NEW_LIMIT
-            answer = self.client.post(body | {self._limit: say.max_tokens})
+            answer = self.client.post(body | {NEW_LIMIT: say.max_tokens})
         text = cut_after(self.client.clean(_content(answer)).strip(), say.stop)
         usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
         prompt, response = (

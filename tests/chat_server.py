@@ -100,6 +100,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_hang_up(self, body, earlier, secret) -> None:
         self.close_connection = True
 
+    def do_gibberish(self, body, earlier, secret) -> None:
+        self.wfile.write(secret.removeprefix("Bearer ").encode() + b"x" * 5000 + b"\r\n\r\n")
+        self.close_connection = True
+
     def do_not_json(self, body, earlier, secret) -> None:
         self.send(200, f"<html>{secret}".encode())
 
@@ -126,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.error(401, f"Incorrect API key provided: {secret.removeprefix('Bearer ')}. " + "Long story. " * 100)
 
     def do_echo_error(self, body, earlier, secret) -> None:
-        self.error(400, f"bad header {secret}")
+        self.error(400, f"bad header {secret}\n\x1b[31m")
 
     def do_echo(self, body, earlier, secret) -> None:
         self.say(f"(B), said the bearer of {secret}, \ud800")

@@ -140,6 +140,12 @@ def test_a_model_that_calls_the_limit_by_another_name(client, server):
     assert asked == [{"max_tokens": 7}, {"max_completion_tokens": 7}, {"max_completion_tokens": 9}]
 
 
+def test_threads_learn_the_other_name_together(client):
+    engine = ApiEngine("new/many", client, AbsoluteFrame())
+    done = dict(engine.answer([conversation(Say([f"What {n}?"])) for n in range(8)]))
+    assert all(talk.outcome for talk in done.values())
+
+
 def test_many_conversations_go_on_side_by_side_and_keep_apart(client, server):
     engine = ApiEngine("ok/many", client, AbsoluteFrame())
     runs = [
@@ -200,8 +206,9 @@ def test_a_response_that_drips_ends_at_the_timeout(client):
         ("list", "the server's response is not a JSON object, 3 times"),
         ("long", "the response is over 1,000,000 bytes long"),
         ("no-choices", "the server's response is no chat completion"),
-        ("echo-error", "HTTP 400: bad header Bearer [key]"),
+        ("echo-error", "HTTP 400: bad header Bearer [key]  [31m"),
         ("redirect", "HTTP 307: Temporary Redirect"),
+        ("gibberish", f"BadStatusLine: [key]{'x' * 93} .. {'x' * 98}, 3 times"),
     ],
 )
 def test_what_fails_is_said_and_the_others_go_on(client, model, failure, monkeypatch):
@@ -247,9 +254,10 @@ def test_the_key_is_nowhere(client, server, capfd):
     assert f"Bearer {KEY}" in server.get("secrets")
 
 
-def test_a_short_key_is_no_secret(server):
-    """A server of one's own takes any key; the word must stay in the answers."""
-    assert ask(Client(server.url, "EMPTY"), "echo").outcome.text == "(B), said the bearer of Bearer EMPTY, ?"
+@pytest.mark.parametrize(("key", "shown"), [("EMPTY", "EMPTY"), ("abc", "abc"), ("hush", "[key]")])
+def test_placeholders_are_no_secrets(server, key, shown):
+    """A server of one's own takes any key; its name must stay in the answers."""
+    assert ask(Client(server.url, key), "echo").outcome.text == f"(B), said the bearer of Bearer {shown}, ?"
 
 
 # -- the environment -----------------------------------------------------------------------------------------------
