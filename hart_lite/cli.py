@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import inspect
 import logging
 import sys
 from pathlib import Path
@@ -114,7 +115,7 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "eval",
         help="answer benchmarks with a model",
-        description=evaluate.__doc__,
+        description=inspect.cleandoc(evaluate.__doc__),
         epilog=EVAL_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -130,7 +131,9 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
                          "pixel-reasoner")  # fmt: skip
     command.add_argument("--out", type=Path, help="folder of the evaluation; default: runs/eval/MODEL")
     command.add_argument("--as-published", action="store_true", help="reproduce the known faults of peers' protocols")
-    command.add_argument("--prompt", choices=("own", "official"), default="own", help="words of mode full")
+    command.add_argument(
+        "--prompt", choices=("own", "official"), default="own", help="words of modes full, pixel-reasoner"
+    )
     command.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each benchmark")
     command.add_argument("--strict", action="store_true", help="stop at the first bad row, instead of naming it")
     command.add_argument(

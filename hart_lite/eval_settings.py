@@ -22,7 +22,7 @@ class EvalSettings:
     """What to ask, and how. Budgets that are None: those of the model's recipe; without a recipe the usual ones for our
     modes, and for a peer's protocol its published limits.
 
-    `prompt`: the words of mode `full`, our own or the benchmark's official ones.
+    `prompt`: the words of the modes `full` and `pixel-reasoner`, our own or the benchmark's official ones.
     """
 
     benchmarks: dict[str, str]  # name -> source; "" is the benchmark's own
