@@ -44,8 +44,11 @@ class Family(Protocol):
     def image_tokens(self, size: tuple[int, int]) -> int:
         """Number of image tokens at a size that `fit` gave."""
 
-    def chat(self, content: Content) -> Tokens:
-        """A conversation of one user message, up to where the assistant begins to speak."""
+    def chat(self, content: Content, system: str = "") -> Tokens:
+        """A conversation of one user message, up to where the assistant begins to speak.
+
+        `system` stands ahead of it, in place of the system words that the family's template has of its own.
+        """
 
     def reply(self, content: Content, ended: bool) -> Tokens:
         """The next user message after an assistant's response (`ended`: that response closed itself)."""

@@ -127,8 +127,9 @@ class Qwen25VL:
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def chat(self, content: Content) -> Tokens:
-        return self._tokens(self._render([self._message("user", content)]), content)
+    def chat(self, content: Content, system: str = "") -> Tokens:
+        before = [self._message("system", [system])] if system else []
+        return self._tokens(self._render([*before, self._message("user", content)]), content)
 
     def reply(self, content: Content, ended: bool) -> Tokens:
         messages = [
