@@ -22,7 +22,19 @@ FLOORS = (
     # 4: the algorithm
     ("loops", "rollout"),
     # 5: what training and measuring are made of
-    ("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft", "world.base"),
+    (
+        "analysis",
+        "evaluate",
+        "figures",
+        "checkpoints",
+        "run_dir",
+        "rollout_log",
+        "sources",
+        "rl",
+        "sft",
+        "trl",
+        "world.base",
+    ),
     # 6: whole jobs
     (
         *("train", "world.teacher", "world.sight", "world.pretrain"),
