@@ -18,22 +18,18 @@ FLOORS = (
     # 2: pixels and model families
     ("images", "families.base", "families.qwen2_5_vl", "fingerprint"),
     # 3: data, and things with weight
-    ("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes", "generate", "policy", "loading"),
+    (
+        *("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes"),
+        *("generate", "policy", "loading"),
+        *("layouts.base", "layouts.conversations", "layouts.mgpo", "layouts.coco", "layouts.csv_folder"),
+        *("data_folder", "convert", "world.make"),
+    ),
     # 4: the algorithm
     ("loops", "rollout"),
     # 5: what training and measuring are made of
     (
-        "analysis",
-        "evaluate",
-        "figures",
-        "checkpoints",
-        "run_dir",
-        "rollout_log",
-        "sources",
-        "rl",
-        "sft",
-        "trl",
-        "world.base",
+        *("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft", "trl"),
+        *("world.base",),
     ),
     # 6: whole jobs
     (
