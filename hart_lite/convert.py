@@ -110,10 +110,10 @@ def _rows(
     if format not in FORMATS:
         raise HartError(f"Unknown layout {format!r}; allowed: {', '.join(FORMATS)}")
     for given, name, formats in (
-        (question, "question", ("coco",)),
-        (category_answer, "category_answer", ("coco",)),
-        (lite, "lite", ("mme_realworld",)),
-        (split, "split", ("llava", "sharegpt", "mgpo")),
+        (question, "--question", ("coco",)),
+        (category_answer, "--category-answer", ("coco",)),
+        (lite, "--lite", ("mme_realworld",)),
+        (split, "--split", ("llava", "sharegpt", "mgpo")),
     ):
         if given and format not in formats:
             raise HartError(f"{name} is for {', '.join(formats)}, not for {format}")
@@ -129,7 +129,7 @@ def _rows(
 def _mme_realworld(source: str, lite: str | Path | None, image_dir: ImageDir) -> Iterator[Row]:
     """The paper's training set; what Lite holds is dropped as any row that cannot be used."""
     if lite is None:
-        raise HartError("mme_realworld needs lite: the JSON of the Lite benchmark, which must not be trained on")
+        raise HartError("mme_realworld needs --lite: the JSON of the Lite benchmark, which must not be trained on")
     kept, left_out = without_lite(source, lite, image_dir or Path(source).parent)
     yield from kept
     for row in left_out:

@@ -483,12 +483,12 @@ def test_a_source_that_cannot_be_read_writes_nothing(folder, content, message):
     ("format", "options", "message"),
     [
         ("yolo", {}, "Unknown layout 'yolo'; allowed: llava, sharegpt, mgpo, coco, csv, mme_realworld"),
-        ("llava", {"question": "Where?"}, "question is for coco, not for llava"),
-        ("csv", {"category_answer": True}, "category_answer is for coco, not for csv"),
-        ("coco", {"lite": "lite.json"}, "lite is for mme_realworld, not for coco"),
-        ("coco", {"split": "train"}, "split is for llava, sharegpt, mgpo, not for coco"),
-        ("mme_realworld", {}, "mme_realworld needs lite"),
-        ("llava", {"split": "train"}, "a split .'train'. is for parquet and Hub"),
+        ("llava", {"question": "Where?"}, "--question is for coco, not for llava"),
+        ("csv", {"category_answer": True}, "--category-answer is for coco, not for csv"),
+        ("coco", {"lite": "lite.json"}, "--lite is for mme_realworld, not for coco"),
+        ("coco", {"split": "train"}, "--split is for llava, sharegpt, mgpo, not for coco"),
+        ("mme_realworld", {}, "mme_realworld needs --lite"),
+        ("llava", {"split": "train"}, "--split train is for parquet and Hub"),
         ("llava", {}, "c.json: cannot be read: No such file"),
     ],
 )

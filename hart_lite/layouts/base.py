@@ -29,7 +29,7 @@ def read_records(source: str, columns: Sequence[str], split: str | None, image_d
         yield from read_rows(source, split=split, image_dir=image_dir, fields=columns)
         return
     if split:
-        raise HartError(f"{source}: a split ({shown(split)}) is for parquet and Hub data sets")
+        raise HartError(f"{source}: --split {split} is for parquet and Hub data sets")
     records = read_json(Path(source))
     if not isinstance(records, list):
         raise HartError(f"{source}: a JSON list of objects is needed, not {type(records).__name__}")

@@ -100,7 +100,7 @@ class _Coco:
 
     def _asked_of_all(self, annotation: Mapping[str, Any], category: Any) -> str:
         if self.question is None:
-            raise HartError("no `question` and no `captions`; one question may be given for all (question=..)")
+            raise HartError("no `question` and no `captions`; --question gives one for all")
         if category is None and "{category}" in self.question:
             raise HartError(f"category_id {shown(annotation.get('category_id'))}: there is no such category")
         return self.question.replace("{category}", str(category))
