@@ -46,7 +46,7 @@ FLOORS = (
         *("eval_run", "eval_report", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
     ),
     # 7
-    ("cli",),
+    ("cli", "commands.libraries", "commands.training", "commands.evaluating", "commands.data"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
