@@ -32,6 +32,10 @@ class RequestError(Exception):
     """A request that got no answer, after all retries."""
 
 
+class SilentError(RequestError):
+    """.. for a reason that lies in no request: the server is not there, is something else, or has had enough of us."""
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect would carry the key to wherever it points."""
 
@@ -56,8 +60,8 @@ class Client:
         url = environment.get("OPENAI_BASE_URL", "").strip().rstrip("/") or DEFAULT_URL
         key = environment.get("OPENAI_API_KEY", "").strip()
         parts = urllib.parse.urlsplit(url)
-        plain = url.isascii() and url.isprintable() and " " not in url
-        if not plain or parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        plain = url.isascii() and url.isprintable() and not set(" @?#") & set(url)
+        if not plain or parts.scheme not in ("http", "https") or not parts.hostname:
             raise HartError(
                 "OPENAI_BASE_URL is no address such as https://api.openai.com/v1 or http://localhost:8000/v1 "
                 "(without a password or a query)"
@@ -66,13 +70,15 @@ class Client:
             raise HartError("OPENAI_API_KEY is not set; set it, or set OPENAI_BASE_URL to a server that needs none")
         if not (key.isascii() and key.isprintable() and " " not in key):
             raise HartError("OPENAI_API_KEY holds characters that no key has; set it anew")
+        if len(key) >= SHORT and key in urllib.parse.unquote(url):
+            raise HartError("OPENAI_BASE_URL holds the key; evaluations record the address, so leave the key out of it")
         return cls(url, key, **settings)
 
     def post(self, body: dict) -> dict:
         """The server's JSON answer. Raises `RequestError` when this request fails, `HartError` when any would."""
         data = json.dumps(body).encode()
         for attempt in range(1, self.attempts + 1):
-            wait = self.pause * 2 ** (attempt - 1)
+            wait, failure = self.pause * 2 ** (attempt - 1), SilentError
             try:
                 return self._once(data)
             except urllib.error.HTTPError as error:
@@ -82,16 +88,18 @@ class Client:
                     raise HartError(f"{self.url} refuses: {reason}; {ways_out}") from None
                 if error.code not in _AGAIN and error.code < 500:
                     raise RequestError(reason) from None
+                if error.code == 500:  # it may be the request that is too much for the server
+                    failure = RequestError
                 wait = _retry_after(error.headers.get("Retry-After"), wait)
             except (OSError, http.client.HTTPException) as error:  # no connection, broken off, timed out
                 reason = f"{type(error).__name__}: {self._quoted(str(error))}"
             except (ValueError, RecursionError):
                 reason = "the server's response is not a JSON object"
             if wait > MAX_WAIT:
-                raise RequestError(f"{reason}; the server asks to wait {wait:.0f} s")
+                raise failure(f"{reason}; the server asks to wait {wait:.0f} s")
             if attempt < self.attempts:
                 self.sleep(wait)
-        raise RequestError(f"{reason}, {self.attempts} times")
+        raise failure(f"{reason}, {self.attempts} times")
 
     def clean(self, text: str) -> str:
         """A text of the server's as it may be shown or kept: without the key, and without what UTF-8 cannot hold."""
@@ -125,10 +133,13 @@ class Client:
             answer = json.loads(self._read(error))
         except (OSError, http.client.HTTPException, ValueError, RecursionError, RequestError):
             answer = None
+        return f"HTTP {error.code}: {self.complaint(answer) or http.client.responses.get(error.code, '')}"
+
+    def complaint(self, answer: object) -> str:
+        """The server's own words on an error, as far as its JSON answer has any."""
         inner = answer.get("error", answer) if isinstance(answer, dict) else None
         words = inner.get("message") if isinstance(inner, dict) else inner
-        words = words if isinstance(words, str) else http.client.responses.get(error.code, "")
-        return f"HTTP {error.code}: {self._quoted(words)}"
+        return self._quoted(words) if isinstance(words, str) else ""
 
     def _quoted(self, words: str) -> str:
         """A server's words in a message: one line without control characters, of at most 200 characters."""

@@ -9,15 +9,17 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 
-from hart_lite.api_client import Client, RequestError
+from hart_lite.api_client import Client, RequestError, SilentError
 from hart_lite.conversation import Conversation, Spoken, cut_after
 from hart_lite.families.base import Content
 from hart_lite.frames import AbsoluteFrame
 from hart_lite.images import view_pixels
 from hart_lite.protocols.base import ProtocolRun, Say
-from hart_lite.types import ImageView
+from hart_lite.types import HartError, ImageView
 
 THREADS = 4
+SILENCE = 16  # conversations in a row to which the server itself had no answer: the others would wait in vain, too
+MOST_TOKENS = 2**31  # what says it took more is no count
 NEW_LIMIT = "max_completion_tokens"  # what some models want `max_tokens` to be called, and say so
 ENCODED = 64  # data URLs kept: the questions on one image send it again and again
 
@@ -32,6 +34,7 @@ class ApiEngine:
         self.model, self.client, self.frame, self.threads = model, client, frame, threads
         self._data_url = functools.lru_cache(ENCODED)(_data_url)
         self._limit = "max_tokens"
+        self._silent = 0  # conversations in a row
 
     def answer(self, runs: Sequence[ProtocolRun]) -> Iterator[tuple[int, Conversation]]:
         """A few conversations at a time, each in a thread of its own. An error that none can survive ends them all."""
@@ -71,7 +74,14 @@ class ApiEngine:
             try:
                 text, turn = self._request(say, messages)
             except RequestError as error:
+                self._silent = self._silent + 1 if isinstance(error, SilentError) else 0
+                if self._silent >= SILENCE:
+                    raise HartError(
+                        f"{self.client.url} had no answer to {SILENCE} questions in a row: {error}. Once it has, the "
+                        "same command goes on where this one stopped"
+                    ) from None
                 return Conversation(tuple(turns), None, str(error))
+            self._silent = 0
             turns.append(turn)
             messages.append({"role": "assistant", "content": text})
             try:
@@ -103,23 +113,41 @@ class ApiEngine:
                 raise
             self._limit = NEW_LIMIT
             answer = self.client.post(body | {NEW_LIMIT: say.max_tokens})
-        text = cut_after(self.client.clean(_content(answer)).strip(), say.stop)
-        usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
-        prompt, response = (
-            usage.get(name) if type(usage.get(name)) is int else None for name in ("prompt_tokens", "completion_tokens")
-        )
+        content = _content(answer)
+        if content is None:
+            said = self.client.complaint(answer)
+            raise RequestError("the server's response is no chat completion" + (f": {said}" if said else ""))
+        text = cut_after(self.client.clean(content).strip(), say.stop)
+        prompt, response = (_tokens(answer, name) for name in ("prompt_tokens", "completion_tokens"))
         images = sum(part["type"] == "image_url" for m in messages if m["role"] == "user" for part in m["content"])
         return text, Spoken(say.kind, text, prompt, response, images)
 
 
-def _content(answer: dict) -> str:
-    """The text of a chat completion; a refusal may have none."""
+def _content(answer: dict) -> str | None:
+    """The text of a chat completion, in one piece or in parts; a refusal may have none. None for what is none."""
     match answer:
         case {"choices": [{"message": {"content": str(text)}}, *_]}:
             return text
         case {"choices": [{"message": {"content": None}}, *_]}:
             return ""
-    raise RequestError("the server's response is no chat completion")
+        case {"choices": [{"message": {"content": [*parts]}}, *_]}:
+            texts = [part for part in map(_text, parts) if part is not None]
+            return "".join(texts) if texts else None
+    return None
+
+
+def _text(part: object) -> str | None:
+    """Of a part that is text, and not a thought or an image."""
+    match part:
+        case {"type": "text", "text": str(text)}:
+            return text
+    return None
+
+
+def _tokens(answer: dict, name: str) -> int | None:
+    usage = answer.get("usage")
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if type(count) is int and 0 <= count < MOST_TOKENS else None
 
 
 def _joined(content: Content) -> list[str | ImageView]:

@@ -8,11 +8,43 @@ GET /requests gives what was asked for so far, GET /secrets what came in Authori
 from __future__ import annotations
 
 import json
+import random
+import re
+import subprocess
 import sys
 import threading
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Server:
+    """A server as its clients see it."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def get(self, what: str, model: str = "") -> list:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{what}", timeout=5) as response:
+            return [entry for entry in json.load(response) if what == "secrets" or entry["model"] == model]
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    with subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Server(int(process.stdout.readline()))
+        process.stdin.close()
+
 
 SEEN: list[dict] = []
 SECRETS: list[str] = []
@@ -29,6 +61,12 @@ SCRIPT = {
     "Options:": ZOOM,
     "Guidelines:": CROP,
 }
+
+
+def somewhere(number: int) -> list[int]:
+    rng = random.Random(number)
+    x, y = rng.randrange(880), rng.randrange(880)
+    return [x, y, x + 120, y + 120]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -140,9 +178,49 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/stolen")
         self.end_headers()
 
+    # -- answers that other servers give -----------------------------------------------------------------------------
+
+    def do_parts(self, body, earlier, secret) -> None:
+        thought = {"type": "thinking", "thinking": "The answer is (A)."}
+        self.say([thought, {"type": "text", "text": "The answer "}, {"type": "text", "text": "is (B)."}])
+
+    def do_thought_only(self, body, earlier, secret) -> None:
+        self.say([{"type": "thinking", "thinking": "The answer is (A)."}, 1, None, {"type": "text", "text": 2}])
+
+    def do_error_200(self, body, earlier, secret) -> None:
+        self.answer(200, {"error": {"message": f"no credit left, {secret}", "code": 402}})
+
+    def do_countless(self, body, earlier, secret) -> None:
+        counts = '{"prompt_tokens": -1, "completion_tokens": ' + "9" * 400 + "}"
+        self.send(200, b'{"choices": [{"message": {"content": "B"}}], "usage": ' + counts.encode() + b"}")
+
+    def do_always_500(self, body, earlier, secret) -> None:
+        self.error(500, "this image is too much for me")
+
+    def do_silent_then_ok(self, body, earlier, secret) -> None:
+        self.do_ok(body, earlier, secret) if earlier % 15 == 14 else self.error(503, "starting")
+
+    # -- models that only seem good: "What is written on sign 7?" has the answer "ABCD"[7 % 4] -------------------------
+
+    def do_always_a(self, body, earlier, secret) -> None:
+        self.cheat(body, "The answer is (A).", somewhere)
+
+    def do_whole_image(self, body, earlier, secret) -> None:
+        self.cheat(body, None, lambda number: [0, 0, 1000, 1000])
+
+    def do_random_boxes(self, body, earlier, secret) -> None:
+        self.cheat(body, None, somewhere)
+
+    def cheat(self, body, answer, box) -> None:
+        """Answers right where `answer` is None, boxes in thousandths of the image."""
+        text = "".join(part.get("text", "") for part in body["messages"][-1]["content"])
+        number = int(re.search(r"sign (\d+)", text)[1])
+        located = json.dumps([{"bbox_2d": box(number)}])
+        self.say(located if "Output the coordinates" in text else answer or f"The answer is ({'ABCD'[number % 4]}).")
+
     # -- what is sent back ---------------------------------------------------------------------------------------------
 
-    def say(self, text: str) -> None:
+    def say(self, text: str | list) -> None:
         message = {"role": "assistant", "content": text}
         usage = {"prompt_tokens": 11, "completion_tokens": 5}
         self.answer(200, {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})

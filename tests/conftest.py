@@ -1,7 +1,9 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from chat_server import Server, running
 
 from hart_lite.loading import load_policy
 from hart_lite.policy import Policy
@@ -45,3 +47,10 @@ def policy(_shared_policy) -> Policy:
     _shared_policy.forget_images()
     _shared_policy.model.eval()
     return _shared_policy
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A chat-completion server in a process of its own."""
+    with running() as server:
+        yield server

@@ -8,12 +8,10 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from chat_server import Server
 from pictures import Photo
 from PIL import Image
 
@@ -28,27 +26,6 @@ from hart_lite.types import HartError, ImageView
 
 KEY = "sk-very-secret-0123456789"
 VIEW = ImageView(Photo(56, 84), (56, 84))
-
-
-@dataclass
-class Server:
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
-
-    def get(self, what: str, model: str = "") -> list:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{what}", timeout=5) as response:
-            return [entry for entry in json.load(response) if what == "secrets" or entry["model"] == model]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    words = [sys.executable, str(Path(__file__).with_name("chat_server.py"))]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield Server(int(process.stdout.readline()))
-        process.stdin.close()
 
 
 @pytest.fixture(autouse=True)
