@@ -11,6 +11,7 @@ and blocks the function is the library's SDPA, which SFT uses.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,8 @@ NAME = "hart_lite"
 class Level:
     """Runs side by side: n of them, right-padded to T tokens; N rows hang under them, row r under run `rows_N[r]`."""
 
-    def __init__(self, real_n_T: Tensor, room: int = 0) -> None:
-        self.real_n_T, self.room = real_n_T, room
-        self.length = 0 if room else real_n_T.shape[1]
+    def __init__(self, real_n_T: Tensor) -> None:
+        self.real_n_T = real_n_T
         self.padded = not bool(real_n_T.all())
         self.keys: dict[int, Tensor] = {}  # by layer: (n, heads, T, D)
         self.values: dict[int, Tensor] = {}
@@ -47,34 +47,30 @@ class Level:
         self.even = len(rows_N) == len(places) and bool((self.place_N == places).all())
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """(n, heads, T, D) of a fed run, or of one sampled token into the room kept for samples."""
-        if not self.room:
-            self.keys[layer], self.values[layer] = keys, values
-            return
-        if layer not in self.keys:
-            shape = (*keys.shape[:2], self.room, keys.shape[-1])
-            self.keys[layer], self.values[layer] = keys.new_empty(shape), values.new_empty(shape)
-        self.keys[layer][:, :, self.length - 1] = keys[:, :, 0]
-        self.values[layer][:, :, self.length - 1] = values[:, :, 0]
+        """(n, heads, T, D) of the fed runs."""
+        self.keys[layer], self.values[layer] = keys, values
 
-    def drop(self, kept: Tensor) -> None:
-        """Of samples, forget those of rows that ended."""
-        self.real_n_T = self.real_n_T[kept]
-        for store in (self.keys, self.values):
-            store.update({layer: tensor[kept] for layer, tensor in store.items()})
-        self.hang(torch.arange(len(kept), device=kept.device))
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """(n, heads, T, D) keys and values."""
+        return self.keys[layer], self.values[layer]
+
+    def hidden(self) -> Tensor | None:
+        """(N, T) True at keys that a row must not see, or None."""
+        return ~self.real_n_T[self.rows_N] if self.padded else None
+
+    def keep(self, rows: Tensor) -> None:
+        """The runs stay, for the rows that go on."""
+        self.hang(self.rows_N[rows])
 
     def scores(self, layer: int, query: Tensor) -> Tensor:
         """(N, heads, R, T) from (N, heads, R, D): R query heads share a key head."""
-        keys = self.keys[layer][:, :, : self.length]
-        scores = self._by_row(self._by_run(query) @ keys.transpose(-1, -2), query.shape)
-        if self.padded:
-            scores = scores.masked_fill(~self.real_n_T[self.rows_N][:, None, None], -torch.inf)
-        return scores
+        scores = self._by_row(self._by_run(query) @ self.read(layer)[0].transpose(-1, -2), query.shape)
+        hidden = self.hidden()
+        return scores if hidden is None else scores.masked_fill(hidden[:, None, None], -torch.inf)
 
     def mix(self, layer: int, weights: Tensor) -> Tensor:
         """(N, heads, R, D): the values under weights (N, heads, R, T)."""
-        return self._by_row(self._by_run(weights) @ self.values[layer][:, :, : self.length], weights.shape)
+        return self._by_row(self._by_run(weights) @ self.read(layer)[1], weights.shape)
 
     def _by_run(self, rows: Tensor) -> Tensor:
         """(N, heads, R, X) -> (n, heads, most * R, X): all queries that a run's keys are to meet."""
@@ -93,6 +89,51 @@ class Level:
         return runs if self.even else runs[self.place_N]
 
 
+class Samples(Level):
+    """What each row samples: runs of their own that grow by a token at a time, in room that is allocated once.
+
+    Where a graph replays the pass of one token, no shape and no address may change with the token: `at` is then written
+    to in its place, and the pass looks at a multiple of `reach` tokens, of which those to come are hidden.
+    """
+
+    def __init__(self, rows: int, room: int, reach: int, device: torch.device) -> None:
+        super().__init__(torch.ones(rows, 1, dtype=torch.bool, device=device))
+        self.room, self.reach, self.length = room, reach, 0
+        self.at = torch.zeros(1, dtype=torch.long, device=device)
+        self.places_T = torch.arange(room, device=device)
+        self.to_come_T = torch.zeros(room, dtype=torch.bool, device=device)
+
+    def go_to(self, step: int) -> int:
+        """The next pass writes the token of this step. Returns how many tokens it looks at."""
+        self.at.fill_(step)
+        self.length = min((step // self.reach + 1) * self.reach, self.room)
+        if self.reach > 1:
+            torch.gt(self.places_T, step, out=self.to_come_T)
+        return self.length
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """(N, heads, 1, D) of one token a row."""
+        if layer not in self.keys:
+            shape = (*keys.shape[:2], self.room, keys.shape[-1])
+            # Zeros: a token to come has no weight, but none of what is not a number would still be that.
+            self.keys[layer], self.values[layer] = keys.new_zeros(shape), values.new_zeros(shape)
+        self.keys[layer].index_copy_(2, self.at, keys)
+        self.values[layer].index_copy_(2, self.at, values)
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self.keys[layer][:, :, : self.length], self.values[layer][:, :, : self.length]
+
+    def hidden(self) -> Tensor | None:
+        return self.to_come_T[None, : self.length] if self.reach > 1 else None
+
+    def keep(self, rows: Tensor) -> None:
+        """What rows that ended had sampled is forgotten."""
+        self.real_n_T = self.real_n_T[rows]
+        for store in (self.keys, self.values):
+            store.update({layer: tensor[rows] for layer, tensor in store.items()})
+        self.hang(torch.arange(len(rows), device=rows.device))
+
+
 class Branches:
     """The cache of a trie: levels of runs, from the roots to what each row samples."""
 
@@ -108,16 +149,38 @@ class Branches:
         for level in self.levels:
             level.hang(level.rows_N[parents_N])
 
-    def sample(self, room: int) -> None:
+    def part(self, rows: slice) -> Branches:
+        """Some of the rows, which are to be fed apart from the others. They share what is above them."""
+        part = Branches()
+        for level in self.levels:
+            seen = copy(level)
+            seen.hang(level.rows_N[rows])
+            part.levels.append(seen)
+        return part
+
+    def join(self, parts: Sequence[Branches]) -> None:
+        """The parts' last levels, side by side, become one."""
+        fed = [part.levels.pop() for part in parts]
+        level = fed[0] if len(fed) == 1 else Level(torch.cat([runs.real_n_T for runs in fed]))
+        for layer in list(fed[0].keys) if len(fed) > 1 else ():
+            for name in ("keys", "values"):  # one at a time: what is joined is held twice
+                getattr(level, name)[layer] = torch.cat([getattr(runs, name).pop(layer) for runs in fed])
+        self.levels.append(level)
+
+    def sample(self, room: int, reach: int = 1) -> None:
         """From now on every row adds one token at a time, at most `room`."""
         rows = self.levels[-1].rows_N
-        self.levels.append(Level(torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device), room))
+        self.samples = Samples(len(rows), room, reach, rows.device)
+        self.levels.append(self.samples)
+
+    def reach(self, step: int) -> int:
+        """The next pass feeds every row its sample of this step. Returns how many of its samples it looks at."""
+        return self.samples.go_to(step)
 
     def keep(self, rows: Tensor) -> None:
         """Rows that ended leave."""
-        for level in self.levels[:-1]:
-            level.hang(level.rows_N[rows])
-        self.levels[-1].drop(rows)
+        for level in self.levels:
+            level.keep(rows)
 
     def seen(self) -> Tensor:
         """(N, K) which keys above the last level are real, for each row."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -33,11 +34,15 @@ def main(argv: list[str] | None = None) -> int:
     for noisy in ("httpx", "bitsandbytes", "trl", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
     except HartError as error:
         print(f"hart-lite: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("hart-lite: stopped; `hart-lite train RECIPE --resume` goes on from the last checkpoint", file=sys.stderr)
+    except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
     except OSError as error:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

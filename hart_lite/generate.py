@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from hart_lite.attention import Branches
+from hart_lite.graph import record
 from hart_lite.packing import Node, trie
 from hart_lite.types import Slot, Tokens
 
 if TYPE_CHECKING:
     from hart_lite.policy import Policy
+
+FEED_TOKENS = 4096  # tokens of prompts that one pass reads at most, unless a single run is longer: bounds its memory
+GRAPH_REACH = 64  # sampled tokens by which the reach of a recorded pass grows: it looks at that many more than it needs
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class Sampling:
     """`temperature` 0 is greedy.
 
     A draw follows from `seed` and the row's number alone: not from what else is in the batch, nor from when other rows
-    end. `rows` numbers the prompts; without it they count from 0.
+    end. `rows` numbers the prompts; without it they count from 0. With `graph` the pass of one token is recorded as a
+    CUDA graph, which spares the launches of its kernels.
     """
 
     max_tokens: int
@@ -30,6 +35,7 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     rows: tuple[int, ...] | None = None
+    graph: bool = False
 
     def uniforms(self, n: int) -> torch.Tensor:
         """(n, max_tokens) numbers in [0, 1), a stream of its own for each row."""
@@ -59,6 +65,15 @@ class _Rows:
     def keep(self, rows: torch.Tensor) -> None:
         self.branches.keep(rows)
         self.last_N_H, self.position_N = self.last_N_H[rows], self.position_N[rows]
+
+    def part(self, rows: slice) -> _Rows:
+        return _Rows(self.branches.part(rows), self.last_N_H[rows], self.position_N[rows])
+
+    def join(self, parts: Sequence[_Rows]) -> None:
+        """Parts of these rows, each with one level more, become these rows again."""
+        self.branches.join([part.branches for part in parts])
+        self.last_N_H = torch.cat([part.last_N_H for part in parts])
+        self.position_N = torch.cat([part.position_N for part in parts])
 
 
 def generate(policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
@@ -96,10 +111,30 @@ def _prefill(policy: Policy, prompts: Sequence[Tokens]) -> tuple[_Rows, list[int
 
 
 def _feed(policy: Policy, rows: _Rows, prompts: Sequence[Tokens], level: Sequence[Node | int]) -> None:
-    """One forward pass over a level's runs, right-padded. Updates `rows` in place."""
-    device = policy.device
+    """Forward passes over a level's runs, right-padded. Updates `rows` in place."""
     runs = [_run(prompts[i.sequence], i) if isinstance(i, Node) else Tokens() for i in level]
     longest = max(map(len, runs))
+    slices = _slices(len(runs), max(FEED_TOKENS // longest, 1))
+    parts = [rows.part(rows_slice) for rows_slice in slices]
+    for part, at in zip(parts, slices, strict=True):
+        _feed_part(policy, part, prompts, level[at], runs[at], longest)
+    rows.join(parts)
+
+
+def _slices(n: int, most: int) -> list[slice]:
+    return [slice(start, start + most) for start in range(0, n, most)]
+
+
+def _feed_part(
+    policy: Policy,
+    rows: _Rows,
+    prompts: Sequence[Tokens],
+    level: Sequence[Node | int],
+    runs: Sequence[Tokens],
+    longest: int,
+) -> None:
+    """One forward pass over some of a level's runs."""
+    device = policy.device
     ids = torch.full((len(runs), longest), policy.family.pad_id)
     real = torch.zeros(len(runs), longest, dtype=torch.bool)
     rotary = torch.zeros(policy.family.position_rows, len(runs), longest, dtype=torch.long)
@@ -151,34 +186,65 @@ def _forward(
 
 
 def _decode(policy: Policy, rows: _Rows, owners: list[int], sampling: Sampling) -> list[tuple[int, ...]]:
-    """Token by token until every row has ended. Rows that ended leave the batch."""
+    """Token by token until every row has ended. Rows that ended leave the batch: at once, or under a graph, which their
+    leaving ends, when no more than half are going on."""
     device, family = policy.device, policy.family
     uniforms = sampling.uniforms(len(owners)).to(device)
     banned = torch.tensor(family.banned_ids, device=device)
     ends = torch.tensor(family.eos_ids, device=device)
     drawn = torch.full((len(owners), sampling.max_tokens), family.pad_id, device=device)
-    lengths = torch.zeros(len(owners), dtype=torch.long, device=device)
     alive = torch.tensor(owners, device=device)  # the prompts whose rows the batch still holds, in the trie's order
-    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)  # one query sees all that its row holds
-    rows.branches.sample(sampling.max_tokens)
+    going = torch.ones(len(owners), dtype=torch.bool, device=device)
+    rows.branches.sample(sampling.max_tokens, GRAPH_REACH if sampling.graph else 1)
+    feed = _OneToken(policy, rows, sampling.graph)
     for step in range(sampling.max_tokens):
         logits = policy.model.lm_head(rows.last_N_H).float().index_fill(-1, banned, -torch.inf)
         ids = _pick(logits, sampling, uniforms[alive, step])
         drawn[alive, step] = ids
-        lengths[alive] = step + 1
-        going = ~torch.isin(ids, ends)
-        if step + 1 == sampling.max_tokens or not going.any():
+        going = going & ~torch.isin(ids, ends)
+        left = int(going.sum())
+        if step + 1 == sampling.max_tokens or not left:
             break
-        if not going.all():
+        if left <= len(going) // 2 if sampling.graph else left < len(going):
             kept = going.nonzero()[:, 0]
             rows.keep(kept)
-            alive, ids = alive[kept], ids[kept]
-        embeds = policy.model.get_input_embeddings()(ids)[:, None]
-        rows.branches.levels[-1].length = step + 1
-        rotary = rows.position_N.expand(family.position_rows, -1)[..., None]
-        rows.last_N_H = _forward(policy, rows, embeds, rotary, mask)[:, 0]
-        rows.position_N = rows.position_N + 1
+            alive, ids, going = alive[kept], ids[kept], going[kept]
+        feed(ids, step)
+    ended = torch.isin(drawn, ends).int()
+    lengths = (ended.cumsum(1) - ended == 0).sum(1)  # up to the first end token; a row may have gone on after it
     return [tuple(row[:n]) for row, n in zip(drawn.tolist(), lengths.tolist(), strict=True)]
+
+
+class _OneToken:
+    """The pass that feeds every row the token it drew. As a graph it reads and writes tensors that stay in their place,
+    and is recorded again when their shapes change."""
+
+    def __init__(self, policy: Policy, rows: _Rows, graph: bool) -> None:
+        self.policy, self.rows, self.graph = policy, rows, graph
+        self.mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=policy.device)  # a query sees all its row holds
+        self.shape: tuple[int, int] | None = None
+
+    def __call__(self, ids_N: torch.Tensor, step: int) -> None:
+        """Updates the rows in place."""
+        rows = self.rows
+        shape = (len(ids_N), rows.branches.reach(step))
+        if not self.graph:
+            rows.last_N_H = self._hidden(ids_N, rows.position_N)
+        else:
+            if shape != self.shape:
+                ids, positions = self.inputs = ids_N.clone(), rows.position_N.clone()
+                self.shape, (self.replay, self.hidden) = shape, record(lambda: self._hidden(ids, positions))
+            self.inputs[0].copy_(ids_N)
+            self.inputs[1].copy_(rows.position_N)
+            self.replay()
+            rows.last_N_H = self.hidden
+        rows.position_N = rows.position_N + 1
+
+    def _hidden(self, ids_N: torch.Tensor, position_N: torch.Tensor) -> torch.Tensor:
+        """(N, H). May be run twice: what it keeps of the token is written in its place."""
+        embeds = self.policy.model.get_input_embeddings()(ids_N)[:, None]
+        rotary = position_N.expand(self.policy.family.position_rows, -1)[..., None]
+        return _forward(self.policy, self.rows, embeds, rotary, self.mask)[:, 0]
 
 
 def _pick(logits_N_V: torch.Tensor, sampling: Sampling, uniform_N: torch.Tensor) -> torch.Tensor:

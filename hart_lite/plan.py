@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from hart_lite.activations import ENCODE_TOKENS, Cost
+from hart_lite.activations import ENCODE_TOKENS, FEED_TOKENS, Cost
 from hart_lite.dimensions import Dimensions
 from hart_lite.recipe_schema import Recipe, RLStage, SFTStage
 
@@ -166,12 +166,13 @@ class _Case:
         return [Moment(name, **self.still, features=features, activations=self.cost.encoding(image_tokens))]
 
     def _turn(self, name: str, turn: Turn, questions: int, samples: int, features: int) -> list[Moment]:
-        """Of the prompts' trie, the shared parts or all samples' own parts are read in one pass. Of all that, one batch
-        under the rollout's budget of tokens is held at a time, or one row that is longer."""
+        """One batch under the rollout's budget of tokens is held at a time, or one row that is longer. Of the prompts'
+        trie the shared parts or all samples' own parts are one level, which is read in slices."""
         cost, rows = self.cost, questions * samples
         whole = kv_tokens(turn, questions, samples)
         batch = min(1, max(self.recipe.rollout.tokens_per_batch, len(turn)) / whole)
-        fed = math.ceil(batch * (rows * turn.own or questions * turn.shared))
+        level = math.ceil(batch * (rows * turn.own or questions * turn.shared))
+        fed = min(level, max(FEED_TOKENS, turn.own or turn.shared))
         read = math.ceil(batch * (whole - rows * turn.sampled))
         kept = {**self.still, "features": features}
         reading = cost.reading(fed, turn.shared + turn.own) + cost.features(fed)

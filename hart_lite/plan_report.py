@@ -122,15 +122,18 @@ def text(recipe: Recipe, dims: Dimensions) -> str:
     figures = report(recipe, dims)
     worst, typical = figures["worst"], figures["typical"]
     boxes = f"{recipe.rollout.max_boxes} box" + "es" * (recipe.rollout.max_boxes > 1)
+    size, unit = (GIB, "GiB") if worst["peak"] >= 4 * GIB else (2**20, "MiB")
+    count, name = (1e9, "B") if dims.parameters >= 1e8 else (1e6, "M")
     lines = [
-        f"{recipe.name}: {recipe.model.base}, {dims.parameters / 1e9:.2f} B parameters, quant {recipe.model.quant}",
-        f"GiB at each moment of the worst case: budgets full, turns as long as allowed, {boxes} a sample.",
+        f"{recipe.name}: {recipe.model.base}, {dims.parameters / count:.2f} {name} parameters, "
+        f"quant {recipe.model.quant}",
+        f"{unit} at each moment of the worst case: budgets full, turns as long as allowed, {boxes} a sample.",
         f"Computed, not measured; {TEXT_TOKENS} tokens of text in a prompt.",
         "",
-        *_moments(worst),
+        *_moments(worst, size),
         "",
-        f"peak {worst['peak'] / GIB:.1f} GiB ({worst['peak_at']}); "
-        f"with one box a sample {typical['peak'] / GIB:.1f} GiB ({typical['peak_at']})",
+        f"peak {worst['peak'] / size:.1f} {unit} ({worst['peak_at']}); "
+        f"with one box a sample {typical['peak'] / size:.1f} {unit} ({typical['peak_at']})",
         "",
         *(line for step in typical["steps"] for line in _step(step)),
         *_cards(figures["cards"]),
@@ -139,22 +142,23 @@ def text(recipe: Recipe, dims: Dimensions) -> str:
     return "\n".join(lines)
 
 
-def _moments(case: dict) -> list[str]:
+def _moments(case: dict, size: int) -> list[str]:
     width = max(len(moment["name"]) for moment in case["moments"])
     lines = [" " * width + "".join(f"{title:>12}" for title in (*PARTS.values(), "total"))]
     for moment in case["moments"]:
-        values = "".join(f"{moment[part] / GIB:12.2f}" for part in (*PARTS, "total"))
+        values = "".join(f"{moment[part] / size:12.2f}" for part in (*PARTS, "total"))
         lines.append(f"{moment['name']:{width}}{values}{'  <- peak' * (moment['name'] == case['peak_at'])}")
     return lines
 
 
 def _step(step: dict) -> list[str]:
     saved = step["unshared"] / step["packed"]
+    scale, flop = (1e12, "TFLOP") if step["update_flops"] >= 1e13 else (1e9, "GFLOP")
     return [
         f"a step of {step['stage']} with one box a sample: {step['sampled']:,} tokens sampled; {step['packed']:,} "
         f"trained on, {saved:.1f} times as many without shared prefixes",
-        f"    rollout {step['rollout_flops'] / 1e12:,.0f} TFLOP, reference and update "
-        f"{step['update_flops'] / 1e12:,.0f} ({step['update_flops_unshared'] / 1e12:,.0f} without shared prefixes)",
+        f"    rollout {step['rollout_flops'] / scale:,.0f} {flop}, reference and update "
+        f"{step['update_flops'] / scale:,.0f} ({step['update_flops_unshared'] / scale:,.0f} without shared prefixes)",
         "",
     ]
 

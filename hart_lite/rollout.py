@@ -150,7 +150,7 @@ class Runner:
         longest = settings.max_tokens_locate if kind == "locate" else settings.max_tokens_answer
         responses = []
         for batch in _batches(prompts, longest, settings.tokens_per_batch):
-            sampling = Sampling(longest, temperature, settings.top_p, seed, tuple(batch))
+            sampling = Sampling(longest, temperature, settings.top_p, seed, tuple(batch), settings.cuda_graph)
             responses += self.policy.generate(list(batch.values()), sampling)
         return [
             Turn(kind, prompt, ids, self.policy.family.text(ids))

@@ -128,6 +128,14 @@ def test_a_full_or_closed_disk_gets_one_line(number, monkeypatch, capsys):
     assert "No room: runs/x/metrics.jsonl; what was saved is intact" in err
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "hart_lite.cli", "plan", "qwen7b_lora"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # long before it prints
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+
+
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     def stop(recipe, resume):
         raise KeyboardInterrupt

@@ -14,7 +14,7 @@ FLOORS = (
         *("dimensions", "activations", "plan", "plan_report"),
     ),
     # 1: tensors, no model
-    ("advantages", "losses", "packing", "attention", "measure"),
+    ("advantages", "losses", "packing", "attention", "graph", "measure"),
     # 2: pixels and model families
     ("images", "families.base", "families.qwen2_5_vl", "fingerprint"),
     # 3: data, and things with weight

@@ -10,7 +10,7 @@ import torch
 from pictures import photo_view
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from hart_lite import activations, cli, policy
+from hart_lite import activations, cli, generate, policy
 from hart_lite.activations import Cost
 from hart_lite.dimensions import PUBLISHED, Dimensions, Vision
 from hart_lite.families.qwen2_5_vl import Qwen25VL
@@ -105,6 +105,7 @@ def test_sizes_come_from_a_folder_too_or_the_error_says_what_to_give(tmp_path):
 
 def test_constants_are_those_of_the_policy():
     assert (activations.ENCODE_TOKENS, activations.HEAD_TILE) == (policy.ENCODE_TOKENS, policy.HEAD_TILE)
+    assert activations.FEED_TOKENS == generate.FEED_TOKENS
 
 
 # -- predicted against measured ------------------------------------------------------------------------------------

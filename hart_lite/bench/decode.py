@@ -20,7 +20,7 @@ STREAM = {"cpu": 256 << 20, "cuda": 4 << 30}  # bytes read to find the bandwidth
 @dataclass(frozen=True)
 class Decode:
     """One more token in each of `rows` rows: bytes of weights, of their unpacking and of the cache, bytes a second,
-    and seconds measured with and without adapters."""
+    and seconds measured with and without adapters, and on a card from a graph."""
 
     rows: int
     weights: int
@@ -29,6 +29,7 @@ class Decode:
     bandwidth: float
     seconds: float
     without_adapters: float
+    as_graph: float | None
 
     @property
     def floor(self) -> float:
@@ -54,6 +55,7 @@ def decode(work: Workload, prompts: Sequence[Tokens]) -> Decode:
         bandwidth=_bandwidth(work),
         seconds=seconds,
         without_adapters=without_adapters,
+        as_graph=_seconds_a_token(work, prompts, graph=True) if work.device.type == "cuda" else None,
     )
 
 
@@ -63,10 +65,10 @@ def _bandwidth(work: Workload) -> float:
     return numbers.nbytes / _best(work, numbers.sum)
 
 
-def _seconds_a_token(work: Workload, prompts: Sequence[Tokens]) -> float:
+def _seconds_a_token(work: Workload, prompts: Sequence[Tokens], graph: bool = False) -> float:
     """What a rollout takes longer than one of a single token, for each further token."""
     policy, longest = work.runner.policy, work.preset.response
-    short, long = (_best(work, lambda n=n: policy.generate(prompts, Sampling(n))) for n in (1, longest))
+    short, long = (_best(work, lambda n=n: policy.generate(prompts, Sampling(n, graph=graph))) for n in (1, longest))
     return (long - short) / (longest - 1)
 
 

@@ -145,10 +145,11 @@ def _growth(results: Results) -> str:
 
 def _decode(results: Results) -> str:
     d = results.decode
+    graph = "" if d.as_graph is None else f", {1e3 * d.as_graph:.1f} ms from a CUDA graph"
     return (
         f"**Decoding**\n\nA token in each of {d.rows} rows takes {1e3 * d.seconds:.1f} ms "
-        f"({1e3 * d.without_adapters:.1f} ms with the adapters off), {d.seconds / d.floor:.1f} times its floor of "
-        f"{1e3 * d.floor:.1f} ms: {d.weights / MIB:,.0f} MiB of weights, {d.unpacking / MIB:,.0f} MiB of unpacking "
+        f"({1e3 * d.without_adapters:.1f} ms with the adapters off{graph}), "
+        f"{d.seconds / d.floor:.1f} times its floor of {1e3 * d.floor:.1f} ms: {d.weights / MIB:,.0f} MiB of weights, {d.unpacking / MIB:,.0f} MiB of unpacking "
         f"them from 4 bits and {d.cache / MIB:,.0f} MiB of cache at {d.bandwidth / 1e9:.1f} GB/s, which a sum over a "
         f"large tensor reads here."
     )

@@ -1,0 +1,140 @@
+"""What generation does beside sampling the right text (tests/test_policy.py): reading in slices, tokens from a graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pictures import photo_view
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import hart_lite.generate
+from hart_lite import graph
+from hart_lite.attention import Samples
+from hart_lite.generate import Sampling, _pick
+from hart_lite.types import Tokens
+
+
+@pytest.fixture(scope="module")
+def talkative(new_policy):
+    """Adapters so large that the greedy text varies; an untrained model repeats one token."""
+    return new_policy(adapter_std=0.4)
+
+
+def prompts(family) -> list[Tokens]:
+    """Three questions on one image, one of them twice, and two on others: levels of different widths."""
+    one, two, three = photo_view(112, 56, 1), photo_view(56, 84, 2), photo_view(28, 28, 3)
+    contents = [(one, "Which?"), (one, "Which?"), (one, "What is on the red square?"), (two, three, "Where?"), ("a",)]
+    return [family.chat(content) for content in contents]
+
+
+class Tape(TorchDispatchMode):
+    """A CUDA graph on paper: the kernels that ran, on the addresses they ran on. What it cannot hold it refuses, as the
+    card does: a value that the host looks at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[tuple] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default, "the host looks at a value"
+        assert function is not torch.ops.aten.nonzero.default, "a shape follows from values"
+        out = function(*args, **(kwargs or {}))
+        self.entries.append((function, args, kwargs or {}, out))
+        return out
+
+    def replay(self) -> None:
+        for function, args, kwargs, out in self.entries:
+            again = function(*args, **kwargs)
+            for old, new in zip(tensors(out), tensors(again), strict=True):
+                if old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def tensors(out) -> list[torch.Tensor]:
+    return [item for item in (out if isinstance(out, tuple | list) else [out]) if isinstance(item, torch.Tensor)]
+
+
+def record_on_paper(work):
+    """`graph.record` for a machine without a card."""
+    work()
+    with Tape() as tape:
+        out = work()
+    record_on_paper.tapes.append(tape)
+    return tape.replay, out
+
+
+@pytest.fixture
+def tapes(monkeypatch) -> list[Tape]:
+    record_on_paper.tapes = []
+    monkeypatch.setattr(hart_lite.generate, "record", record_on_paper)
+    return record_on_paper.tapes
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("reach", [4, 64])
+def test_tokens_replayed_from_a_graph_are_those_without(talkative, tapes, monkeypatch, temperature, reach):
+    """With ends in reach, so that rows leave the recorded batch."""
+    monkeypatch.setattr(hart_lite.generate, "GRAPH_REACH", reach)
+    asked = prompts(talkative.family)
+    free = talkative.generate(asked, Sampling(20, temperature))
+    monkeypatch.setattr(talkative.family, "eos_ids", (free[0][3], free[2][7]))
+    expected = talkative.generate(asked, Sampling(20, temperature))
+    assert len({len(response) for response in expected}) > 1
+    assert not tapes
+    assert talkative.generate(asked, Sampling(20, temperature, graph=True)) == expected
+    assert len(tapes) < 20  # recorded for some tokens only
+
+
+def test_a_graph_is_recorded_again_only_when_shapes_change(talkative, tapes, monkeypatch):
+    monkeypatch.setattr(talkative.family, "eos_ids", ())  # nobody leaves
+    monkeypatch.setattr(hart_lite.generate, "GRAPH_REACH", 8)
+    talkative.generate(prompts(talkative.family), Sampling(20, 0, graph=True))
+    assert len(tapes) == 3  # tokens 0-7, 8-15, 16-18; the last one is drawn and never fed
+
+
+def test_places_to_come_are_hidden_from_a_recorded_token(talkative, tapes, monkeypatch):
+    """They hold zeros, which would take their share of the attention."""
+
+    def logits(graph: bool) -> torch.Tensor:
+        seen = []
+
+        def spy(logits, sampling, uniform):
+            seen.append(logits)
+            return _pick(logits, sampling, uniform)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(hart_lite.generate, "_pick", spy)
+            patch.setattr(talkative.family, "eos_ids", ())  # so that every row is in every step
+            talkative.generate(prompts(talkative.family), Sampling(6, 0, graph=graph))
+        return torch.stack(seen).clamp(min=-1e9)  # banned ones are at minus infinity
+
+    expected = logits(graph=False)
+    torch.testing.assert_close(logits(graph=True), expected, rtol=0, atol=1e-4)
+    monkeypatch.setattr(Samples, "hidden", lambda self: None)
+    assert (logits(graph=True) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no card")
+def test_a_graph_replays_what_was_recorded():
+    x, out = torch.ones(3, device="cuda"), torch.zeros(3, device="cuda")
+    replay, result = graph.record(lambda: out.copy_(x * 2))
+    x.fill_(5)
+    replay()
+    assert result.tolist() == [10, 10, 10]
+
+
+@pytest.mark.parametrize("most", [1, 30, 60])
+def test_prompts_read_in_slices_say_the_same(talkative, monkeypatch, most):
+    asked = prompts(talkative.family)
+    whole = talkative.generate(asked, Sampling(8, 0))
+    passes = []
+    forward = hart_lite.generate._forward
+    monkeypatch.setattr(hart_lite.generate, "FEED_TOKENS", most)
+    monkeypatch.setattr(
+        hart_lite.generate,
+        "_forward",
+        lambda policy, rows, embeds, *rest: passes.append(embeds.shape[:2]) or forward(policy, rows, embeds, *rest),
+    )
+    assert talkative.generate(asked, Sampling(8, 0)) == whole
+    reading = [rows * tokens for rows, tokens in passes if tokens > 1]
+    assert reading and all(size <= max(most, 40) for size in reading)
