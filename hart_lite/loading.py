@@ -15,10 +15,12 @@ import torch
 from peft import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, BitsAndBytesConfig, set_seed
+from transformers import BitsAndBytesConfig, PreTrainedConfig, set_seed
 
 from hart_lite import attention
 from hart_lite.families.base import Family
+from hart_lite.families.internvl3 import InternVL3
+from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.fingerprint import check_fingerprint
 from hart_lite.policy import Policy
@@ -27,7 +29,11 @@ from hart_lite.types import HartError
 
 log = logging.getLogger(__name__)
 
-FAMILIES: dict[str, type[Family]] = {"qwen2_5_vl": Qwen25VL}
+FAMILIES: dict[str, type[Family]] = {
+    "qwen2_5_vl": Qwen25VL,
+    "internvl": InternVL3,
+    "llava_onevision": LlavaOneVision,
+}
 EMBEDDED = Path(__file__).parent / "world" / "base_model"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_BASE = "base.json"  # fingerprint of the base, beside the adapter
@@ -105,10 +111,16 @@ def _readable(section: ModelSection) -> Iterator[None]:
 
 def _family(source: str, section: ModelSection) -> Family:
     with _readable(section):
-        kind = AutoConfig.from_pretrained(source, revision=section.revision, trust_remote_code=False).model_type
+        kind = PreTrainedConfig.get_config_dict(source, revision=section.revision)[0].get("model_type")
         if kind not in FAMILIES:
-            raise HartError(f"base {section.base!r} is of type {kind!r}; supported: {', '.join(FAMILIES)}")
-        return FAMILIES[kind](source, section.revision)
+            raise HartError(
+                f"base {section.base!r} is of type {kind!r}; supported: {', '.join(FAMILIES)}. Of InternVL3 and "
+                "LLaVA-OneVision the transformers-native repositories are meant, whose names end in -hf"
+            )
+        family = FAMILIES[kind](source, section.revision)
+    if section.box_frame is not None:
+        family.use_frame(section.box_frame)
+    return family
 
 
 def keep_differentiable(model: nn.Module) -> None:

@@ -11,12 +11,15 @@ FLOORS = (
     # 0: plain Python, no torch, no PIL, no transformers
     (
         *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary"),
-        *("dimensions", "activations", "plan", "plan_report"),
+        *("dimensions", "activations", "plan", "plan_report", "box_frames"),
     ),
     # 1: tensors, no model
     ("advantages", "losses", "packing", "attention", "graph", "measure"),
     # 2: pixels and model families
-    ("images", "families.base", "families.qwen2_5_vl", "fingerprint"),
+    (
+        *("images", "fingerprint", "families.base", "families.box_text", "families.chat", "families.tiles"),
+        *("families.qwen2_5_vl", "families.internvl3", "families.llava_onevision"),
+    ),
     # 3: data, and things with weight
     ("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes", "generate", "policy", "loading"),
     # 4: the algorithm
