@@ -1,3 +1,4 @@
+import json
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from family_checks import (
     loaded,
     view,
 )
-from pictures import Photo
+from safetensors.torch import load_file, save_file
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe
 from tiny_families import INTERNVL, INTERNVL_TILE, StockInternVL, build_internvl
 
@@ -108,10 +109,10 @@ def test_a_large_tower_with_normalised_queries_works_the_same(tmp_path):
 
 
 def test_adapters_sit_on_every_linear_of_each_part(policy, base):
-    everywhere = loaded(base, lora=ALL_PARTS)
-    adapted = {n.removesuffix(".lora_A.default") for n, _ in everywhere.model.named_modules() if n.endswith("lora_A.default")}
-    linears = {n.removesuffix(".base_layer") for n, m in everywhere.model.named_modules() if isinstance(m, torch.nn.Linear)}
-    assert adapted == {n for n in linears if "lora_" not in n} - {"lm_head"}
+    modules = dict(loaded(base, lora=ALL_PARTS).model.named_modules())
+    adapted = {name.removesuffix(".lora_A.default") for name in modules if name.endswith("lora_A.default")}
+    linears = {name.removesuffix(".base_layer") for name, m in modules.items() if isinstance(m, torch.nn.Linear)}
+    assert adapted == {name for name in linears if "lora_" not in name} - {"lm_head"}
     assert all("language_model" in n for n, p in policy.model.named_parameters() if p.requires_grad)
 
 
@@ -124,8 +125,6 @@ def test_nf4_quantises_the_language_blocks_and_nothing_else(base):
 
 
 def test_a_checkpoint_that_is_not_whole_is_refused(base, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     for file in base.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
@@ -137,8 +136,6 @@ def test_a_checkpoint_that_is_not_whole_is_refused(base, tmp_path):
 
 def test_a_head_of_its_own_is_kept_although_the_config_forgot_to_say_so(base, tmp_path):
     """Checkpoints written before the config had `tie_word_embeddings` get its default, which is to tie."""
-    import json
-
     for file in base.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
@@ -310,9 +307,8 @@ def test_several_boxes_on_several_images_come_back(family):
     seen, original = [(56, 56)] * 2, [(1000, 2000), (100, 100)]
     boxes = [Box(10, 40, 300, 800, 0), Box(1, 2, 3, 4, 0), Box(1, 2, 30, 40, 1)]
     text = family.box_to_text(boxes, seen, original)
-    assert text == (
-        "<ref>image 1</ref><box>[[10, 20, 300, 400], [1, 1, 3, 2]]</box><ref>image 2</ref><box>[[10, 20, 300, 400]]</box>"
-    )
+    one, two = "[[10, 20, 300, 400], [1, 1, 3, 2]]", "[[10, 20, 300, 400]]"
+    assert text == f"<ref>image 1</ref><box>{one}</box><ref>image 2</ref><box>{two}</box>"
     assert [Box(*box) for box in family.boxes_from_text(text, seen, original)] == boxes
 
 

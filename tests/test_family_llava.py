@@ -313,7 +313,10 @@ def test_the_frame_changes_what_the_same_text_means_and_not_the_prompt(base):
     assert LlavaOneVision(str(base)).box_frame == "unit"
 
 
-@pytest.mark.parametrize("text", ["[0.1" * 20_000, "[" * 100_000, "[0." + "1" * 10**5, "image 1" * 10**4, "[1 " * 10**4])
+HOSTILE = ["[0.1" * 20_000, "[" * 100_000, "[0." + "1" * 10**5, "image 1" * 10**4, "[1 " * 10**4]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_read_in_bounded_time(family, text):
     began = time.perf_counter()
     family.boxes_from_text(text, [(42, 42)] * 2, [(1000, 2000)] * 2)

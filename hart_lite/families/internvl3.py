@@ -54,7 +54,7 @@ class InternVL3(TiledFamily):
     # -- images ----------------------------------------------------------------------------------------------------
 
     def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]:
-        """The grid of tiles whose shape is nearest to the image's, squeezed to it, as the stock processor chooses it."""
+        """The grid of tiles whose shape is nearest to the image's, as the stock processor chooses it."""
         self._check_budget(most)
         tiles = most // self.tile**2
         fewest = min(math.ceil(least / self.tile**2), tiles)

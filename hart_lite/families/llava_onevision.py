@@ -1,7 +1,7 @@
 """LLaVA-OneVision: 384-pixel tiles (anyres) after the whole image at that size, each row of tokens closed by a newline.
 
-Every image is cut into tiles, also one of several; the stock processor does so with images that come as a flat list, and
-shows several images of one message whole and padded otherwise. Its chat template puts a message's images first.
+Every image is cut into tiles, also one of several: so the stock processor does with a flat list of images, while several
+images of one conversation it pads to squares and shows whole. The chat template puts a message's images first.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What InternVL and LLaVA-OneVision share: images cut into square tiles beside a small whole one, 1-D positions, a tower,
-a projector and a Qwen2 language model.
+"""What InternVL and LLaVA-OneVision share: images cut into square tiles beside a small whole one, 1-D positions, and the
+modules' names: tower, projector, language model.
 
 Their stock processor classes want a video processor and with it torchvision, as Qwen2.5-VL's does; tokenizer and PIL
 image processor are used on their own.
@@ -23,7 +23,7 @@ from hart_lite.types import HartError, Tokens
 
 
 class TiledFamily(ChatFamily):
-    """`fit` gives the size of the whole tiled image. The small whole image is scaled from that, and not counted in it."""
+    """`fit` gives the size of the tiled image. The small whole image is scaled from that, and not counted in it."""
 
     position_rows = 1
     vision_linears: str  # of one block of the tower, as a pattern
