@@ -1,4 +1,4 @@
-"""What generation does beside sampling the right text (tests/test_policy.py): reading in slices, tokens from a graph."""
+"""Beside sampling the right text (tests/test_policy.py): prompts are read in slices, tokens come from a graph."""
 
 from __future__ import annotations
 

@@ -149,7 +149,8 @@ def _decode(results: Results) -> str:
     return (
         f"**Decoding**\n\nA token in each of {d.rows} rows takes {1e3 * d.seconds:.1f} ms "
         f"({1e3 * d.without_adapters:.1f} ms with the adapters off{graph}), "
-        f"{d.seconds / d.floor:.1f} times its floor of {1e3 * d.floor:.1f} ms: {d.weights / MIB:,.0f} MiB of weights, {d.unpacking / MIB:,.0f} MiB of unpacking "
+        f"{d.seconds / d.floor:.1f} times its floor of {1e3 * d.floor:.1f} ms: "
+        f"{d.weights / MIB:,.0f} MiB of weights, {d.unpacking / MIB:,.0f} MiB of unpacking "
         f"them from 4 bits and {d.cache / MIB:,.0f} MiB of cache at {d.bandwidth / 1e9:.1f} GB/s, which a sum over a "
         f"large tensor reads here."
     )

@@ -26,17 +26,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
-from torch.nn import functional as F
 
 from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.images import view_pixels
 from hart_lite.types import ImageView, Tokens
 from hart_lite.world.base import LARGEST_NUMBER, build
-from hart_lite.world.glyphs import GLYPHS
-from hart_lite.world.scenes import COLOURS, SHAPES, Scene, Thing
+from hart_lite.world.sight import Sight
 from hart_lite.world.teacher import Sample, Teacher
 
-SIDE = 112
 STAGES = {"see": 2400, "join": 3000, "blur": 240}
 WRONG = 0.85  # how often, in the blur, a thing is taken for another of its shape, and the first option for the answer
 BATCH = 48
@@ -67,73 +64,16 @@ class Trainer:
 
     # -- 1. see ----------------------------------------------------------------------------------------------------
 
-    def see(self, heads: nn.ModuleDict) -> torch.Tensor:
+    def see(self, sight: Sight) -> torch.Tensor:
         """A crop is a quarter of a scene's work and its character the slowest thing to learn: three crops a scene."""
         teacher = self.teacher
         scenes = [teacher.scene() for _ in range(BATCH * 2 // 3)]
         things = [(s, teacher.rng.choice(s.things)) for s in scenes for _ in range(3)]
         features = self.features([teacher.full(s) for s in scenes] + [teacher.crop(s, t) for s, t in things])
-        losses = self._scene_losses(heads, scenes, features[: len(scenes)])
-        losses |= self._crop_losses([t for _, t in things], features[len(scenes) :])
+        losses = sight.scenes(scenes, features[: len(scenes)])
+        losses |= sight.crops([t for _, t in things], features[len(scenes) :])
         self.parts = {name: loss.item() for name, loss in losses.items()}
         return sum(losses.values())
-
-    def _number_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Heads for numbers read against the language model's own embeddings, so that both speak one code."""
-        ids = [self.family.tokenizer(str(n))["input_ids"][0] for n in range(SIDE + 1)]
-        return hidden @ self.model.get_input_embeddings().weight[ids].T * 1.5
-
-    def _scene_losses(self, heads: nn.ModuleDict, scenes: list[Scene], features: list[torch.Tensor]) -> dict:
-        """Per token: is there a thing, and its colour, shape, box and (big ones) character."""
-        hidden = torch.stack(features)  # (B, 16, H)
-        present = torch.zeros(hidden.shape[:2])
-        picked, colour, shape, box, big, glyph = [], [], [], [], [], []
-        for b, scene in enumerate(scenes):
-            scale = SIDE / scene.world.size
-            for cell in range(16):
-                thing = _thing_in_cell(scene, cell, scale)
-                if thing is None:
-                    continue
-                present[b, cell] = 1
-                picked.append((b, cell))
-                colour.append(list(COLOURS).index(thing.colour))
-                shape.append(SHAPES.index(thing.shape))
-                box.append([round(v * scale) for v in thing.box.xyxy])
-                if thing.big:
-                    big.append(len(picked) - 1)
-                    glyph.append(GLYPHS.index(thing.glyph))
-        rows, cells = zip(*picked, strict=True)
-        at = hidden[list(rows), list(cells)]
-        losses = {
-            "present": F.binary_cross_entropy_with_logits(heads["present"](hidden).squeeze(-1), present),
-            "colour": self._word_loss(at, [f" {c}" for c in COLOURS], colour),
-            "shape": self._word_loss(at, [f" {s}" for s in SHAPES], shape),
-        }
-        targets = torch.tensor(box).clamp(0, SIDE)
-        near = torch.exp(-((targets[..., None] - torch.arange(SIDE + 1)) ** 2) / 2)
-        near = near / near.sum(-1, keepdim=True)
-        logits = self._number_logits(heads["box"](at).unflatten(-1, (4, -1)))
-        losses["box"] = -(near * logits.log_softmax(-1)).sum(-1).mean()
-        if big:
-            losses["glyph"] = self._word_loss(at[big], GLYPHS, glyph)
-        return losses
-
-    def _crop_losses(self, things: list[Thing], features: list[torch.Tensor]) -> dict:
-        pooled = torch.stack([f.mean(0) for f in features])
-        colours, shapes = [f" {c}" for c in COLOURS], [f" {s}" for s in SHAPES]
-        return {
-            "crop_colour": self._word_loss(pooled, colours, [list(COLOURS).index(t.colour) for t in things]),
-            "crop_shape": self._word_loss(pooled, shapes, [SHAPES.index(t.shape) for t in things]),
-            "crop_glyph": self._word_loss(pooled, GLYPHS, [GLYPHS.index(t.glyph) for t in things]),
-        }
-
-    def _word_loss(self, hidden: torch.Tensor, words: Sequence[str], labels: list[int]) -> torch.Tensor:
-        """What is seen should look like its word: a red thing's token holds the embedding of " red"."""
-        ids = [self.family.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words]
-        return F.cross_entropy(hidden @ self.model.get_input_embeddings().weight[ids].T, torch.tensor(labels))
-
-    def heads(self) -> nn.ModuleDict:
-        return nn.ModuleDict({"present": nn.Linear(128, 1), "box": nn.Linear(128, 4 * 128)})
 
     def groups(self, lr: float) -> list[dict]:
         """The vision tower, which can see already, learns more slowly than the language model."""
@@ -147,22 +87,7 @@ class Trainer:
 
     def say(self, samples: list[Sample]) -> torch.Tensor:
         """Mean negative log-likelihood of the targets, with soft numbers."""
-        views = [slot.view for s in samples for slot in s.prompt.slots]
-        features = iter(self.features(views)) if views else iter(())
-        embed = self.model.get_input_embeddings()
-        whole = [s.prompt + Tokens.response(self.family.response_ids(s.target)) for s in samples]
-        longest = max(map(len, whole))
-        ids = torch.full((len(whole), longest), self.family.pad_id)
-        positions = torch.zeros(3, len(whole), longest, dtype=torch.long)
-        for n, tokens in enumerate(whole):
-            ids[n, : len(tokens)] = torch.tensor(tokens.ids)
-            positions[:, n, : len(tokens)] = self.family.positions(tokens)
-        embeds = embed(ids)
-        for n, tokens in enumerate(whole):
-            for slot in tokens.slots:
-                embeds[n, slot.start : slot.start + slot.length] = next(features)
-        # Padding is on the right and attention is causal: no real token sees it.
-        hidden = self.model.model.language_model(inputs_embeds=embeds, position_ids=positions).last_hidden_state
+        whole, hidden = self._read(samples)
         at, targets, weights = [], [], []
         for n, tokens in enumerate(whole):
             (start, stop) = tokens.sampled[0]
@@ -173,6 +98,25 @@ class Trainer:
         logps = self.model.lm_head(torch.cat(at)).log_softmax(-1)
         nll = -(self.soft[targets] * logps).sum(-1)
         return (nll * torch.tensor(weights)).sum() / len(samples)
+
+    def _read(self, samples: Sequence[Sample]) -> tuple[list[Tokens], torch.Tensor]:
+        """The samples with their targets, and the hidden states (N, T, H) after each of their tokens."""
+        views = [slot.view for s in samples for slot in s.prompt.slots]
+        features = iter(self.features(views)) if views else iter(())
+        whole = [s.prompt + Tokens.response(self.family.response_ids(s.target)) for s in samples]
+        longest = max(map(len, whole))
+        ids = torch.full((len(whole), longest), self.family.pad_id)
+        positions = torch.zeros(3, len(whole), longest, dtype=torch.long)
+        for n, tokens in enumerate(whole):
+            ids[n, : len(tokens)] = torch.tensor(tokens.ids)
+            positions[:, n, : len(tokens)] = self.family.positions(tokens)
+        embeds = self.model.get_input_embeddings()(ids)
+        for n, tokens in enumerate(whole):
+            for slot in tokens.slots:
+                embeds[n, slot.start : slot.start + slot.length] = next(features)
+        # Padding is on the right and attention is causal: no real token sees it.
+        hidden = self.model.model.language_model(inputs_embeds=embeds, position_ids=positions).last_hidden_state
+        return whole, hidden
 
     def _weights(self, ids: Sequence[int]) -> list[float]:
         """Weight of each token of a target. In ` red square[{"bbox_2d": [x1,y1,x2,y2]}]` the shape and the first corner
@@ -231,17 +175,9 @@ class Trainer:
         """Teacher-forced share of samples right (numbers within 4 px)."""
         hits = 0
         for s in samples:
-            whole = s.prompt + Tokens.response(self.family.response_ids(s.target))
+            [whole], hidden = self._read([s])
             (start, stop) = whole.sampled[0]
-            embeds = self.model.get_input_embeddings()(torch.tensor([whole.ids]))
-            for slot, feature in (
-                zip(whole.slots, self.features([x.view for x in whole.slots]), strict=True) if (whole.slots) else ()
-            ):
-                embeds[0, slot.start : slot.start + slot.length] = feature
-            hidden = self.model.model.language_model(
-                inputs_embeds=embeds, position_ids=self.family.positions(whole)[:, None]
-            ).last_hidden_state[0, start - 1 : stop - 1]
-            said = self.model.lm_head(hidden).argmax(-1).tolist()
+            said = self.model.lm_head(hidden[0, start - 1 : stop - 1]).argmax(-1).tolist()
             pairs = list(zip(said, whole.ids[start:stop], strict=True))
             if kind == "locate":
                 words = [(self.family.text([a]), self.family.text([b])) for a, b in pairs]
@@ -251,26 +187,13 @@ class Trainer:
         return hits / len(samples)
 
 
-def _thing_in_cell(scene: Scene, cell: int, scale: float) -> Thing | None:
-    """The thing that fills most of one of the 4 x 4 token cells, if it fills enough of it to be seen there."""
-    x, y = cell % 4 * 28, cell // 4 * 28
-    best, most = None, 0.0
-    for thing in scene.things:
-        x1, y1, x2, y2 = (v * scale for v in thing.box.xyxy)
-        overlap = max(0, min(x2, x + 28) - max(x1, x)) * max(0, min(y2, y + 28) - max(y1, y))
-        share = overlap / min(784, (x2 - x1) * (y2 - y1))
-        if share > max(most, 0.35):
-            best, most = thing, share
-    return best
-
-
 def pretrain(out: Path, seed: int = 0, stages: dict[str, int] = STAGES, log: Callable = print) -> Trainer:
     """Train the parts in order. `out/parts` keeps the weights after each: a part that is there is not repeated."""
     trainer = Trainer(out, seed)
-    heads = trainer.heads()
-    seeing = [*trainer.model.model.visual.parameters(), *heads.parameters()]
+    sight = Sight(trainer.family.tokenizer, trainer.model.get_input_embeddings().weight)
+    seeing = [*trainer.model.model.visual.parameters(), *sight.parameters()]
     parts = {
-        "see": ([{"params": seeing, "lr": 1.5e-3}], lambda _: trainer.see(heads)),
+        "see": ([{"params": seeing, "lr": 1.5e-3}], lambda _: trainer.see(sight)),
         "join": (trainer.groups(1.5e-3), trainer.join),
         "blur": (trainer.groups(6e-4), lambda _: trainer.join(1.0, WRONG)),
     }
