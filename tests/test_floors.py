@@ -11,7 +11,7 @@ FLOORS = (
     # 0: plain Python, no torch, no PIL, no transformers
     (
         *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary"),
-        *("dimensions", "activations", "plan", "plan_report", "box_frames"),
+        *("dimensions", "activations", "plan", "plan_report", "box_frames", "towers"),
     ),
     # 1: tensors, no model
     ("advantages", "losses", "packing", "attention", "graph", "measure"),
