@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from pictures import Photo
 from tiny_families import build_internvl, build_llava
 from transformers import (
@@ -68,8 +69,6 @@ def test_parameters_and_adapters_are_those_of_a_model_of_these_sizes(name):
     assert dims.parameters == sum(p.numel() for p in named.values())
     assert dims.tower == sum(p.numel() for n, p in named.items() if "language_model" not in n and "lm_head" not in n)
     assert dims.linears == sum(p.numel() for n, p in named.items() if "language_model.layers" in n and p.dim() == 2)
-    from peft import LoraConfig, get_peft_model
-
     for parts in (["language"], ["vision"], ["projector"], ["language", "vision", "projector"]):
         targets = family.lora_targets(family, parts)
         with torch.device("meta"):
@@ -139,12 +138,8 @@ TOWERS = {
 
 def tower_of(dims: Dimensions, dtype: torch.dtype, tiles: int):
     """(model, how it makes features of an image of so many tiles in a row and of its small whole, patches)."""
-    kind = (
-        InternVLForConditionalGeneration
-        if isinstance(dims.vision, InternVit)
-        else LlavaOnevisionForConditionalGeneration
-    )
-    model = kind._from_config(config_of(dims), dtype=dtype, attn_implementation="sdpa")
+    kinds = {InternVit: InternVLForConditionalGeneration, Siglip: LlavaOnevisionForConditionalGeneration}
+    model = kinds[type(dims.vision)]._from_config(config_of(dims), dtype=dtype, attn_implementation="sdpa")
     side = dims.vision.tile
     pixels = torch.randn(tiles + 1, 3, side, side).to(dtype)
     sizes = () if isinstance(dims.vision, InternVit) else (torch.tensor([[side, tiles * side]]),)
@@ -175,8 +170,6 @@ def test_encoding_is_predicted_within_a_tenth(name, wide, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", TOWERS)
 def test_what_a_tower_with_adapters_keeps_is_predicted_within_a_tenth(name, dtype):
-    from peft import LoraConfig, get_peft_model
-
     dims = Dimensions(**LANGUAGE, vision=TOWERS[name])
     kept = []
     for depth in (2, 6):

@@ -1,7 +1,7 @@
 """LLaVA-OneVision: 384-pixel tiles (anyres) after the whole image at that size, each row of tokens closed by a newline.
 
-Every image is cut into tiles, also one of several: so the stock processor does with a flat list of images, while several
-images of one conversation it pads to squares and shows whole. The chat template puts a message's images first.
+Every image is cut into tiles, also one of several: the stock processor does so with a flat list of images, while it
+pads several images of one conversation to squares. The chat template puts the images of a message first.
 """
 
 from __future__ import annotations

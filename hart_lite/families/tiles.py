@@ -1,5 +1,5 @@
-"""What InternVL and LLaVA-OneVision share: images cut into square tiles beside a small whole one, 1-D positions, and the
-modules' names: tower, projector, language model.
+"""What InternVL and LLaVA-OneVision share: images cut into square tiles beside a small whole one, 1-D positions, and
+the names of the modules: tower, projector, language model.
 
 Their stock processor classes want a video processor and with it torchvision, as Qwen2.5-VL's does; tokenizer and PIL
 image processor are used on their own.
