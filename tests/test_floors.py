@@ -28,7 +28,7 @@ FLOORS = (
     ("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft", "world.base"),
     # 6: whole jobs
     (
-        *("train", "world.teacher", "world.sight", "world.pretrain"),
+        *("train", "measure_frame", "world.teacher", "world.sight", "world.pretrain"),
         *("bench.presets", "bench.models", "bench.steps", "bench.update", "bench.count", "bench.decode"),
         *("bench.run", "bench.report"),
     ),

@@ -238,9 +238,10 @@ def test_a_budget_without_room_for_a_tile_is_warned_about(name, least):
         assert all(budget >= least for budget in budgets)  # no suggestion goes below a tile
 
 
-@pytest.mark.parametrize(
-    "override", ["pixels.full=2408448", "model.lora.parts=[language,vision]", "rollout.max_boxes=8"]
-)
+MORE = ["pixels.full=2408448", "model.lora.parts=[language,vision]", "rollout.max_boxes=8"]
+
+
+@pytest.mark.parametrize("override", MORE)
 @pytest.mark.parametrize("name", ["internvl3_8b", "llava_onevision_7b"])
 def test_more_of_anything_takes_more(name, override):
     dims = PUBLISHED[load_recipe(name).model.base]
