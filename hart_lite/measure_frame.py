@@ -1,7 +1,7 @@
 """Which convention a checkpoint's boxes follow, measured on questions whose boxes are known.
 
-The model is asked where to look, in the words that training uses, and says it once, greedily. What it wrote is then read
-under every convention of `hart_lite.box_frames` and held against the truth.
+The model is asked where to look, in the words that training uses, and says it once, greedily. What it wrote is then
+read under every convention of `hart_lite.box_frames` and held against the truth.
 """
 
 from __future__ import annotations
@@ -140,9 +140,7 @@ def _verdict(report: dict) -> str:
         return f"None fits: a mean IoU under {FITS} is what boxes put anywhere reach. More rows will not help."
     against = f"IoU above that of {second} on {report['better']} questions, below on {report['worse']}"
     if not report["clear"]:
-        square = (
-            " Square images do not tell unit from unit-padded." if {best, second} == {"unit", "unit-padded"} else ""
-        )
-        return f"Not clear: {best} is ahead, {against} (chance {report['chance']:.2g}); give more rows.{square}"
+        more = "more rows, and not of square images" if {best, second} == {"unit", "unit-padded"} else "more rows"
+        return f"Not clear: {best} is ahead, {against} (chance {report['chance']:.2g}); give {more}"
     used = "which this family uses" if best == report["own"] else f"model.box_frame={best}"
     return f"Clear: {best}, {used}; {against} (chance {report['chance']:.2g})."
