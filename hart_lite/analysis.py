@@ -20,10 +20,9 @@ def grounding(boxes: Sequence[Box], truth: Sequence[Box], sizes: Sequence[tuple[
     """One question's grounding. Boxes in original pixels; `sizes` are the (width, height) of its images.
 
     grounded: any target is covered by more than 0.3 by one box; grounded_targets: how many of the targets are;
-    iou: the best IoU over boxes, averaged over targets; coverage: share of the images that the boxes cover.
+    iou: `recall_iou`; coverage: share of the images that the boxes cover.
     """
     best_iogt = [max((iogt(box, target) for box in boxes), default=0.0) for target in truth]
-    best_iou = [max((iou(box, target) for box in boxes), default=0.0) for target in truth]
     hits = sum(value > IOGT_THRESHOLD for value in best_iogt)
     covered = [coverage([box for box in boxes if box.image == n], size) for n, size in enumerate(sizes)]
     return {
@@ -31,9 +30,18 @@ def grounding(boxes: Sequence[Box], truth: Sequence[Box], sizes: Sequence[tuple[
         "grounded_targets": hits,
         "targets": len(truth),
         "iogt": max(best_iogt),
-        "iou": sum(best_iou) / len(best_iou),
+        "iou": recall_iou(boxes, truth),
         "coverage": sum(covered) / len(covered),
     }
+
+
+def recall_iou(boxes: Sequence[Box], truth: Sequence[Box]) -> float:
+    """The best IoU over boxes, averaged over targets; 0 without a box. Its mean over questions is TreeBench's own mIoU.
+
+    TreeBench's script takes the numbers of the response for original pixels; these boxes are already mapped there.
+    Boxes that hit nothing cost nothing: that is what coverage is printed for.
+    """
+    return sum(max((iou(box, target) for box in boxes), default=0.0) for target in truth) / len(truth)
 
 
 def joint_table(answers_right: Iterable[bool], grounded: Iterable[bool]) -> list[list[int]]:

@@ -227,7 +227,7 @@ def _cuts(parents: list[int], lengths: list[int]) -> tuple[int, ...]:
 
     A run that others share attends on its own. Its branches do so together, or each with a copy of the keys above it:
     the first computes what they are to each other in vain, the second takes memory. They part where they are on average
-    at least half as long as what each would repeat.
+    at least a third as long as what each would repeat.
     """
     weights = list(lengths)  # tokens of a segment and all below it
     for segment in reversed(range(len(parents))):
@@ -241,7 +241,7 @@ def _cuts(parents: list[int], lengths: list[int]) -> tuple[int, ...]:
             cuts.append(starts[segment])
             below = [child for child, parent in enumerate(parents) if parent == segment]
             path = above + lengths[segment]
-            if below and 2 * (weights[segment] - lengths[segment]) >= path * len(below):
+            if below and 3 * (weights[segment] - lengths[segment]) >= path * len(below):
                 walk(below, path)
             elif below:
                 cuts.append(starts[below[0]])

@@ -67,7 +67,7 @@ class ImageCell:
 
     def _image(self) -> ImageBytes:
         value = self.table[self.row].column(self.column)[0].as_py()
-        return ImageBytes(_encoded(value if self.item is None else value[self.item]), self.name)
+        return ImageBytes(encoded(value if self.item is None else value[self.item]), self.name)
 
 
 def read_rows(
@@ -109,7 +109,8 @@ def _guess_format(source: Source) -> str:
     )
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Raises `HartError` naming the file."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -117,12 +118,12 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _read_jsonl(path: Path, folder: Path) -> Iterator[Row]:
-    for number, line in enumerate(_read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
         row = (f"{path}:{number}", str(number), folder)
         try:
-            fields = _parse(line)
+            fields = parse_json(line)
         except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
             yield Row(*row, problem=f"not JSON: {error}")
             continue
@@ -132,7 +133,7 @@ def _read_jsonl(path: Path, folder: Path) -> Iterator[Row]:
             yield Row(*row, problem=f"a row is a JSON object with the fields {', '.join(FIELDS)}, not {line[:40]!r}")
 
 
-def _parse(data: bytes) -> Any:
+def parse_json(data: bytes) -> Any:
     """JSON in UTF-8. Half a surrogate pair, which JSON can spell and no file name or tokenizer can hold, is refused."""
     value = json.loads(data.decode())
     json.dumps(value, ensure_ascii=False).encode()
@@ -142,7 +143,7 @@ def _parse(data: bytes) -> Any:
 def read_mme_realworld(path: Path, folder: Path) -> Iterator[Row]:
     """The official JSON of MME-RealWorld, full or Lite. The category is Task/Subtask, as scores are reported."""
     try:
-        rows = _parse(_read_bytes(path))
+        rows = parse_json(read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise HartError(f"{path}: not JSON: {error}") from error
     if not isinstance(rows, list):
@@ -161,7 +162,7 @@ def read_mme_realworld(path: Path, folder: Path) -> Iterator[Row]:
 def _read_table(
     source: Source, format: str, columns: Mapping[str, str], split: str | None, image_dir: str | Path | None
 ) -> Iterator[Row]:
-    table = _open_table(source, format, split)
+    table = open_table(source, format, split)
     single = isinstance(source, str | Path)
     title = str(source) if single else f"{source[0]} and {len(source) - 1} more"
     names = _column_names(title, columns, table.column_names)
@@ -180,12 +181,13 @@ def _read_table(
             yield Row(where, str(index), folder, fields)
 
 
-def _open_table(source: Source, format: str, split: str | None) -> datasets.Dataset:
+def open_table(source: Source, format: str, split: str | None, config: str | None = None) -> datasets.Dataset:
+    """A table of images that stay encoded on disk. `config` names one of several tables of a Hub data set."""
     import datasets
 
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it would print the error that it raises
     if format == "hub":
-        arguments: dict[str, Any] = {"path": str(source)}
+        arguments: dict[str, Any] = {"path": str(source)} | ({"name": config} if config else {})
     elif isinstance(source, str | Path) and Path(source).is_dir():
         if not any(Path(source).rglob("*.parquet")):
             raise HartError(f"{source}: the folder holds no .parquet file; for JSONL, name the .jsonl file itself")
@@ -242,11 +244,11 @@ def _cell_image(value: Any, cell: tuple, where: str, folder: Path) -> Any:
         return value.get("path")
     if isinstance(value, str) and len(value) < MAX_PATH and (folder / value).is_file():
         return value
-    data = _encoded(value)
+    data = encoded(value)
     return value if data is None else ImageCell(*cell, content_key(data), f"{where} image")
 
 
-def _encoded(value: Any) -> bytes | None:
+def encoded(value: Any) -> bytes | None:
     """The bytes of an image cell: the Hub's image struct, raw bytes, or base64 text (also as a data URI)."""
     if isinstance(value, dict):
         value = value["bytes"]

@@ -88,6 +88,7 @@ class Example:
     choices: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()
     category: str = ""
+    wording: str = ""  # a benchmark's own text of question and choices, where it cannot be made from the two
 
 
 @dataclass(frozen=True)

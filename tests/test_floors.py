@@ -12,6 +12,7 @@ FLOORS = (
     (
         *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary"),
         *("dimensions", "activations", "plan", "plan_report", "box_frames", "towers"),
+        *("markdown", "predictions", "paper"),
     ),
     # 1: tensors, no model
     ("advantages", "losses", "packing", "attention", "graph", "measure"),
@@ -19,18 +20,42 @@ FLOORS = (
     (
         *("images", "fingerprint", "families.base", "families.box_text", "families.chat", "families.tiles"),
         *("families.qwen2_5_vl", "families.internvl3", "families.llava_onevision"),
+        "protocols.base",
     ),
     # 3: data, and things with weight
-    ("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes", "generate", "policy", "loading"),
+    (
+        *("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes"),
+        *("generate", "policy", "loading"),
+        *("benchmarks.base", "benchmarks.files", "benchmarks.tsv", "benchmarks.choices", "benchmarks.examples"),
+        *("benchmarks.official", "benchmarks.registry", "benchmarks.listing", "benchmarks.scores"),
+        *("benchmarks.mme_realworld", "benchmarks.mme_realworld_lite", "benchmarks.treebench", "benchmarks.vstar"),
+        *("benchmarks.hrbench", "benchmarks.hrbench4k", "benchmarks.hrbench8k", "benchmarks.mmstar"),
+        "benchmarks.visual_cot",
+    ),
     # 4: the algorithm
     ("loops", "rollout"),
     # 5: what training and measuring are made of
-    ("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft", "world.base"),
+    (
+        *(
+            "analysis",
+            "evaluate",
+            "figures",
+            "checkpoints",
+            "run_dir",
+            "rollout_log",
+            "sources",
+            "rl",
+            "sft",
+            "world.base",
+        ),
+        *("significance", "findings", "trained"),
+    ),
     # 6: whole jobs
     (
         *("train", "measure_frame", "world.teacher", "world.sight", "world.pretrain"),
         *("bench.presets", "bench.models", "bench.steps", "bench.update", "bench.count", "bench.decode"),
         *("bench.run", "bench.report"),
+        *("eval_report", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
     ),
     # 7
     ("cli",),

@@ -1,0 +1,30 @@
+"""Every benchmark by its name."""
+
+from __future__ import annotations
+
+from hart_lite.benchmarks import (
+    hrbench4k,
+    hrbench8k,
+    mme_realworld,
+    mme_realworld_lite,
+    mmstar,
+    treebench,
+    visual_cot,
+    vstar,
+)
+from hart_lite.benchmarks.base import Benchmark
+from hart_lite.rows import nearest
+from hart_lite.types import HartError, shown
+
+BENCHMARKS: dict[str, Benchmark] = {
+    module.BENCHMARK.name: module.BENCHMARK
+    for module in (mme_realworld_lite, treebench, vstar, hrbench4k, hrbench8k, mmstar, visual_cot, mme_realworld)
+}
+
+
+def find(name: str) -> Benchmark:
+    """Raises `HartError` naming the nearest for an unknown name."""
+    if name not in BENCHMARKS:
+        known = ", ".join(BENCHMARKS)
+        raise HartError(f"Unknown benchmark {shown(name)}{nearest(name, list(BENCHMARKS))}; known: {known}")
+    return BENCHMARKS[name]
