@@ -57,7 +57,7 @@ def measure(
         raise HartError(f"{rows}: no row has boxes, and a frame is measured against them; give rows with boxes")
     examples = random.Random(0).sample(examples, min(limit, len(examples)))
     budgets = PixelBudgets() if pixels is None else PixelBudgets(full=pixels, crop=pixels, min=min(pixels, 4 * 784))
-    runner = Runner(load_policy(section), budgets, Rollout(max_boxes=100))
+    runner = Runner(load_policy(section), budgets, Rollout(max_boxes=1))
     answers = []
     for start in tqdm(range(0, len(examples), batch_size), desc="locate", unit="batch", leave=False):
         answers += ask(runner, examples[start : start + batch_size])

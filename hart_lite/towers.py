@@ -87,15 +87,11 @@ class _Tiles:
         return COLOURS * self.patch**2
 
     @property
-    def least_pixels(self) -> int:
-        return self.tile**2
-
-    @property
     def tile_patches(self) -> int:
         return (self.tile // self.patch) ** 2
 
     def _tiles(self, pixels: int) -> int:
-        return max(pixels // self.tile**2, 1)
+        return max(pixels, self.least_pixels) // self.tile**2
 
     @property
     def _embedding(self) -> int:
@@ -151,6 +147,10 @@ class InternVit(_Tiles):
         )
 
     @property
+    def least_pixels(self) -> int:
+        return self.tile**2
+
+    @property
     def patches(self) -> float:
         """For each visual token, with its share of the class token."""
         return (self.tile_patches + 1) / (self.tile_patches // self.merge**2)
@@ -203,6 +203,10 @@ class Siglip(_Tiles):
             most_tiles=int(aspect.rpartition("_")[2]),
             grids=grids,
         )
+
+    @property
+    def least_pixels(self) -> int:
+        return min(rows * columns for rows, columns in self.grids) * self.tile**2
 
     @property
     def patches(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,3 +192,40 @@ def check_features(policy: Policy) -> None:
             assert tuple(ours.shape) == (family.image_tokens(shown.size), 64)
             torch.testing.assert_close(ours, alone, rtol=0, atol=1e-5)
     assert len({len(tokens) for tokens in together}) > 2
+
+
+@torch.no_grad()
+def check_half(base: Path) -> None:
+    """In bfloat16 with adapters in float32: near what float32 says, images and all."""
+    half, full = loaded(base, dtype="bfloat16", lora=ALL_PARTS), loaded(base, lora=ALL_PARTS)
+    assert half.family.vision(half.model)[0].dtype == torch.bfloat16
+    for policy in (half, full):
+        policy.model.eval()
+    sequences = everything(full.family)
+    ours, theirs = (torch.cat(packed_logps(policy, sequences, 4096)) for policy in (half, full))
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.5)
+    assert (ours - theirs).abs().mean() < 0.1
+    logits = half.model(**half.family.collate(sequences[:2]), use_cache=False).logits
+    assert logits.isfinite().all()
+
+
+def check_processor_files(base: Path, folder: Path, kinds: tuple[str, ...], nested) -> None:
+    """Image processors under the names that repositories have them, in a file of their own or inside the processor's:
+    the same pixels. `nested` makes the stock processor of a family."""
+    family_class = type(load_policy(ModelSection(base=str(base))).family)
+    picture = view_pixels(view(family_class(str(base)), 300, 100))
+    expected = family_class(str(base))._cut([picture])["pixel_values"]
+    for name in (*kinds, "nested"):
+        copy = folder / name
+        shutil.copytree(base, copy)
+        file = copy / "preprocessor_config.json"
+        if name == "nested":
+            family = family_class(str(base))
+            file.unlink()
+            nested(family.processor, family.tokenizer).save_pretrained(copy)
+            assert not file.exists() and "image_processor" in json.loads((copy / "processor_config.json").read_text())
+        else:
+            settings = json.loads(file.read_text()) | {"image_processor_type": name}
+            file.write_text(json.dumps(settings))
+        assert torch.equal(family_class(str(copy))._cut([picture])["pixel_values"], expected)

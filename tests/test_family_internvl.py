@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 import time
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from family_checks import (
     check_features,
     check_gradients,
     check_greedy,
+    check_half,
     check_log_probs,
+    check_processor_files,
     loaded,
     view,
 )
@@ -108,6 +112,14 @@ def test_a_large_tower_with_normalised_queries_works_the_same(tmp_path):
     check_log_probs(loaded(folder, lora=ALL_PARTS), stock, KINDS["first turns"], 4096)
 
 
+def test_bfloat16_is_near_float32(base):
+    check_half(base)
+
+
+def test_image_processors_are_read_as_repositories_have_them(base, tmp_path):
+    check_processor_files(base, tmp_path, ("GotOcr2ImageProcessor", "GotOcr2ImageProcessorFast"), StockInternVL)
+
+
 def test_adapters_sit_on_every_linear_of_each_part(policy, base):
     modules = dict(loaded(base, lora=ALL_PARTS).model.named_modules())
     adapted = {name.removesuffix(".lora_A.default") for name in modules if name.endswith("lora_A.default")}
@@ -144,6 +156,32 @@ def test_a_head_of_its_own_is_kept_although_the_config_forgot_to_say_so(base, tm
     models = [InternVL3(str(folder)).load_model(dtype=torch.float32) for folder in (base, tmp_path)]
     assert torch.equal(models[0].lm_head.weight, models[1].lm_head.weight)
     assert not torch.equal(models[1].lm_head.weight, models[1].model.language_model.embed_tokens.weight)
+
+
+@pytest.mark.parametrize("token", ["<IMG_CONTEXT>", "</img>", "<|im_end|>"])
+def test_a_tokenizer_without_a_token_it_needs_is_refused(base, tmp_path, token):
+    shutil.copytree(base, tmp_path / "base")
+    file = tmp_path / "base" / "tokenizer.json"
+    file.write_text(file.read_text().replace(json.dumps(token), '"<other>"'))
+    config = tmp_path / "base" / "tokenizer_config.json"
+    config.write_text(config.read_text().replace(json.dumps(token), '"<other>"'))
+    with pytest.raises(HartError, match=r"no InternVL3 tokenizer: it has no " + re.escape(token)):
+        load_policy(ModelSection(base=str(tmp_path / "base")))
+
+
+def test_a_config_of_another_tokenizer_is_refused(base, tmp_path):
+    """The model's own forward would look for images at another token."""
+    shutil.copytree(base, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config | {"image_token_id": 3}))
+    with pytest.raises(HartError, match=r"<IMG_CONTEXT> is token \d+ of its tokenizer and 3 in its config"):
+        load_policy(ModelSection(base=str(tmp_path / "base")))
+
+
+def test_the_repositories_with_code_of_their_own_are_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "internvl_chat", "auto_map": {"AutoConfig": "x.Y"}}')
+    with pytest.raises(HartError, match=r"is of type 'internvl_chat'; supported: .*whose names end in -hf"):
+        load_policy(ModelSection(base=str(tmp_path)))
 
 
 @pytest.mark.parametrize("frame", ["unit", "relative-1000"])
@@ -246,7 +284,9 @@ def test_fit_by_hand(family):
 
 
 def test_a_budget_without_room_for_a_tile_is_refused(family):
-    with pytest.raises(HartError, match=r"tiles of 56 x 56 = 3136 pixels, and a budget of 3135 .*raise pixels\.full"):
+    with pytest.raises(
+        HartError, match=r"tiles of 56 x 56, 3136 pixels at least, and a budget is 3135; raise pixels\.full"
+    ):
         family.fit((100, 100), T * T - 1, 1)
 
 

@@ -12,7 +12,9 @@ from family_checks import (
     check_features,
     check_gradients,
     check_greedy,
+    check_half,
     check_log_probs,
+    check_processor_files,
     loaded,
     view,
 )
@@ -100,6 +102,16 @@ def test_features_are_one_tensor_for_each_image(policy):
 
 def test_an_adapter_comes_back_as_it_was_and_merges(base, tmp_path):
     check_adapter(base, stock, tmp_path)
+
+
+def test_bfloat16_is_near_float32(base):
+    check_half(base)
+
+
+def test_image_processors_are_read_as_repositories_have_them(base, tmp_path):
+    check_processor_files(
+        base, tmp_path, ("LlavaOnevisionImageProcessor", "LlavaOnevisionImageProcessorFast"), StockLlava
+    )
 
 
 def test_adapters_sit_on_every_linear_of_each_part(policy, base):
@@ -240,7 +252,9 @@ def test_fit_by_hand(family):
 
 
 def test_a_budget_without_room_for_a_tile_is_refused(family):
-    with pytest.raises(HartError, match=r"tiles of 42 x 42 = 1764 pixels, and a budget of 1763 .*raise pixels\.full"):
+    with pytest.raises(
+        HartError, match=r"tiles of 42 x 42, 1764 pixels at least, and a budget is 1763; raise pixels\.full"
+    ):
         family.fit((100, 100), T * T - 1, 1)
 
 

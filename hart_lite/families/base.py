@@ -55,7 +55,7 @@ class Family(Protocol):
     def chat(self, content: Content, system: str = "") -> Tokens:
         """A conversation of one user message, up to where the assistant begins to speak.
 
-        `system`: its system message; without one the chat template's own, where it has one.
+        `system` stands ahead of it, in place of the system words that the family's template has of its own.
         """
 
     def reply(self, content: Content, ended: bool) -> Tokens:

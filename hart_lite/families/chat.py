@@ -38,11 +38,10 @@ class ChatFamily:
             source, revision=revision, backend="pil", trust_remote_code=False
         )
         ids = self.tokenizer.convert_tokens_to_ids
+        for token in (self.placeholder, *self.banned, "<|im_end|>", "<|endoftext|>"):
+            if len(self._ids(token)) != 1 or ids(token) == self.tokenizer.unk_token_id:
+                raise HartError(f"the tokenizer of {source} is missing or no {self.title} tokenizer: it has no {token}")
         self.image_id = ids(self.placeholder)
-        if self.tokenizer.unk_token_id == self.image_id or len(self._ids(self.placeholder)) != 1:
-            raise HartError(
-                f"the tokenizer of {source} is missing or no {self.title} tokenizer: it has no {self.placeholder}"
-            )
         self.eos_ids = (ids("<|im_end|>"), ids("<|endoftext|>"))
         self.pad_id = ids("<|endoftext|>")
         self.banned_ids = tuple(ids(token) for token in self.banned)

@@ -46,6 +46,7 @@ class InternVL3(TiledFamily):
         super().__init__(source, revision)
         vision = self.config.vision_config
         self.tile = vision.image_size[0]
+        self.least_pixels = self.tile**2
         self.tile_tokens = int(self.tile // vision.patch_size[0] * self.config.downsample_ratio) ** 2
         markup = self.tokenizer.convert_tokens_to_ids(list(_MARKUP))
         added = self.tokenizer.added_tokens_decoder

@@ -46,6 +46,7 @@ class LlavaOneVision(TiledFamily):
         vision = self.config.vision_config
         self.tile, self.patches = vision.image_size, vision.image_size // vision.patch_size
         self.grids = self.config.image_grid_pinpoints  # (height, width) in pixels
+        self.least_pixels = min(height * width for height, width in self.grids)
         self.most_tiles = int(self.config.vision_aspect_ratio.rpartition("_")[2])  # of "anyres_max_9"
 
     def use_frame(self, frame: BoxFrame) -> None:

@@ -28,12 +28,18 @@ class TiledFamily(ChatFamily):
     position_rows = 1
     vision_linears: str  # of one block of the tower, as a pattern
     tile: int  # its side in pixels
+    least_pixels: int  # of the smallest grid of tiles
     # Modules kept in 16 bit under 4-bit quantisation (see Qwen25VL).
     unquantised = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 
     def __init__(self, source: str, revision: str | None = None) -> None:
         super().__init__(source, revision)
         self.config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        if self.config.image_token_id != self.image_id:
+            raise HartError(
+                f"{source} does not fit together: {self.placeholder} is token {self.image_id} of its tokenizer and "
+                f"{self.config.image_token_id} in its config"
+            )
         # Where it is there, the stock processor goes by it, and the tokenizer may hold the language model's own.
         template = self._file("chat_template.json")
         if template:
@@ -70,10 +76,10 @@ class TiledFamily(ChatFamily):
     # -- images ----------------------------------------------------------------------------------------------------
 
     def _check_budget(self, pixels: int) -> None:
-        if pixels < self.tile**2:
+        if pixels < self.least_pixels:
             raise HartError(
-                f"{self.title} sees tiles of {self.tile} x {self.tile} = {self.tile**2} pixels, and a budget of "
-                f"{pixels} has room for none; raise pixels.full or pixels.crop to {self.tile**2} or more"
+                f"{self.title} is shown tiles of {self.tile} x {self.tile}, {self.least_pixels} pixels at least, and a "
+                f"budget is {pixels}; raise pixels.full and pixels.crop to {self.least_pixels} or more"
             )
 
     def _on_device(self, model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
