@@ -89,7 +89,7 @@ class Dimensions:
         file = _config_file(base, revision)
         try:
             return cls._read(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise HartError(f"{file} is no config of a Qwen2.5-VL, InternVL3 or LLaVA-OneVision: {error!r}") from error
 
     @classmethod

@@ -36,7 +36,8 @@ FAMILIES: dict[str, type[Family]] = {
 }
 EMBEDDED = Path(__file__).parent / "world" / "base_model"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_BASE = "base.json"  # fingerprint of the base, beside the adapter
+ADAPTER_BASE = "base.json"  # beside the adapter: the fingerprint of its base, and what its boxes mean
+FRAME = "box_frame"
 UNSLOTH_TOKENS = 32_768  # it wants to know the longest sequence; no pack is longer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -71,6 +72,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
     if adapter is not None:  # only now are the files of a Hub model sure to be here
         way_out = "put the old files back, or train on this base in a new run"
         check_fingerprint(adapter / ADAPTER_BASE, family, f"the adapter in {adapter} was trained on", way_out)
+        _check_frame(adapter, family)
     policy = _with_adapter(family, model, section, adapter)
     policy.peft.peft_config["default"].base_model_name_or_path = section.base
     # LoRA leaves the embeddings as they are. Not told so, PEFT looks for the base's config at every saving, on the Hub
@@ -161,6 +163,17 @@ def check_adapter(adapter: Path, base: str) -> None:
     if trained_on != base:
         raise HartError(
             f"the adapter in {adapter} was trained on base {trained_on!r}, not {base!r}; set model.base to it"
+        )
+
+
+def _check_frame(adapter: Path, family: Family) -> None:
+    """Refuse an adapter that was rewarded for boxes of another frame. An earlier version wrote none down, and passes."""
+    made_for = adapter / ADAPTER_BASE
+    frame = json.loads(made_for.read_text(encoding="utf-8")).get(FRAME) if made_for.is_file() else None
+    if frame not in (None, family.box_frame):
+        raise HartError(
+            f"the adapter in {adapter} was trained to write boxes as {frame}, and they would be read as "
+            f"{family.box_frame}; set model.box_frame={frame}"
         )
 
 

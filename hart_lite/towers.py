@@ -73,7 +73,8 @@ class Vision:
 
 @dataclass(frozen=True)
 class _Tiles:
-    """A plain vision transformer over square tiles, and one small whole image beside them."""
+    """A plain vision transformer over square tiles, and one small whole image beside them; `merge` x `merge` patches
+    become one token."""
 
     depth: int
     hidden: int
@@ -81,6 +82,7 @@ class _Tiles:
     heads: int
     tile: int
     patch: int = 14
+    merge: int = 1
 
     @property
     def patch_values(self) -> int:
@@ -102,24 +104,26 @@ class _Tiles:
     def _mlp(self) -> int:
         return 2 * self.hidden * self.intermediate + self.hidden + self.intermediate
 
-    def _projector_in(self) -> int:
-        raise NotImplementedError
+    @property
+    def merged(self) -> int:
+        """Width of what the projector takes for one token."""
+        return self.hidden * self.merge**2
 
     def _projector(self, out: int) -> int:
-        return (self._projector_in() + 1) * out + (out + 1) * out
+        return (self.merged + 1) * out + (out + 1) * out
 
     def adapter_sides(self, parts: list[str], out: int) -> int:
         sides = 0
         if "vision" in parts:
             sides += self.depth * (8 * self.hidden + 2 * (self.hidden + self.intermediate))
         if "projector" in parts:
-            sides += self._projector_in() + 3 * out
+            sides += self.merged + 3 * out
         return sides
 
 
 @dataclass(frozen=True)
 class InternVit(_Tiles):
-    """InternVL's tower: `merge` x `merge` patches become one token, and a class token goes along until then."""
+    """InternVL's tower: a class token goes along with the patches of a tile."""
 
     depth: int = 24
     hidden: int = 1024
@@ -162,15 +166,12 @@ class InternVit(_Tiles):
     def patches_per_token(self, pixels: int) -> float:
         return self.patches
 
-    def _projector_in(self) -> int:
-        return self.hidden * self.merge**2
-
     def parameters(self, out: int) -> int:
         h = self.hidden
         attention = 4 * h * h + h + 3 * h * self.qkv_bias + 2 * h * self.qk_norm
         norms = 2 * h * (1 if self.rms_norm else 2) + 2 * h  # and the scales of both branches
         block = attention + self._mlp + norms
-        return self._embedding + 2 * h + self.depth * block + 2 * self._projector_in() + self._projector(out)
+        return self._embedding + 2 * h + self.depth * block + 2 * self.merged + self._projector(out)
 
 
 _GRIDS = tuple((rows, columns) for rows in range(1, 7) for columns in range(1, 7))
@@ -227,9 +228,6 @@ class Siglip(_Tiles):
         """More than one where tokens are thinned out."""
         most = (1 + max(rows * columns for rows, columns in self._grids(pixels))) * self.tile_patches
         return max(most / self.tokens(pixels), 1)
-
-    def _projector_in(self) -> int:
-        return self.hidden
 
     def parameters(self, out: int) -> int:
         h = self.hidden

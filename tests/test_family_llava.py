@@ -29,6 +29,7 @@ from hart_lite.images import view_pixels
 from hart_lite.loading import load_policy
 from hart_lite.policy import Policy
 from hart_lite.recipe_schema import ModelSection
+from hart_lite.run_dir import save_adapter
 from hart_lite.train import train
 from hart_lite.types import Box, HartError, ImageView, Tokens
 
@@ -328,6 +329,15 @@ def test_the_frame_changes_what_the_same_text_means_and_not_the_prompt(base):
 
 
 HOSTILE = ["[0.1" * 20_000, "[" * 100_000, "[0." + "1" * 10**5, "image 1" * 10**4, "[1 " * 10**4]
+
+
+def test_an_adapter_that_learned_another_frame_is_refused(base, tmp_path):
+    policy = load_policy(ModelSection(base=str(base), box_frame="relative-1000"))
+    save_adapter(policy, tmp_path / "adapter")
+    with pytest.raises(HartError, match=r"boxes as relative-1000.*read as unit; set model\.box_frame=relative-1000"):
+        load_policy(ModelSection(base=str(base)), adapter=tmp_path / "adapter")
+    again = load_policy(ModelSection(base=str(base), box_frame="relative-1000"), adapter=tmp_path / "adapter")
+    assert again.family.box_frame == "relative-1000"
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -11,7 +11,6 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
 
 from hart_lite.box_frames import BoxFrame, to_original
 from hart_lite.families.base import Content
-from hart_lite.families.box_text import WrittenBox
 from hart_lite.images import view_pixels
 from hart_lite.types import HartError, ImageView, Slot, Tokens, shown
 
@@ -19,7 +18,8 @@ _MARK = "\u241f"  # a symbol no template writes
 
 
 class ChatFamily:
-    """A family's own part is what stands here without a value, and what raises NotImplementedError."""
+    """A family of its own adds the names below, fit, image_tokens, features, positions, vision, lora_targets,
+    written_boxes, box_to_text, and `_pixels`: what the model's own forward takes of images."""
 
     name: str
     title: str  # for messages
@@ -71,11 +71,6 @@ class ChatFamily:
     def save_processor(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-
-    # -- images ----------------------------------------------------------------------------------------------------
-
-    def image_tokens(self, size: tuple[int, int]) -> int:
-        raise NotImplementedError
 
     # -- text ------------------------------------------------------------------------------------------------------
 
@@ -158,9 +153,6 @@ class ChatFamily:
             f"model.box_frame = {shown(frame)}, but the boxes of {self.title} are known to be {self.box_frame}; leave "
             "model.box_frame out"
         )
-
-    def written_boxes(self, text: str, images: int) -> list[WrittenBox]:
-        raise NotImplementedError
 
     def boxes_from_text(
         self, text: str, seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]

@@ -23,7 +23,10 @@ from hart_lite.types import HartError, Tokens
 
 
 class TiledFamily(ChatFamily):
-    """`fit` gives the size of the tiled image. The small whole image is scaled from that, and not counted in it."""
+    """`fit` gives the size of the tiled image. The small whole image is scaled from that, and not counted in it.
+
+    A family of its own adds `_cut`: the tiles of images, and what else the model's forward takes with them.
+    """
 
     position_rows = 1
     vision_linears: str  # of one block of the tower, as a pattern
@@ -88,7 +91,3 @@ class TiledFamily(ChatFamily):
 
     def _pixels(self, images: Sequence[Image.Image], ids: torch.Tensor) -> dict[str, torch.Tensor]:
         return self._cut(images)
-
-    def _cut(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """Tiles and what else the model's forward takes with them."""
-        raise NotImplementedError
