@@ -167,7 +167,7 @@ def check_adapter(adapter: Path, base: str) -> None:
 
 
 def _check_frame(adapter: Path, family: Family) -> None:
-    """Refuse an adapter that was rewarded for boxes of another frame. An earlier version wrote none down, and passes."""
+    """Refuse an adapter that was trained on boxes of another frame. An earlier version wrote none down, and passes."""
     made_for = adapter / ADAPTER_BASE
     frame = json.loads(made_for.read_text(encoding="utf-8")).get(FRAME) if made_for.is_file() else None
     if frame not in (None, family.box_frame):
