@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hart_lite.analysis import IOU_THRESHOLDS
+from hart_lite.benchmarks.registry import BENCHMARKS
+from hart_lite.benchmarks.scores import scores
 from hart_lite.findings import SCORES, findings
 from hart_lite.markdown import markdown_table, percent, plain, probability
 from hart_lite.predictions import Evaluation, read_evaluation
@@ -26,14 +28,39 @@ Row = tuple[str, Callable[[dict], str]]
 def summary_md(folder: str | Path) -> str:
     """Reads the folder; raises `HartError` as `read_evaluation` does."""
     evaluation = read_evaluation(folder)
-    return summary_text(evaluation, findings(evaluation))
+    return summary_text(evaluation, findings(evaluation), own_figures(evaluation))
 
 
-def summary_text(evaluation: Evaluation, found: dict[str, Modes]) -> str:
-    """`found` is `findings(evaluation)`."""
+def own_figures(evaluation: Evaluation) -> dict[str, Modes]:
+    """{benchmark: {mode: `benchmarks.scores.scores`}}: what only the benchmark itself counts, of those we know."""
+    return {
+        name: {mode: scores(rows, BENCHMARKS[name]) for mode, rows in modes.items()}
+        for name, modes in evaluation.parts().items()
+        if name in BENCHMARKS
+    }
+
+
+def glance(found: dict[str, Modes]) -> str:
+    """One line for each benchmark and mode, for the end of an evaluation."""
+    head = ["benchmark", "mode", "questions", "right, strict", "official", "wrong grounding", "mean IoU", "coverage"]
+    rows = []
+    for name, modes in found.items():
+        for mode, figures in modes.items():
+            answers, looked = figures["answers"], figures.get("grounding")
+            right = [percent(answers[score]["micro"]) for score in SCORES]
+            where = ["", "", ""]
+            if looked:
+                shares = (1 - looked["grounded"]["value"], looked["mean_iou"]["value"], looked["coverage"]["value"])
+                where = [f"{100 * share:.1f}" for share in shares]
+            rows.append([name, mode, f"{figures['questions']:,}", *right, *where])
+    return markdown_table(head, rows, words=2)
+
+
+def summary_text(evaluation: Evaluation, found: dict[str, Modes], own: dict[str, Modes]) -> str:
+    """`found` is `findings(evaluation)`, `own` is `own_figures(evaluation)`."""
     settings = [[key, str(value)] for key, value in flat(evaluation.settings).items()]
     parts = [f"# {plain(evaluation.model)}", ABOUT]
-    parts += [_benchmark(name, modes) for name, modes in found.items()]
+    parts += [_benchmark(name, modes, own.get(name, {})) for name, modes in found.items()]
     if evaluation.bad_rows:
         parts.append(
             f"Rows of the benchmarks' files that could not be asked (bad_rows.jsonl): {len(evaluation.bad_rows)}"
@@ -78,9 +105,11 @@ def cautions(figures: dict) -> list[str]:
     return out
 
 
-def _benchmark(name: str, modes: Modes) -> str:
+def _benchmark(name: str, modes: Modes, own: Modes) -> str:
     parts = [f"## {plain(name)}", "\n".join(line for mode, f in modes.items() for line in _at_a_glance(mode, f))]
     parts.append(_table(modes, "answers", _answer_rows(modes)))
+    if rows := _own_rows(own):
+        parts.append(_table(own, "as the benchmark counts", rows))
     looked = {mode: f for mode, f in modes.items() if "grounding" in f}
     if looked:
         parts += [_table(looked, "where it looked", _GROUNDING), _joint_table(looked)]
@@ -125,6 +154,28 @@ def _answer_rows(modes: Modes) -> list[Row]:
     rows.append(("response tokens a question", lambda f: f"{f['tokens']:.1f}"))
     counts = dict.fromkeys(name for f in modes.values() for name in f["counts"])
     return rows + [(name.replace("_", " "), lambda f, n=name: str(f["counts"].get(n, 0))) for name in counts]
+
+
+def _own_rows(own: Modes) -> list[Row]:
+    """What `scores` has beside the counts that every benchmark has; a dash where there is nothing to count."""
+    rows: list[Row] = []
+    if any(figures["missing"] for figures in own.values()):
+        rows.append(("questions of the official files that are not here", lambda f: f"{f['missing']:,}"))
+    titles = {"single": "single", "cross": "cross", "average": "mean of the four cycles", "miou": "its mIoU"}
+    for key, title in titles.items():
+        for score in SCORES:
+            if any(key in figures[score] for figures in own.values()):
+                rows.append((f"{title}, {score}", lambda f, s=score, k=key: _share(f[s][k])))
+    for score in SCORES:
+        if any("chose_e" in figures[score] for figures in own.values()):
+            rows.append((f"E chosen, {score}", lambda f, s=score: str(f[s]["chose_e"])))
+    if any("box_iou_over_half" in figures for figures in own.values()):
+        rows.append(("first box with IoU > 0.5", lambda f: _share(f["box_iou_over_half"])))
+    return rows
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 _GROUNDING: list[Row] = [

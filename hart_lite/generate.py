@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,9 @@ class Sampling:
     """`temperature` 0 is greedy.
 
     A draw follows from `seed` and the row's number alone: not from what else is in the batch, nor from when other rows
-    end. `rows` numbers the prompts; without it they count from 0. With `graph` the pass of one token is recorded as a
-    CUDA graph, which spares the launches of its kernels.
+    end. `rows` numbers the prompts; without it they count from 0. `limits` gives each row a limit of its own, of at
+    most `max_tokens`. With `graph` the pass of one token is recorded as a CUDA graph, which spares the launches of its
+    kernels.
     """
 
     max_tokens: int
@@ -35,6 +36,7 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     rows: tuple[int, ...] | None = None
+    limits: tuple[int, ...] | None = None
     graph: bool = False
 
     def uniforms(self, n: int) -> torch.Tensor:
@@ -44,6 +46,31 @@ class Sampling:
             seed = random.Random(f"{self.seed}/{row}").getrandbits(63)
             streams.append(torch.rand(self.max_tokens, generator=torch.Generator().manual_seed(seed)))
         return torch.stack(streams)
+
+
+def batches(prompts: Mapping[int, Tokens], limits: Mapping[int, int], budget: int) -> Iterator[dict[int, Tokens]]:
+    """Consecutive prompts that hold at most `budget` tokens together with room for their responses; one alone may hold
+    more. What a prompt begins with in common with the one before it is kept once; every row of a batch gets the room
+    that the longest response may take."""
+    batch: dict[int, Tokens] = {}
+    read, room, last = 0, 0, Tokens()
+    for n, prompt in prompts.items():
+        added, room = len(prompt) - _shared(last, prompt), max(room, limits[n])
+        if batch and read + added + room * (len(batch) + 1) > budget:
+            yield batch
+            batch, read, added, room = {}, 0, len(prompt), limits[n]
+        batch[n], last = prompt, prompt
+        read += added
+    if batch:
+        yield batch
+
+
+def _shared(one: Tokens, other: Tokens) -> int:
+    """How many tokens two prompts begin with alike, image tokens included where they are of the same view."""
+    differing = (n for n, (a, b) in enumerate(zip(one.ids, other.ids, strict=False)) if a != b)
+    alike = next(differing, min(len(one), len(other)))
+    elsewhere = (a.start for a, b in zip(one.slots, other.slots, strict=False) if a.view != b.view)
+    return min(alike, next(elsewhere, alike))
 
 
 @dataclass
@@ -194,6 +221,7 @@ def _decode(policy: Policy, rows: _Rows, owners: list[int], sampling: Sampling) 
     ends = torch.tensor(family.eos_ids, device=device)
     drawn = torch.full((len(owners), sampling.max_tokens), family.pad_id, device=device)
     alive = torch.tensor(owners, device=device)  # the prompts whose rows the batch still holds, in the trie's order
+    limits = torch.tensor(sampling.limits or [sampling.max_tokens] * len(owners), device=device)
     going = torch.ones(len(owners), dtype=torch.bool, device=device)
     rows.branches.sample(sampling.max_tokens, GRAPH_REACH if sampling.graph else 1)
     feed = _OneToken(policy, rows, sampling.graph)
@@ -201,9 +229,9 @@ def _decode(policy: Policy, rows: _Rows, owners: list[int], sampling: Sampling) 
         logits = policy.model.lm_head(rows.last_N_H).float().index_fill(-1, banned, -torch.inf)
         ids = _pick(logits, sampling, uniforms[alive, step])
         drawn[alive, step] = ids
-        going = going & ~torch.isin(ids, ends)
+        going = going & ~torch.isin(ids, ends) & (step + 1 < limits[alive])
         left = int(going.sum())
-        if step + 1 == sampling.max_tokens or not left:
+        if not left:
             break
         if left <= len(going) // 2 if sampling.graph else left < len(going):
             kept = going.nonzero()[:, 0]
@@ -212,6 +240,7 @@ def _decode(policy: Policy, rows: _Rows, owners: list[int], sampling: Sampling) 
         feed(ids, step)
     ended = torch.isin(drawn, ends).int()
     lengths = (ended.cumsum(1) - ended == 0).sum(1)  # up to the first end token; a row may have gone on after it
+    lengths = torch.minimum(lengths, limits)
     return [tuple(row[:n]) for row, n in zip(drawn.tolist(), lengths.tolist(), strict=True)]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hart_lite.answers import choice_lines
-from hart_lite.families.base import Content, Family
+from hart_lite.families.base import Content
+from hart_lite.protocols.base import Frame
 from hart_lite.types import Example, ImageView
 
 LOCATE = "Output the coordinates of the key image area relevant to the problem"  # paper, section 3
@@ -38,7 +39,7 @@ def target_text(example: Example, form: str = "letter") -> str:
     return example.choices[ord(example.answer) - ord("A")]
 
 
-def locate_content(example: Example, full: Sequence[ImageView], family: Family) -> Content:
+def locate_content(example: Example, full: Sequence[ImageView], family: Frame) -> Content:
     """Turn 1. Choices are withheld, as MGPO does: the box must come from the question."""
     words = family.locate_words + (family.several_words if len(full) > 1 else "")
     return [*full, f"{example.question}\n{LOCATE}{words}."]

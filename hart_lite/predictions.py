@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,17 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     (again, times), *_ = Counter((r["benchmark"], r["mode"], r["id"]) for r in rows).most_common(1)
     if times > 1:
         raise HartError(f"{folder / ROWS}: {times} rows for {' '.join(map(shown, again))}; there should be one")
+    rows.sort(key=_place(settings))
     bad = json_lines(folder / BAD_ROWS) if (folder / BAD_ROWS).is_file() else []
     return Evaluation(folder, settings, rows, bad)
+
+
+def _place(settings: dict) -> Callable[[dict], tuple]:
+    """Rows in the order of the settings, whatever order they were answered in: what is drawn at random over them is
+    then the same after an interruption."""
+    benchmarks, modes = ({name: n for n, name in enumerate(settings.get(key) or ())} for key in ("benchmarks", "modes"))
+    last = len(benchmarks) + len(modes)
+    return lambda row: (benchmarks.get(row["benchmark"], last), modes.get(row["mode"], last), row["id"])
 
 
 def boxes_of(row: dict, key: str = "boxes") -> list[Box]:

@@ -5,18 +5,17 @@ The full image never reaches the second turn of `hart`: that turn is a new seque
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from hart_lite import loops
 from hart_lite.answers import grade
-from hart_lite.boxes import expand, valid_boxes
-from hart_lite.generate import Sampling
-from hart_lite.images import crop_pixels
+from hart_lite.generate import Sampling, batches
 from hart_lite.policy import Policy
 from hart_lite.recipe_schema import PixelBudgets, Rollout
 from hart_lite.types import Box, Example, Group, ImageView, Tokens, Trajectory, Turn
+from hart_lite.views import crop_view, full_views, read_boxes
 
 # The loops of training, and the two further ways of answering (method.md, section 4).
 Way = Literal["hart", "mgpo", "direct", "full+crops"]
@@ -66,15 +65,12 @@ class Runner:
     # -- views -----------------------------------------------------------------------------------------------------
 
     def full_views(self, example: Example) -> tuple[ImageView, ...]:
-        fit, pixels = self.policy.family.fit, self.pixels
-        return tuple(ImageView(i, fit(i.size(), pixels.full, pixels.min)) for i in example.images)
+        return full_views(example, self.policy.family, self.pixels.full, self.pixels.min)
 
     def crop_view(self, example: Example, box: Box) -> ImageView:
-        """The padded box in whole original pixels, shown within the crop budget."""
-        source = example.images[box.image]
-        left, top, right, bottom = crop_pixels(expand(box, self.settings.crop_pad, source.size()), source.size())
-        size = self.policy.family.fit((right - left, bottom - top), self.pixels.crop, self.pixels.min)
-        return ImageView(source, size, Box(left, top, right, bottom, box.image))
+        """The padded box, shown within the crop budget."""
+        pixels, pad = self.pixels, self.settings.crop_pad
+        return crop_view(example, box, self.policy.family, pad, pixels.crop, pixels.min)
 
     # -- turns -----------------------------------------------------------------------------------------------------
 
@@ -86,20 +82,10 @@ class Runner:
         turns = self._say("locate", dict(enumerate(prompts, first)), temperature, 2 * seed)
         out = []
         for example, full, turn in zip(examples, views, turns, strict=True):
-            boxes, rejected = self._read_boxes(example, full, turn.text)
+            limits = self.settings.max_boxes, self.settings.max_box_share
+            boxes, rejected = read_boxes(example, full, turn.text, family, *limits)
             out.append(Located(turn, boxes, tuple(self.crop_view(example, box) for box in boxes), rejected))
         return out
-
-    def _read_boxes(self, example: Example, full: Sequence[ImageView], text: str) -> tuple[tuple[Box, ...], int]:
-        sizes = [image.size() for image in example.images]
-        boxes: list[Box] = []
-        rejected = 0
-        for *corners, image in self.policy.family.boxes_from_text(text, [view.size for view in full], sizes):
-            room = self.settings.max_boxes - len(boxes)
-            good, bad = valid_boxes([corners], sizes[image], room, self.settings.max_box_share, image)
-            boxes += good
-            rejected += bad
-        return tuple(boxes), rejected
 
     def answer_directly(
         self, examples: Sequence[Example], temperature: float, seed: int, first: int = 0
@@ -149,8 +135,8 @@ class Runner:
         settings = self.settings
         longest = settings.max_tokens_locate if kind == "locate" else settings.max_tokens_answer
         responses = []
-        for batch in _batches(prompts, longest, settings.tokens_per_batch):
-            sampling = Sampling(longest, temperature, settings.top_p, seed, tuple(batch), settings.cuda_graph)
+        for batch in batches(prompts, dict.fromkeys(prompts, longest), settings.tokens_per_batch):
+            sampling = Sampling(longest, temperature, settings.top_p, seed, tuple(batch), graph=settings.cuda_graph)
             responses += self.policy.generate(list(batch.values()), sampling)
         return [
             Turn(kind, prompt, ids, self.policy.family.text(ids))
@@ -175,30 +161,6 @@ class Runner:
             if spans:
                 out.append(replace(tokens, sampled=tuple(spans)))
         return tuple(out)
-
-
-def _batches(prompts: dict[int, Tokens], longest: int, budget: int) -> Iterator[dict[int, Tokens]]:
-    """Consecutive prompts that hold at most `budget` tokens together with responses of `longest` tokens; one alone may
-    hold more. What a prompt begins with in common with the one before it is kept once."""
-    batch: dict[int, Tokens] = {}
-    held, last = 0, Tokens()
-    for n, prompt in prompts.items():
-        added = len(prompt) - _shared(last, prompt) + longest
-        if batch and held + added > budget:
-            yield batch
-            batch, held, added = {}, 0, len(prompt) + longest
-        batch[n], last = prompt, prompt
-        held += added
-    if batch:
-        yield batch
-
-
-def _shared(one: Tokens, other: Tokens) -> int:
-    """How many tokens two prompts begin with alike, image tokens included where they are of the same view."""
-    differing = (n for n, (a, b) in enumerate(zip(one.ids, other.ids, strict=False)) if a != b)
-    alike = next(differing, min(len(one), len(other)))
-    elsewhere = (a.start for a, b in zip(one.slots, other.slots, strict=False) if a.view != b.view)
-    return min(alike, next(elsewhere, alike))
 
 
 def _turn_name(turn: Turn) -> str:

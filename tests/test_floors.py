@@ -24,10 +24,19 @@ FLOORS = (
     ),
     # 3: data, and things with weight
     (
-        *("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes"),
-        *("generate", "policy", "loading"),
-        *("benchmarks.base", "benchmarks.files", "benchmarks.tsv", "benchmarks.choices", "benchmarks.examples"),
-        *("benchmarks.official", "benchmarks.registry", "benchmarks.listing", "benchmarks.scores"),
+        *(
+            "rows",
+            "data",
+            "data_check",
+            "contact_sheet",
+            "world.glyphs",
+            "world.scenes",
+            "generate",
+            "policy",
+            "loading",
+        ),
+        *("views", "frames", "api_client", "conversation"),
+        *("benchmarks.files", "benchmarks.tsv", "benchmarks.choices", "benchmarks.examples", "benchmarks.official"),
         *("benchmarks.mme_realworld", "benchmarks.mme_realworld_lite", "benchmarks.treebench", "benchmarks.vstar"),
         *("benchmarks.hrbench", "benchmarks.hrbench4k", "benchmarks.hrbench8k", "benchmarks.mmstar"),
         "benchmarks.visual_cot",
@@ -36,26 +45,18 @@ FLOORS = (
     ("loops", "rollout"),
     # 5: what training and measuring are made of
     (
-        *(
-            "analysis",
-            "evaluate",
-            "figures",
-            "checkpoints",
-            "run_dir",
-            "rollout_log",
-            "sources",
-            "rl",
-            "sft",
-            "world.base",
-        ),
-        *("significance", "findings", "trained"),
+        *("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft"),
+        *("world.base", "engine", "api_engine", "models", "protocols.ours", "protocols.tools", "protocols.mgpo"),
+        *("protocols.deepeyes", "protocols.pixel_reasoner", "protocols.registry"),
+        *("benchmarks.world", "benchmarks.own_rows", "benchmarks.registry", "benchmarks.listing"),
+        *("benchmarks.scores", "significance", "findings", "trained"),
     ),
     # 6: whole jobs
     (
         *("train", "measure_frame", "world.teacher", "world.sight", "world.pretrain"),
         *("bench.presets", "bench.models", "bench.steps", "bench.update", "bench.count", "bench.decode"),
-        *("bench.run", "bench.report"),
-        *("eval_report", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
+        *("bench.run", "bench.report", "eval_questions", "eval_settings", "eval_files"),
+        *("eval_run", "eval_report", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
     ),
     # 7
     ("cli",),

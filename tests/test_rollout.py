@@ -10,11 +10,11 @@ from PIL import Image
 from small_runs import make_up
 
 from hart_lite import loops
-from hart_lite.generate import Sampling
+from hart_lite.generate import Sampling, batches
 from hart_lite.images import view_pixels
 from hart_lite.policy import Policy
 from hart_lite.recipe_schema import PixelBudgets, Rollout
-from hart_lite.rollout import Runner, _batches
+from hart_lite.rollout import Runner
 from hart_lite.types import Box, Example, ImageView, Slot, Tokens
 
 PIXELS = PixelBudgets(full=16 * 784, crop=4 * 784, min=784)
@@ -370,12 +370,14 @@ def test_a_batch_holds_what_the_budget_allows(policy):
     view = [ImageView(Photo(60, 60, n), (28, 28)) for n in range(2)]
     prompts = {n: Tokens((7, *range(1, 20)), (Slot(0, 1, view[n // 3]),)) for n in range(6)}
 
-    def batches(budget):
-        return [list(batch) for batch in _batches(prompts, 10, budget)]
+    def cut(budget, limits=(10,) * 6):
+        return [list(batch) for batch in batches(prompts, dict(enumerate(limits)), budget)]
 
-    assert batches(100) == [[0, 1, 2, 3, 4, 5]]  # 2 x 20 + 6 x 10
-    assert batches(99) == [[0, 1, 2, 3, 4], [5]]
-    assert batches(50) == [[0, 1, 2], [3, 4, 5]]  # 20 + 3 x 10
-    assert batches(49) == [[0, 1], [2], [3, 4], [5]]
-    assert batches(1) == [[n] for n in range(6)]
-    assert list(_batches({}, 10, 50)) == []
+    assert cut(100) == [[0, 1, 2, 3, 4, 5]]  # 2 x 20 + 6 x 10
+    assert cut(99) == [[0, 1, 2, 3, 4], [5]]
+    assert cut(50) == [[0, 1, 2], [3, 4, 5]]  # 20 + 3 x 10
+    assert cut(49) == [[0, 1], [2], [3, 4], [5]]
+    assert cut(1) == [[n] for n in range(6)]
+    assert list(batches({}, {}, 50)) == []
+    assert cut(80, (10, 10, 20, 10, 10, 10)) == [[0, 1, 2], [3, 4, 5]]  # 20 + 3 x 20
+    assert cut(79, (10, 10, 20, 10, 10, 10)) == [[0, 1], [2], [3, 4, 5]]  # 20 + 20 + 2 x 20 for 2 and 3

@@ -17,9 +17,10 @@ def listing() -> str:
 
 def _entry(benchmark: Benchmark) -> str:
     facts = {
-        "questions": f"{benchmark.questions:,}; its own aggregate is {benchmark.overall}",
+        "questions": f"{benchmark.questions:,}" if benchmark.questions else "as many as there are",
+        "aggregate": f"{benchmark.overall} mean",
         "licence": benchmark.licence,
-        "source": f"https://huggingface.co/datasets/{benchmark.hub}",
+        "source": f"https://huggingface.co/datasets/{benchmark.hub}" if benchmark.hub else "none to download",
         "in the paper": benchmark.tables,
         "official": benchmark.faults,
     }

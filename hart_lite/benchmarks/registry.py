@@ -8,9 +8,11 @@ from hart_lite.benchmarks import (
     mme_realworld,
     mme_realworld_lite,
     mmstar,
+    own_rows,
     treebench,
     visual_cot,
     vstar,
+    world,
 )
 from hart_lite.benchmarks.base import Benchmark
 from hart_lite.rows import nearest
@@ -18,7 +20,10 @@ from hart_lite.types import HartError, shown
 
 BENCHMARKS: dict[str, Benchmark] = {
     module.BENCHMARK.name: module.BENCHMARK
-    for module in (mme_realworld_lite, treebench, vstar, hrbench4k, hrbench8k, mmstar, visual_cot, mme_realworld)
+    for module in (
+        *(mme_realworld_lite, treebench, vstar, hrbench4k, hrbench8k, mmstar, visual_cot, mme_realworld),
+        *(world, own_rows),
+    )
 }
 
 
@@ -26,5 +31,5 @@ def find(name: str) -> Benchmark:
     """Raises `HartError` naming the nearest for an unknown name."""
     if name not in BENCHMARKS:
         known = ", ".join(BENCHMARKS)
-        raise HartError(f"Unknown benchmark {shown(name)}{nearest(name, list(BENCHMARKS))}; known: {known}")
+        raise HartError(f"unknown benchmark {shown(name)}{nearest(name, list(BENCHMARKS))}; allowed: {known}")
     return BENCHMARKS[name]

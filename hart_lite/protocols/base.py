@@ -15,7 +15,7 @@ from hart_lite.types import Box, Example
 
 
 class Frame(Interface):
-    """What a protocol must know of a model: how large it sees an image, and how it writes boxes. Every `Family` is one."""
+    """What a protocol must know of a model: how large it sees an image, how it writes boxes. Every `Family` is one."""
 
     name: str
     locate_words: str

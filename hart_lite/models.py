@@ -1,0 +1,112 @@
+"""What `hart-lite eval` takes for a model, and how it becomes an engine.
+
+RUN          a run directory: the base, precision, budgets and rollout settings of its recipe, with its final adapter
+ADAPTER      a folder with adapter_config.json, which names its base
+CHECKPOINT   a folder with config.json and weights, or a Hub id
+embedded     the tiny model in this package
+api:NAME     a model behind an OpenAI-compatible server (OPENAI_BASE_URL, OPENAI_API_KEY)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hart_lite.api_client import Client
+from hart_lite.api_engine import ApiEngine
+from hart_lite.conversation import Engine
+from hart_lite.engine import LocalEngine
+from hart_lite.fingerprint import fingerprint
+from hart_lite.frames import FRAMES
+from hart_lite.loading import ADAPTER_WEIGHTS, load_policy
+from hart_lite.recipe import check_machine, load_recipe
+from hart_lite.recipe_schema import Evaluate, ModelSection, PixelBudgets, Recipe, Rollout
+from hart_lite.types import HartError, shown
+
+ADAPTER_CONFIG = "adapter_config.json"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_KINDS = "a run directory, a folder with an adapter or a checkpoint, a Hub id (owner/name), `embedded` or `api:NAME`"
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """`pixels` are the budgets of its recipe, None where no recipe says; `weights` tell one model from another."""
+
+    engine: Engine
+    family: str
+    weights: dict[str, str]
+    pixels: PixelBudgets | None
+    rollout: Rollout
+
+
+def open_model(spec: str, *, quant: str | None = None, device: str | None = None, frame: str = "absolute") -> OpenModel:
+    """`quant` and `device` replace what the recipe says (else none and auto); `frame` is for `api:` models.
+
+    Raises `HartError` for what is no model, is not whole, or cannot be loaded.
+    """
+    if spec.startswith("api:"):
+        return _open_api(spec.removeprefix("api:"), frame)
+    recipe, section, adapter = _local(spec)
+    asked = {"quant": quant, "device": device}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    section = section.model_copy(update=changes | {"backend": "transformers", "gradient_checkpointing": False})
+    if recipe:
+        check_machine(recipe.model_copy(update={"model": section, "report_to": []}))
+    policy = load_policy(section, adapter)
+    weights = {"base": fingerprint(policy.family)}
+    if adapter:
+        with (adapter / ADAPTER_WEIGHTS).open("rb") as file:
+            weights["adapter"] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    rollout = recipe.rollout if recipe else Rollout()
+    at_once = (recipe.evaluate if recipe else Evaluate()).batch_size
+    engine = LocalEngine(policy, rollout.tokens_per_batch, at_once)
+    return OpenModel(engine, policy.family.name, weights, recipe.pixels if recipe else None, rollout)
+
+
+def _open_api(name: str, frame: str) -> OpenModel:
+    if not name:
+        raise HartError("api: names no model; give api:NAME, such as api:gpt-4o")
+    if frame not in FRAMES:
+        raise HartError(f"unknown frame {shown(frame)}; allowed: {', '.join(FRAMES)}")
+    client = Client.from_environment(os.environ)
+    return OpenModel(ApiEngine(name, client, FRAMES[frame]()), "api", {"server": client.url}, None, Rollout())
+
+
+def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:
+    """(the recipe to go by, what to load, the adapter on it)."""
+    if spec == "embedded":
+        return load_recipe("tiny_cpu"), ModelSection(), None
+    folder, there = Path(spec), os.path.exists(spec)  # which takes any text for a path
+    if not there and _HUB_ID.fullmatch(spec):
+        return None, ModelSection(base=spec), None
+    if not there or not folder.is_dir():
+        raise HartError(f"there is no model {shown(spec)}; give {_KINDS}")
+    if (folder / "recipe.yaml").is_file():
+        recipe, adapter = load_recipe(folder / "recipe.yaml"), folder / "adapter"
+        if not adapter.is_dir():
+            raise HartError(f"run {spec} has no adapter yet; finish it: hart-lite train {spec}/recipe.yaml --resume")
+        return recipe, recipe.model, adapter
+    if (folder / ADAPTER_CONFIG).is_file():
+        base = _base_of(folder / ADAPTER_CONFIG)
+        return (load_recipe("tiny_cpu") if base == "embedded" else None), ModelSection(base=base), folder
+    if (folder / "config.json").is_file():
+        return None, ModelSection(base=spec), None
+    raise HartError(
+        f"{spec} holds no model: neither recipe.yaml (a run) nor {ADAPTER_CONFIG} (an adapter) nor config.json "
+        "(a checkpoint)"
+    )
+
+
+def _base_of(config: Path) -> str:
+    try:
+        value = json.loads(config.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise HartError(f"{config} is damaged: {error}") from error
+    base = value.get("base_model_name_or_path") if isinstance(value, dict) else None
+    if not isinstance(base, str) or not base:
+        raise HartError(f"{config} does not name the base of the adapter (base_model_name_or_path)")
+    return base

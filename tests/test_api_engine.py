@@ -1,0 +1,374 @@
+"""`api:` models against a real HTTP server in a process of its own: answers, errors, limits, and the key that is never
+shown."""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pictures import Photo
+from PIL import Image
+
+from hart_lite import api_client
+from hart_lite.api_client import Client, RequestError
+from hart_lite.api_engine import ApiEngine
+from hart_lite.conversation import Conversation, Spoken
+from hart_lite.frames import AbsoluteFrame, RelativeFrame
+from hart_lite.images import view_pixels
+from hart_lite.protocols.base import Outcome, ProtocolRun, Say
+from hart_lite.types import HartError, ImageView
+
+KEY = "sk-very-secret-0123456789"
+VIEW = ImageView(Photo(56, 84), (56, 84))
+
+
+@dataclass
+class Server:
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def get(self, what: str, model: str = "") -> list:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{what}", timeout=5) as response:
+            return [entry for entry in json.load(response) if what == "secrets" or entry["model"] == model]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    words = [sys.executable, str(Path(__file__).with_name("chat_server.py"))]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield Server(int(process.stdout.readline()))
+        process.stdin.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+@pytest.fixture
+def slept() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def client(server, slept) -> Client:
+    return Client(server.url, KEY, timeout=1.0, attempts=3, pause=0.01, sleep=slept.append)
+
+
+def ask(client: Client, model: str, *says: Say) -> Conversation:
+    engine = ApiEngine(model, client, AbsoluteFrame())
+    [(number, done)] = engine.answer([conversation(*(says or [Say(["What?"])]))])
+    assert number == 0
+    return done
+
+
+def conversation(*says: Say) -> ProtocolRun:
+    heard = []
+    for say in says:
+        heard.append((yield say))
+    return Outcome("|".join(heard))
+
+
+# -- the format ----------------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_in_the_chat_format(client, server):
+    first = Say(["Look: ", "here ", VIEW, "What?"], "locate", system="Be brief.", max_tokens=77)
+    second = Say(["And?", VIEW], "tool", fresh=False, keep="It is", max_tokens=5)
+    third = Say(["So?"], fresh=False, stop=("is",))
+    done = ask(client, "ok/format", first, second, third, Say(["Anew?"]))
+    bodies = server.get("requests", "ok/format")
+    url = bodies[0]["messages"][1]["content"][1]["image_url"]["url"]
+    kind, _, data = url.partition(",")
+    assert kind == "data:image/png;base64"
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert image.format == "PNG" and image.size == (56, 84)
+    assert image.tobytes() == view_pixels(VIEW).tobytes()
+    picture = {"type": "image_url", "image_url": {"url": url}}
+    opening = [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Look: here "}, picture, {"type": "text", "text": "What?"}],
+        },
+    ]
+    assert bodies[0] == {"model": "ok/format", "messages": opening, "max_tokens": 77, "temperature": 0}
+    follow = [{"role": "assistant", "content": "It is"},
+              {"role": "user", "content": [{"type": "text", "text": "And?"}, picture]}]  # fmt: skip
+    assert bodies[1]["messages"] == opening + follow
+    last = [{"role": "assistant", "content": "The answer is (B)."},
+            {"role": "user", "content": [{"type": "text", "text": "So?"}]}]  # fmt: skip
+    assert bodies[2]["messages"] == opening + follow + last
+    assert bodies[3]["messages"] == [{"role": "user", "content": [{"type": "text", "text": "Anew?"}]}]
+    text = "The answer is (B)."
+    assert done == Conversation(
+        (
+            Spoken("locate", text, 11, 5, 1),
+            Spoken("tool", text, 11, 5, 2),
+            Spoken("answer", "The answer is", 11, 5, 2),
+            Spoken("answer", text, 11, 5, 0),
+        ),
+        Outcome(f"{text}|{text}|The answer is|{text}"),
+    )
+    assert set(server.get("secrets")) >= {f"Bearer {KEY}"}
+
+
+def test_what_is_cut_after_a_stop_stands_so_in_the_conversation(client, server):
+    ask(client, "ok/stop", Say(["What?"], stop=("answer",)), Say(["And?"], fresh=False))
+    assert server.get("requests", "ok/stop")[1]["messages"][1] == {"role": "assistant", "content": "The answer"}
+
+
+def test_a_server_that_tells_no_tokens_and_refuses(client):
+    done = ask(client, "refusal")
+    assert done == Conversation((Spoken("answer", "", None, None, 0),), Outcome(""))
+
+
+def test_a_model_that_calls_the_limit_by_another_name(client, server):
+    assert ask(client, "new", Say(["What?"], max_tokens=7), Say(["And?"], max_tokens=9)).outcome
+    asked = [{k: v for k, v in body.items() if k.startswith("max")} for body in server.get("requests", "new")]
+    assert asked == [{"max_tokens": 7}, {"max_completion_tokens": 7}, {"max_completion_tokens": 9}]
+
+
+def test_threads_learn_the_other_name_together(client):
+    engine = ApiEngine("new/many", client, AbsoluteFrame())
+    done = dict(engine.answer([conversation(Say([f"What {n}?"])) for n in range(8)]))
+    assert all(talk.outcome for talk in done.values())
+
+
+def test_many_conversations_go_on_side_by_side_and_keep_apart(client, server):
+    engine = ApiEngine("ok/many", client, AbsoluteFrame())
+    runs = [
+        conversation(*[Say([f"Question {n}, turn {turn}?"], fresh=turn == 0) for turn in range(3)]) for n in range(20)
+    ]
+    done = dict(engine.answer(runs))
+    assert set(done) == set(range(20))
+    assert all(talk.outcome for talk in done.values())
+    longest = [body["messages"] for body in server.get("requests", "ok/many") if len(body["messages"]) == 5]
+    said = sorted([message["content"][0]["text"] for message in messages[::2]] for messages in longest)
+    assert said == sorted([f"Question {n}, turn {turn}?" for turn in range(3)] for n in range(20))
+
+
+# -- errors --------------------------------------------------------------------------------------------------------
+
+
+def test_500_and_then_an_answer(client, slept):
+    assert ask(client, "500-once").outcome == Outcome("The answer is (B).")
+    assert slept == [0.01]
+
+
+def test_retry_after_is_honoured(client, slept):
+    assert ask(client, "429-seconds").outcome
+    assert slept == [7.0]
+    assert ask(client, "429-date").outcome
+    assert 27 < slept[1] <= 30
+
+
+def test_an_odd_retry_after(server, slept):
+    """ "soon" and "nan" say nothing, a negative wait is none, and more than a day is too long."""
+    done = ask(Client(server.url, KEY, attempts=9, pause=0.01, sleep=slept.append), "429-odd")
+    assert slept == [0.01, 0.0, 0.04]
+    assert done.failure == "HTTP 429: slow down; the server asks to wait 99999 s"
+
+
+def test_a_timeout(client, slept):
+    start = time.monotonic()
+    assert ask(client, "slow-once").outcome
+    assert slept == [0.01] and time.monotonic() - start < 3
+    done = ask(client, "slow")
+    assert done.outcome is None and "timed out" in done.failure
+
+
+def test_a_response_that_drips_ends_at_the_timeout(client):
+    start = time.monotonic()
+    done = ask(Client(client.url, KEY, timeout=0.5, attempts=1), "drip")
+    assert done.failure == "TimeoutError: the response took over 0.5 s, 1 times"
+    assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("model", "failure"),
+    [
+        ("500", "HTTP 503: overloaded, Bearer [key], 3 times"),
+        ("hang-up", "RemoteDisconnected: Remote end closed connection without response, 3 times"),
+        ("not-json", "the server's response is not a JSON object, 3 times"),
+        ("deep", "the server's response is not a JSON object, 3 times"),
+        ("list", "the server's response is not a JSON object, 3 times"),
+        ("long", "the response is over 1,000,000 bytes long"),
+        ("no-choices", "the server's response is no chat completion"),
+        ("echo-error", "HTTP 400: bad header Bearer [key]  [31m"),
+        ("redirect", "HTTP 307: Temporary Redirect"),
+        ("gibberish", f"BadStatusLine: [key]{'x' * 93} .. {'x' * 98}, 3 times"),
+    ],
+)
+def test_what_fails_is_said_and_the_others_go_on(client, model, failure, monkeypatch):
+    monkeypatch.setattr(api_client, "MAX_BYTES", 1_000_000)
+    assert ask(client, model) == Conversation((), None, failure)
+
+
+def test_a_redirect_is_not_followed_with_the_key(client, server):
+    with pytest.raises(RequestError, match="307"):
+        client.post({"model": "redirect/once"})
+    assert len(server.get("requests", "redirect/once")) == 1
+
+
+def test_no_server(slept):
+    client = Client("http://127.0.0.1:9/v1", KEY, attempts=2, sleep=slept.append)
+    assert "Connection refused" in ask(client, "ok").failure
+    assert slept == [1.0]
+
+
+def test_a_wrong_key_stops_everything(client, server):
+    engine = ApiEngine("keyed", client, AbsoluteFrame(), threads=2)
+    with pytest.raises(HartError) as caught:
+        list(engine.answer([conversation(Say(["What?"])) for _ in range(50)]))
+    message = str(caught.value)
+    assert message.startswith(f"{client.url} refuses: HTTP 401: Incorrect API key provided: [key]. Long story.")
+    assert message.endswith("; check OPENAI_API_KEY, OPENAI_BASE_URL and the model's name")
+    assert len(message) < 400
+    assert len(server.get("requests", "keyed")) < 10
+    assert ask(Client(client.url, "right-key-123456"), "keyed").outcome
+
+
+def test_an_unknown_path_stops_everything(client):
+    with pytest.raises(HartError, match="HTTP 404: no /v1/v2/chat/completions"):
+        ask(Client(f"{client.url}/v2", KEY), "ok")
+
+
+def test_the_key_is_nowhere(client, server, capfd):
+    """In no answer, failure or message, and not in what a traceback or a debugger would show of the client."""
+    done = ask(client, "echo")
+    assert done.outcome.text == "(B), said the bearer of Bearer [key], ?"
+    shown = [repr(done), repr(client), repr(ask(client, "500")), repr(ask(client, "not-json"))]
+    assert not any(KEY in text for text in (*shown, *capfd.readouterr()))
+    assert f"Bearer {KEY}" in server.get("secrets")
+
+
+@pytest.mark.parametrize(("key", "shown"), [("EMPTY", "EMPTY"), ("abc", "abc"), ("hush", "[key]")])
+def test_placeholders_are_no_secrets(server, key, shown):
+    """A server of one's own takes any key; its name must stay in the answers."""
+    assert ask(Client(server.url, key), "echo").outcome.text == f"(B), said the bearer of Bearer {shown}, ?"
+
+
+# -- the environment -----------------------------------------------------------------------------------------------
+
+
+def test_address_and_key_come_from_the_environment():
+    client = Client.from_environment({"OPENAI_BASE_URL": "http://localhost:8000/v1/", "OPENAI_API_KEY": " k \n"})
+    assert (client.url, client.key) == ("http://localhost:8000/v1", "k")
+    assert Client.from_environment({"OPENAI_API_KEY": "k"}).url == "https://api.openai.com/v1"
+    assert Client.from_environment({"OPENAI_BASE_URL": "http://localhost:8000/v1"}).key == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "OPENAI_API_KEY is not set; set it, or set OPENAI_BASE_URL"),
+        ({"OPENAI_API_KEY": f"{KEY}\nX-Evil: 1"}, "OPENAI_API_KEY holds characters that no key has"),
+        ({"OPENAI_API_KEY": f"{KEY}é"}, "OPENAI_API_KEY holds characters that no key has"),
+        ({"OPENAI_BASE_URL": "file:///etc/passwd"}, "OPENAI_BASE_URL is no address such as"),
+        ({"OPENAI_BASE_URL": f"http://user:{KEY}@host/v1"}, "OPENAI_BASE_URL is no address such as"),
+        ({"OPENAI_BASE_URL": f"http://host/v1?key={KEY}"}, "OPENAI_BASE_URL is no address such as"),
+        ({"OPENAI_BASE_URL": "http://host/v 1"}, "OPENAI_BASE_URL is no address such as"),
+        ({"OPENAI_BASE_URL": "localhost:8000/v1"}, "OPENAI_BASE_URL is no address such as"),
+    ],
+)
+def test_an_environment_that_is_wrong(environment, message):
+    with pytest.raises(HartError) as caught:
+        Client.from_environment(environment)
+    assert message in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+# -- frames --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4000, 3000), (3000, 4000), (10, 20_000), (672, 672), (50, 90)])
+@pytest.mark.parametrize("most", [784, 16 * 784, 1280 * 784])
+def test_images_are_sent_on_the_grid_within_the_budget(size, most):
+    least = min(4 * 784, most)
+    width, height = AbsoluteFrame().fit(size, most, least)
+    assert width % 28 == height % 28 == 0 and 784 <= width * height <= most
+    assert max(width, height) / min(width, height) <= 110
+    if size == (4000, 3000) and most > 784:
+        assert width * height > 0.7 * most and 1.1 < width / height < 1.7
+
+
+def test_frames_read_the_same_numbers_as_different_places():
+    seen, original = [(100, 200), (50, 50)], [(1000, 1000), (500, 500)]
+    text = '[{"bbox_2d": [10, 20, 30, 40]}, {"bbox_2d": [5, 5, 10, 10], "image": 2}]'
+    assert AbsoluteFrame().boxes_from_text(text, seen, original) == [
+        (100, 100, 300, 200, 0), (50, 50, 100, 100, 1)]  # fmt: skip
+    assert RelativeFrame().boxes_from_text(text, seen, original) == [
+        (10, 20, 30, 40, 0), (2.5, 2.5, 5, 5, 1)]  # fmt: skip
+
+
+# -- a whole evaluation --------------------------------------------------------------------------------------------
+
+
+def evaluate(server: Server, out: Path, model: str, *words: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY, "NO_PROXY": "*"}
+    command = ["-m", "hart_lite.cli", "eval", f"api:{model}", "--benchmark", "world=scenes=2", "--out", str(out)]
+    command += ["--full-pixels", "12544", "--crop-pixels", "4704", *words]
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
+
+
+def rows(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_an_evaluation_over_a_server_in_every_mode(server, tmp_path):
+    modes = "full,crops,full+crops,mgpo,deepeyes,pixel-reasoner"
+    done = evaluate(server, tmp_path / "eval", "ok/eval", "--mode", modes, "--frame", "relative")
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path / "eval")
+    assert len(found) == 4 * 6
+    assert {row["text"] for row in found} == {"The answer is (B)."}
+    seen = [0, 0, 672 * 0.056, 672 * 0.056, 0]
+    boxes = {mode: [seen] for mode in modes.split(",")} | {
+        "full": [],
+        "pixel-reasoner": [[134.4, 134.4, 268.8, 268.8, 0]],
+    }
+    kinds = {"full": ["answer"], "mgpo": ["locate", "answer"]}
+    kinds |= {mode: ["locate", "verify"] for mode in ("crops", "full+crops")}
+    images = {"full": [1], "crops": [1, 1]}  # in sight
+    for row in found:
+        assert row["boxes"] == [pytest.approx(box) for box in boxes[row["mode"]]]
+        assert [turn["kind"] for turn in row["turns"]] == kinds.get(row["mode"], ["answer", "tool"])
+        assert [turn["images"] for turn in row["turns"]] == images.get(row["mode"], [1, 2])
+        assert not row["counts"].get("tool_errors")
+    kept = [body["messages"][-2]["content"] for body in server.get("requests", "ok/eval") if len(body["messages"]) == 4]
+    assert sum(text.endswith("\n```") for text in kept) == 4  # what MGPO cut off is gone
+    settings = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert (settings["family"], settings["frame"], settings["weights"]) == ("api", "relative", {"server": server.url})
+
+
+def test_failures_leave_no_rows_and_a_second_run_asks_for_them(server, tmp_path):
+    out = tmp_path / "eval"
+    first = evaluate(server, out, "two-fail", "--mode", "full")
+    assert first.returncode == 1
+    assert "2 without an answer: HTTP 400: image too large" in first.stderr
+    assert "2 answers are missing; run the same command again" in first.stderr
+    assert len(rows(out)) == 2
+    assert evaluate(server, out, "two-fail", "--mode", "full").returncode == 0
+    assert len({row["id"] for row in rows(out)}) == len(rows(out)) == 4
+
+
+@pytest.mark.parametrize("model", ["echo", "echo-error", "keyed"])
+def test_the_key_is_in_no_file_and_in_no_output(server, tmp_path, model):
+    done = evaluate(server, tmp_path / "eval", model, "--mode", "full,mgpo")
+    assert done.returncode == (0 if model == "echo" else 1)
+    assert KEY not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files and not any(KEY.encode() in path.read_bytes() for path in files)
