@@ -72,7 +72,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
     if adapter is not None:  # only now are the files of a Hub model sure to be here
         way_out = "put the old files back, or train on this base in a new run"
         check_fingerprint(adapter / ADAPTER_BASE, family, f"the adapter in {adapter} was trained on", way_out)
-        _check_frame(adapter, family)
+        _take_frame(adapter, family, section)
     policy = _with_adapter(family, model, section, adapter)
     policy.peft.peft_config["default"].base_model_name_or_path = section.base
     # LoRA leaves the embeddings as they are. Not told so, PEFT looks for the base's config at every saving, on the Hub
@@ -166,15 +166,18 @@ def check_adapter(adapter: Path, base: str) -> None:
         )
 
 
-def _check_frame(adapter: Path, family: Family) -> None:
-    """Refuse an adapter that was trained on boxes of another frame. An earlier version wrote none down, and passes."""
+def _take_frame(adapter: Path, family: Family, section: ModelSection) -> None:
+    """An adapter keeps the frame of the boxes it was trained on. An earlier version wrote none down."""
     made_for = adapter / ADAPTER_BASE
     frame = json.loads(made_for.read_text(encoding="utf-8")).get(FRAME) if made_for.is_file() else None
-    if frame not in (None, family.box_frame):
+    if frame in (None, family.box_frame):
+        return
+    if section.box_frame is not None:
         raise HartError(
-            f"the adapter in {adapter} was trained to write boxes as {frame}, and they would be read as "
-            f"{family.box_frame}; set model.box_frame={frame}"
+            f"the adapter in {adapter} was trained to write boxes as {frame}, not {section.box_frame}; leave "
+            "model.box_frame out"
         )
+    family.use_frame(frame)
 
 
 def pick_device(asked: str) -> torch.device:

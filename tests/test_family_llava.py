@@ -331,13 +331,13 @@ def test_the_frame_changes_what_the_same_text_means_and_not_the_prompt(base):
 HOSTILE = ["[0.1" * 20_000, "[" * 100_000, "[0." + "1" * 10**5, "image 1" * 10**4, "[1 " * 10**4]
 
 
-def test_an_adapter_that_learned_another_frame_is_refused(base, tmp_path):
+def test_an_adapter_keeps_the_frame_it_learned(base, tmp_path):
     policy = load_policy(ModelSection(base=str(base), box_frame="relative-1000"))
     save_adapter(policy, tmp_path / "adapter")
-    with pytest.raises(HartError, match=r"boxes as relative-1000.*read as unit; set model\.box_frame=relative-1000"):
-        load_policy(ModelSection(base=str(base)), adapter=tmp_path / "adapter")
-    again = load_policy(ModelSection(base=str(base), box_frame="relative-1000"), adapter=tmp_path / "adapter")
-    assert again.family.box_frame == "relative-1000"
+    for section in (ModelSection(base=str(base)), ModelSection(base=str(base), box_frame="relative-1000")):
+        assert load_policy(section, adapter=tmp_path / "adapter").family.box_frame == "relative-1000"
+    with pytest.raises(HartError, match=r"boxes as relative-1000, not unit; leave model\.box_frame out"):
+        load_policy(ModelSection(base=str(base), box_frame="unit"), adapter=tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("text", HOSTILE)

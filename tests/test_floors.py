@@ -20,7 +20,7 @@ FLOORS = (
     (
         *("images", "fingerprint", "families.base", "families.box_text", "families.chat", "families.tiles"),
         *("families.qwen2_5_vl", "families.internvl3", "families.llava_onevision"),
-        "protocols.base",
+        *("protocols.base", "benchmarks.base"),
     ),
     # 3: data, and things with weight
     (
