@@ -25,6 +25,7 @@ from hart_lite.types import Box, Example, HartError
 
 HIT = 0.5  # IoU from which a box is on its target, as referring expressions are scored
 FITS = 0.1  # mean IoU below which no convention is said to fit: boxes put anywhere come near it
+FEWEST_PIXELS = 28 * 28  # a budget of a recipe is not smaller
 SURE = 0.01  # chance of so uneven a count between two equal conventions, below which the best one is clear
 
 
@@ -52,6 +53,8 @@ def measure(
 
     `rows` is any data set that `hart-lite data check` reads; `pixels` the budget of the image, null: the default one.
     """
+    if limit < 1 or (pixels is not None and pixels < FEWEST_PIXELS):
+        raise HartError(f"limit {limit}, pixels {pixels}: at least 1 row is asked and {FEWEST_PIXELS} pixels are shown")
     examples = [example for example in load_examples(rows) if example.boxes]
     if not examples:
         raise HartError(f"{rows}: no row has boxes, and a frame is measured against them; give rows with boxes")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+MAX_TILES = 40  # of hart_lite.families.internvl3; importing it would import torch
 COLOURS, FRAMES = 3, 2  # a patch of Qwen2.5-VL's tower is FRAMES x patch x patch pixels of COLOURS
 
 
@@ -160,7 +161,7 @@ class InternVit(_Tiles):
         return (self.tile_patches + 1) / (self.tile_patches // self.merge**2)
 
     def tokens(self, pixels: int) -> int:
-        tiles = self._tiles(pixels)
+        tiles = min(self._tiles(pixels), MAX_TILES)
         return (tiles + (tiles > 1)) * (self.tile_patches // self.merge**2)
 
     def patches_per_token(self, pixels: int) -> float:

@@ -12,12 +12,18 @@ from peft import PeftModel
 from pictures import Photo, packed_logps
 from transformers import GenerationConfig
 
+from hart_lite.benchmarks.world import BENCHMARK
+from hart_lite.engine import LocalEngine
+from hart_lite.eval_questions import Question
+from hart_lite.eval_settings import EvalSettings, setting_of
 from hart_lite.generate import Sampling
 from hart_lite.images import view_pixels
 from hart_lite.loading import load_policy
+from hart_lite.models import OpenModel
 from hart_lite.packing import pack
 from hart_lite.policy import Policy
-from hart_lite.recipe_schema import Lora, ModelSection
+from hart_lite.protocols.registry import PROTOCOLS
+from hart_lite.recipe_schema import Lora, ModelSection, PixelBudgets, Rollout
 from hart_lite.types import Box, ImageView, Tokens
 
 ALL_PARTS = Lora(parts=["language", "vision", "projector"])
@@ -229,3 +235,20 @@ def check_processor_files(base: Path, folder: Path, kinds: tuple[str, ...], nest
             settings = json.loads(file.read_text()) | {"image_processor_type": name}
             file.write_text(json.dumps(settings))
         assert torch.equal(family_class(str(copy))._cut([picture])["pixel_values"], expected)
+
+
+def check_protocols(policy: Policy, pixels: PixelBudgets) -> None:
+    """The peers' protocols too, which have limits and tools of their own."""
+    engine = LocalEngine(policy, 65_536, 8)
+    model = OpenModel(engine, policy.family.name, {}, pixels, Rollout())
+    asked = EvalSettings({}, max_tokens=8, full_pixels=pixels.full, crop_pixels=pixels.crop)
+
+    def runs() -> list:
+        examples = list(BENCHMARK.read("scenes=1"))
+        modes = [(e, mode) for e in examples for mode in PROTOCOLS]
+        return [PROTOCOLS[mode](e, setting_of(Question(BENCHMARK, e), mode, asked, model)) for e, mode in modes]
+
+    together = dict(engine.answer(runs()))
+    assert len(together) == len(runs()) and all(talk.turns for talk in together.values())
+    for n, run in enumerate(runs()):
+        assert dict(engine.answer([run]))[0] == together[n]

@@ -18,6 +18,7 @@ from family_checks import (
     check_half,
     check_log_probs,
     check_processor_files,
+    check_protocols,
     loaded,
     view,
 )
@@ -25,11 +26,12 @@ from safetensors.torch import load_file, save_file
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe
 from tiny_families import INTERNVL, INTERNVL_TILE, StockInternVL, build_internvl
 
-from hart_lite.families.internvl3 import InternVL3
+from hart_lite import towers
+from hart_lite.families.internvl3 import MAX_TILES, InternVL3
 from hart_lite.images import view_pixels
 from hart_lite.loading import load_policy
 from hart_lite.policy import Policy
-from hart_lite.recipe_schema import ModelSection
+from hart_lite.recipe_schema import ModelSection, PixelBudgets
 from hart_lite.train import train
 from hart_lite.types import Box, HartError, ImageView, Tokens
 
@@ -283,6 +285,13 @@ def test_fit_by_hand(family):
     assert family.fit((20, 20), 2 * T * T, 10 * T * T)[0] <= 2 * T
 
 
+def test_without_a_limit_it_is_shown_as_many_tiles_as_its_makers_show_it(family):
+    began = time.perf_counter()
+    width, height = family.fit((7000, 7000), 10**9, 1)
+    assert (width // T, height // T) == (6, 6) and time.perf_counter() - began < 0.5
+    assert (MAX_TILES, towers.MAX_TILES) == (40, 40)
+
+
 def test_a_budget_without_room_for_a_tile_is_refused(family):
     with pytest.raises(
         HartError, match=r"tiles of 56 x 56, 3136 pixels at least, and a budget is 3135; raise pixels\.full"
@@ -359,7 +368,11 @@ def test_hostile_text_is_read_in_bounded_time(family, text):
     assert time.perf_counter() - began < 1.0
 
 
-# -- a run ---------------------------------------------------------------------------------------------------------
+# -- whole jobs ----------------------------------------------------------------------------------------------------
+
+
+def test_every_protocol_answers_with_it_at_once_as_one_at_a_time(base):
+    check_protocols(loaded(base, adapter_std=0.4), PixelBudgets(full=4 * T * T, crop=2 * T * T, min=784))
 
 
 def test_both_kinds_of_stages_train_it_and_a_resumed_run_finds_it_done(base, tmp_path, monkeypatch):

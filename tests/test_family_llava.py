@@ -15,6 +15,7 @@ from family_checks import (
     check_half,
     check_log_probs,
     check_processor_files,
+    check_protocols,
     loaded,
     view,
 )
@@ -28,7 +29,7 @@ from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.images import view_pixels
 from hart_lite.loading import load_policy
 from hart_lite.policy import Policy
-from hart_lite.recipe_schema import ModelSection
+from hart_lite.recipe_schema import ModelSection, PixelBudgets
 from hart_lite.run_dir import save_adapter
 from hart_lite.train import train
 from hart_lite.types import Box, HartError, ImageView, Tokens
@@ -347,7 +348,11 @@ def test_hostile_text_is_read_in_bounded_time(family, text):
     assert time.perf_counter() - began < 1.0
 
 
-# -- a run ---------------------------------------------------------------------------------------------------------
+# -- whole jobs ----------------------------------------------------------------------------------------------------
+
+
+def test_every_protocol_answers_with_it_at_once_as_one_at_a_time(base):
+    check_protocols(loaded(base, adapter_std=0.4), PixelBudgets(full=4 * T * T, crop=2 * T * T, min=784))
 
 
 def test_both_kinds_of_stages_train_it_and_a_resumed_run_finds_it_done(base, tmp_path, monkeypatch):

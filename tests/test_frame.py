@@ -169,6 +169,12 @@ def test_rows_without_boxes_are_refused(tmp_path):
         measure(ModelSection(), str(boxed_rows(tmp_path, 1, boxes=False)))
 
 
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"pixels": 100}])
+def test_nothing_to_ask_or_to_show_is_refused(wrong):
+    with pytest.raises(HartError, match=r"at least 1 row is asked and 784 pixels are shown"):
+        measure(ModelSection(), "rows.jsonl", **wrong)
+
+
 def test_several_images_are_read_each_in_its_own_frame():
     sizes = ((100, 100), (400, 200))
     wrote = ((0.1, 0.1, 0.5, 0.5, 1),)

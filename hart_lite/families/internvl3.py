@@ -21,6 +21,7 @@ from hart_lite.families.box_text import ANYTHING, NUMBER, WrittenBox, four, on_i
 from hart_lite.families.tiles import TiledFamily
 from hart_lite.types import Box
 
+MAX_TILES = 40  # the most its makers show it (InternVL 1.5, arXiv 2404.16821); trained on up to 12
 _FOUR = re.compile(four(NUMBER))
 _NAMED = re.compile(four(ANYTHING))
 # Of a response's text although the tokenizer calls them special.
@@ -57,7 +58,7 @@ class InternVL3(TiledFamily):
     def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]:
         """The grid of tiles whose shape is nearest to the image's, as the stock processor chooses it."""
         self._check_budget(most)
-        tiles = most // self.tile**2
+        tiles = min(most // self.tile**2, MAX_TILES)
         fewest = min(math.ceil(least / self.tile**2), tiles)
         columns, rows = get_optimal_tiled_canvas((size[1], size[0]), (self.tile, self.tile), fewest, tiles)
         return columns * self.tile, rows * self.tile
