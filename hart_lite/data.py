@@ -45,7 +45,13 @@ def load_examples(
 
 
 def load_mme_realworld(full_json: str | Path, lite_json: str | Path, image_dir: str | Path) -> list[Example]:
-    """The training set of the paper: full English MME-RealWorld minus the Lite benchmark.
+    """The training set of the paper: full English MME-RealWorld minus the Lite benchmark (see `without_lite`)."""
+    kept, _ = without_lite(full_json, lite_json, image_dir)
+    return _collect(iter(kept), str(full_json), strict=True)
+
+
+def without_lite(full_json: str | Path, lite_json: str | Path, image_dir: str | Path) -> tuple[list[Row], list[Row]]:
+    """(rows to train on, rows left out) of the full English MME-RealWorld, unchecked.
 
     There is no official training part. A question goes if Lite has its `Question_id`, or any question on its image:
     questions share images, and a policy must not have trained on a benchmark's picture. Paths are compared from the
@@ -63,14 +69,16 @@ def load_mme_realworld(full_json: str | Path, lite_json: str | Path, image_dir: 
         path = _path_endings(str(row.fields["image"]))
         return str(row.fields["id"]) in ids or path[0] in parts or not whole.isdisjoint(path)
 
-    full = list(read_mme_realworld(Path(full_json), Path(image_dir)))
-    kept = [row for row in full if row.problem or not in_lite(row)]
-    if len(kept) == len(full):
+    kept: list[Row] = []
+    left_out: list[Row] = []
+    for row in read_mme_realworld(Path(full_json), Path(image_dir)):
+        (left_out if not row.problem and in_lite(row) else kept).append(row)
+    if not left_out:
         raise HartError(
             f"{lite_json}: none of its {len(lite)} questions or images is in {full_json}; Lite is a part of the full "
             "set, so one of the two files is not what it should be"
         )
-    return _collect(iter(kept), str(full_json), strict=True)
+    return kept, left_out
 
 
 def _path_endings(path: str) -> list[str]:
@@ -153,7 +161,7 @@ class _RowCheck:
         values = [fields["image"]] if "image" in fields else fields["images"]
         if not isinstance(values, list) or not values:
             raise HartError(f"images: {shown(values)} given; a list of at least one image is allowed")
-        images = tuple(_image(value, folder) for value in values)
+        images = tuple(image_source(value, folder) for value in values)
         for image in images:
             if image.key not in self._sizes:
                 self._sizes[image.key] = image.checked_size()
@@ -184,7 +192,8 @@ class _RowCheck:
         return Box(x1, y1, x2, y2, int(number))
 
 
-def _image(value: Any, folder: Path) -> ImageFile | ImageCell:
+def image_source(value: Any, folder: Path) -> ImageFile | ImageCell:
+    """An image as a row has it. Nothing is read; raises `HartError` for what cannot be one."""
     if isinstance(value, str) and 0 < len(value) < MAX_PATH and "\0" not in value:
         return ImageFile(folder / value)
     if isinstance(value, ImageCell):

@@ -65,6 +65,9 @@ class ImageCell:
     def checked_size(self) -> tuple[int, int]:
         return self._image().checked_size()
 
+    def encoded(self) -> bytes:
+        return self._image().data
+
     def _image(self) -> ImageBytes:
         value = self.table[self.row].column(self.column)[0].as_py()
         return ImageBytes(encoded(value if self.item is None else value[self.item]), self.name)
@@ -77,8 +80,12 @@ def read_rows(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     image_dir: str | Path | None = None,
+    fields: Sequence[str] = FIELDS,
 ) -> Iterator[Row]:
-    """The rows of a data set (arguments as `data.load_examples`). Raises `HartError` if there is no such set."""
+    """The rows of a data set (arguments as `data.load_examples`). Raises `HartError` if there is no such set.
+
+    `fields` are the columns that are read of a table without `columns`: ours, or those of another layout.
+    """
     if format not in FORMATS:
         raise HartError(f"Unknown data format {format!r}; allowed: {', '.join(FORMATS)}")
     if format == "auto":
@@ -89,7 +96,7 @@ def read_rows(
         path = Path(source)
         read = _read_jsonl if format == "jsonl" else read_mme_realworld
         return read(path, Path(image_dir) if image_dir else path.parent)
-    return _read_table(source, format, columns or {}, split, image_dir)
+    return _read_table(source, format, columns or {}, split, image_dir, fields)
 
 
 def _guess_format(source: Source) -> str:
@@ -160,12 +167,17 @@ def read_mme_realworld(path: Path, folder: Path) -> Iterator[Row]:
 
 
 def _read_table(
-    source: Source, format: str, columns: Mapping[str, str], split: str | None, image_dir: str | Path | None
+    source: Source,
+    format: str,
+    columns: Mapping[str, str],
+    split: str | None,
+    image_dir: str | Path | None,
+    fields: Sequence[str],
 ) -> Iterator[Row]:
     table = open_table(source, format, split)
     single = isinstance(source, str | Path)
     title = str(source) if single else f"{source[0]} and {len(source) - 1} more"
-    names = _column_names(title, columns, table.column_names)
+    names = _column_names(title, columns, table.column_names, fields)
     table = table.select_columns(sorted(set(names.values()))).with_format("arrow")  # arrow: images stay encoded
     if image_dir is None and format == "parquet":
         first = Path(source if single else source[0])
@@ -174,11 +186,11 @@ def _read_table(
     for start in range(0, len(table), _BATCH):
         for index, values in enumerate(table[start : start + _BATCH].to_pylist(), start):
             where = f"{title}[{index}]"
-            fields = {ours: values[theirs] for ours, theirs in names.items()}
+            found = {ours: values[theirs] for ours, theirs in names.items()}
             for ours in ("image", "images"):
-                if fields.get(ours) is not None:
-                    fields[ours] = _cell_images(fields[ours], (table, index, names[ours]), where, folder)
-            yield Row(where, str(index), folder, fields)
+                if found.get(ours) is not None:
+                    found[ours] = _cell_images(found[ours], (table, index, names[ours]), where, folder)
+            yield Row(where, str(index), folder, found)
 
 
 def open_table(source: Source, format: str, split: str | None, config: str | None = None) -> datasets.Dataset:
@@ -211,10 +223,15 @@ def open_table(source: Source, format: str, split: str | None, config: str | Non
     return next(iter(found.values()))
 
 
-def _column_names(source: str, columns: Mapping[str, str], available: Sequence[str]) -> dict[str, str]:
-    """Our field -> their column: what `columns` says and no more; without it, the columns that bear our names."""
+def _column_names(
+    source: str, columns: Mapping[str, str], available: Sequence[str], fields: Sequence[str]
+) -> dict[str, str]:
+    """Our field -> their column: what `columns` says and no more; without it, the columns that bear `fields`' names."""
     if not columns:
-        return {name: name for name in FIELDS if name in available}
+        names = {name: name for name in fields if name in available}
+        if not names:
+            raise HartError(f"{source}: none of the columns {', '.join(fields)}; there are: {', '.join(available)}")
+        return names
     for ours, theirs in columns.items():
         if ours not in FIELDS:
             raise HartError(f"columns: unknown field {ours!r}{nearest(ours, FIELDS)}; allowed: {', '.join(FIELDS)}")

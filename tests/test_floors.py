@@ -24,28 +24,19 @@ FLOORS = (
     ),
     # 3: data, and things with weight
     (
-        *(
-            "rows",
-            "data",
-            "data_check",
-            "contact_sheet",
-            "world.glyphs",
-            "world.scenes",
-            "generate",
-            "policy",
-            "loading",
-        ),
-        *("views", "frames", "api_client", "conversation"),
+        *("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes"),
+        *("generate", "policy", "loading", "views", "frames", "api_client", "conversation"),
         *("benchmarks.files", "benchmarks.tsv", "benchmarks.choices", "benchmarks.examples", "benchmarks.official"),
         *("benchmarks.mme_realworld", "benchmarks.mme_realworld_lite", "benchmarks.treebench", "benchmarks.vstar"),
         *("benchmarks.hrbench", "benchmarks.hrbench4k", "benchmarks.hrbench8k", "benchmarks.mmstar"),
-        "benchmarks.visual_cot",
+        *("benchmarks.visual_cot", "data_folder", "convert", "world.make"),
+        *("layouts.base", "layouts.conversations", "layouts.mgpo", "layouts.coco", "layouts.csv_folder"),
     ),
     # 4: the algorithm
     ("loops", "rollout"),
     # 5: what training and measuring are made of
     (
-        *("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft"),
+        *("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft", "trl"),
         *("world.base", "engine", "api_engine", "models", "protocols.ours", "protocols.tools", "protocols.mgpo"),
         *("protocols.deepeyes", "protocols.pixel_reasoner", "protocols.registry"),
         *("benchmarks.world", "benchmarks.own_rows", "benchmarks.registry", "benchmarks.listing"),
@@ -59,7 +50,7 @@ FLOORS = (
         *("eval_run", "eval_report", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
     ),
     # 7
-    ("cli",),
+    ("cli", "commands.libraries", "commands.training", "commands.evaluating", "commands.data"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

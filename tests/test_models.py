@@ -97,7 +97,7 @@ def test_a_model_behind_an_api(monkeypatch):
 
 
 def test_what_is_no_model(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     cases = {
@@ -136,7 +136,7 @@ def test_a_run_that_is_not_finished(run, tmp_path):
     ],
 )
 def test_an_adapter_that_cannot_be_used(run, tmp_path, monkeypatch, config, message):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     shutil.copytree(run / "adapter", tmp_path / "adapter")
     (tmp_path / "adapter" / "adapter_config.json").write_text(config)
     with pytest.raises(HartError, match=message):

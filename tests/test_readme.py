@@ -65,6 +65,8 @@ def workplace(tmp_path, monkeypatch):
     data = rows(tmp_path / "my")
     (tmp_path / "my/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
     shutil.copytree(tmp_path / "my/images", tmp_path / "imgs")
+    lines = [f"{row['image']},{row['question']},{row['answer']},{'|'.join(row['choices'])}" for row in data]
+    (tmp_path / "my/questions.csv").write_text("\n".join(["image,question,answer,choices", *lines]) + "\n")
     (tmp_path / "MME_RealWorld.json").write_text(json.dumps([official(row) for row in data]))
     (tmp_path / "MME-RealWorld-Lite.json").write_text(json.dumps([official(row) for row in data[:2]]))
     monkeypatch.chdir(tmp_path)
@@ -97,8 +99,22 @@ def test_every_hart_lite_command_runs(workplace, capsys):
             arguments = [*arguments, *SMALL]
         elif arguments[0] == "train" and "--resume" not in arguments:
             continue  # the embedded default at full length: `make smoke` runs it
+        if "runs/tiny_cpu" in arguments:  # the run at hand stands in for it
+            arguments = [argument.replace("runs/tiny_cpu", "runs/qwen7b_lora") for argument in arguments]
         assert main(arguments) == 0, (command, capsys.readouterr().err)
     assert Path("sheet.png").exists()
+    assert Path("runs/eval/trained/gallery/index.html").exists()
+
+
+def test_the_trl_script_is_one_that_trl_takes(tmp_path):
+    """Its imports and settings; tests/test_trl.py trains with them."""
+    [script] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    *head, last = script.strip().splitlines()
+    names: dict = {}
+    exec("\n".join(head).replace('"out"', f'"{tmp_path}", bf16=False, use_cpu=True'), names)  # our own text
+    assert last.startswith("trainer = APGRPOTrainer(model, reward, config, k=0.6")
+    assert names["config"].beta == 0.01 and not names["config"].use_bias_correction_kl
+    assert names["APGRPOTrainer"].__mro__[1].__name__ == "GRPOTrainer"
 
 
 def test_the_row_in_the_readme_is_one_the_reader_knows(workplace):

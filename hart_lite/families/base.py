@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
-
-import torch
-from PIL import Image
-from torch import nn
+from typing import TYPE_CHECKING, Protocol
 
 from hart_lite.box_frames import BoxFrame
 from hart_lite.types import Box, ImageView, Tokens
+
+if TYPE_CHECKING:  # what speaks of families alone, such as a list of benchmarks, answers without torch
+    import torch
+    from PIL import Image
+    from torch import nn
 
 Content = Sequence[str | ImageView]  # what one message shows, in order
 

@@ -1,0 +1,164 @@
+"""eval, benchmarks, compare, table, gallery: what a model can, and how sure that is."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from pathlib import Path
+
+from hart_lite.commands.libraries import quiet_libraries
+from hart_lite.types import HartError
+
+EXAMPLES = """examples:
+  hart-lite eval runs/tiny_cpu --benchmark world=scenes=40 --mode full,crops,full+crops,mgpo
+  hart-lite eval embedded --benchmark rows=my/rows.jsonl --limit 20
+  hart-lite eval Qwen/Qwen2.5-VL-7B-Instruct --benchmark rows=my/rows.jsonl --mode deepeyes --as-published
+  OPENAI_API_KEY=.. hart-lite eval api:gpt-4o --benchmark rows=my/rows.jsonl --frame relative
+
+An evaluation that was stopped goes on when it is run again.
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    _add_eval(commands)
+    _add_evaluations(commands)
+    command = commands.add_parser("benchmarks", help="list the benchmarks", description=list_benchmarks.__doc__)
+    command.set_defaults(run=list_benchmarks)
+
+
+def _add_eval(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "eval",
+        help="answer benchmarks with a model",
+        description=inspect.cleandoc(evaluate.__doc__),
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "model",
+        help="run directory, adapter, checkpoint, Hub id, `embedded`, or api:NAME (OPENAI_BASE_URL, .._API_KEY)",
+    )
+    several = {"action": "append", "metavar": "NAME[,NAME..]"}
+    command.add_argument(
+        "--benchmark", required=True, **several, help="NAME or NAME=SOURCE; see `hart-lite benchmarks`"
+    )
+    command.add_argument("--mode", **several, help="full, crops, full+crops (these by default), mgpo, deepeyes, "
+                         "pixel-reasoner")  # fmt: skip
+    command.add_argument("--out", type=Path, help="folder of the evaluation; default: runs/eval/MODEL")
+    command.add_argument("--as-published", action="store_true", help="reproduce the known faults of peers' protocols")
+    command.add_argument(
+        "--prompt", choices=("own", "official"), default="own", help="words of modes full, pixel-reasoner"
+    )
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each benchmark")
+    command.add_argument("--strict", action="store_true", help="stop at the first bad row, instead of naming it")
+    command.add_argument(
+        "--full-pixels", type=int, metavar="N", help="most pixels seen of a whole image; 784: one token"
+    )
+    command.add_argument("--crop-pixels", type=int, metavar="N", help="most pixels seen of a crop")
+    command.add_argument("--max-tokens", type=int, metavar="N", help="longest response")
+    command.add_argument(
+        "--quant", choices=("none", "nf4"), help="4-bit weights, where the model's recipe does not say"
+    )
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    command.add_argument("--frame", choices=("absolute", "relative"), default="absolute",
+                         help="how an api: model writes boxes: pixels of the image it is sent, or 0-1000")  # fmt: skip
+    command.set_defaults(run=evaluate, go_on="the same command goes on where it was")
+
+
+def _add_evaluations(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("compare", help="two evaluations, question by question", description=compare.__doc__)
+    command.add_argument("a", type=Path, metavar="A", help="folder of an evaluation")
+    command.add_argument("b", type=Path, metavar="B", help="another of the same benchmarks; differences are B - A")
+    command.set_defaults(run=compare)
+
+    command = commands.add_parser("table", help="the paper's tables with ours beside", description=table.__doc__)
+    command.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="evaluations; run directories for table 8")
+    command.add_argument("--number", type=int, metavar="N", help="1 to 8; default: all")
+    command.add_argument("--out", type=Path, metavar="DIR", help="write Markdown and CSV here, too")
+    command.set_defaults(run=table)
+
+    command = commands.add_parser("gallery", help="look at an evaluation", description=gallery.__doc__)
+    command.add_argument("folder", type=Path, metavar="EVAL", help="folder of an evaluation")
+    command.add_argument("--limit", type=int, default=12, metavar="N", help="questions of each kind; default: 12")
+    command.set_defaults(run=gallery)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Answer the questions of benchmarks with a model, in every mode, and grade the answers.
+
+    Each answer is written at once, with its turns and boxes. The exit code is 1 when a server failed to answer some.
+    """
+    for name, least in (("limit", 1), ("full_pixels", 784), ("crop_pixels", 784), ("max_tokens", 1)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise HartError(f"--{name.replace('_', '-')} {value}: at least {least} is needed")
+    named = [word.partition("=") for words in arguments.benchmark for word in words.split(",")]
+    asked = {name: source for name, _, source in named}
+    modes = [mode for words in arguments.mode or [] for mode in words.split(",")]
+    if len(asked) < len(named) or len(set(modes)) < len(modes):
+        raise HartError("a benchmark or mode is named twice")
+    quiet_libraries()
+    from hart_lite.eval_run import run_eval
+    from hart_lite.eval_settings import EvalSettings
+
+    same = ("as_published", "prompt", "limit", "strict", "full_pixels", "crop_pixels", "max_tokens", "quant", "device",
+            "frame")  # fmt: skip
+    chosen = {name: getattr(arguments, name) for name in same} | ({"modes": tuple(modes)} if modes else {})
+    out = arguments.out or Path("runs/eval") / "".join(c if c.isalnum() or c in ".-_" else "-" for c in arguments.model)
+    report = run_eval(arguments.model, EvalSettings(asked, **chosen), out)
+    print(f"\n{report.table}\n\nevaluation: {out}")
+    if report.bad:
+        print(f"{report.bad} rows could not be asked; {out / 'bad_rows.jsonl'} says why")
+    for reason, count in report.failures.most_common(5):
+        print(f"hart-lite: {count} without an answer: {reason}", file=sys.stderr)
+    if report.missing:
+        print(
+            f"hart-lite: {report.missing} answers are missing; run the same command again to ask for them",
+            file=sys.stderr,
+        )
+    return 1 if report.missing else 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Pair two evaluations question by question: how far they differ in answers and boxes, and whether that could be
+    chance."""
+    from hart_lite.compare import compare_text
+
+    print(compare_text(arguments.a, arguments.b), end="")
+    return 0
+
+
+def table(arguments: argparse.Namespace) -> int:
+    """Print the paper's tables 1 to 8 with our evaluations beside its rows, which are marked as the paper's, and with
+    what is known of where each figure comes from."""
+    from hart_lite.tables import NUMBERS, write_tables
+
+    print(write_tables(arguments.runs, NUMBERS if arguments.number is None else [arguments.number], arguments.out))
+    return 0
+
+
+def gallery(arguments: argparse.Namespace) -> int:
+    """Write a page of questions with their boxes, crops and answers, grouped by what was right, and the curve of
+    grounding over IoU thresholds. The images are read where the evaluation read them."""
+    from hart_lite.curves import write_iou_curve
+    from hart_lite.eval_questions import images_of
+    from hart_lite.gallery import write_gallery
+    from hart_lite.predictions import read_evaluation
+
+    evaluation = read_evaluation(arguments.folder)
+    page = write_gallery(arguments.folder, images_of(evaluation.settings), arguments.limit)
+    print(f"gallery: {page}")
+    if any("grounding" in row for row in evaluation.rows):
+        curve = arguments.folder / "iou_curve.png"
+        write_iou_curve([arguments.folder], curve)
+        print(f"curve: {curve}")
+    return 0
+
+
+def list_benchmarks(arguments: argparse.Namespace) -> int:
+    """List the benchmarks with size, licence and source, and what is known of the paper's figures on each."""
+    from hart_lite.benchmarks.listing import listing
+
+    print(listing())
+    return 0

@@ -1,0 +1,96 @@
+"""train, plan, bench, recipes: what a recipe asks for, and what it costs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hart_lite.commands.libraries import quiet_libraries
+from hart_lite.types import HartError
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("train", help="run the stages of a recipe", description=train.__doc__)
+    command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe (see `hart-lite recipes`)")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. k=0.3 stages.0.steps=20")
+    command.add_argument("--resume", action="store_true", help="continue the run in the recipe's output directory")
+    go_on = "`hart-lite train RECIPE --resume` goes on from the last checkpoint"
+    command.set_defaults(run=train, go_on=go_on)
+
+    command = commands.add_parser("plan", help="will it fit? peak memory of a recipe", description=plan.__doc__)
+    command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. rollout.samples=4")
+    command.add_argument("--json", action="store_true", help="print everything as JSON, sizes in bytes")
+    command.set_defaults(run=plan)
+
+    command = commands.add_parser("bench", help="what a step costs, beside stock TRL", description=bench.__doc__)
+    command.add_argument("--preset", choices=("cpu", "cuda"), default="cpu", help="sizes of the model and of the work")
+    command.add_argument("--steps", type=int, default=5, help="rounds that are timed, after one that is not")
+    command.add_argument("--out", type=Path, help="write the tables to this Markdown file, too")
+    command.set_defaults(run=bench)
+
+    command = commands.add_parser("recipes", help="list the shipped recipes", description=recipes.__doc__)
+    command.set_defaults(run=recipes)
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Run the stages of a recipe and leave a self-contained run directory."""
+    from hart_lite.recipe import check_machine, load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if recipe.model.backend == "unsloth":
+        check_machine(recipe)
+        import unsloth  # noqa: F401, it patches transformers, peft and trl and has to come before them
+    quiet_libraries()
+    from hart_lite import train as stages
+    from hart_lite.summary import summary_table
+
+    summary = stages.train(recipe, arguments.resume)
+    print(f"\n{summary_table(summary)}\n\nrun directory: {recipe.run_dir}")
+    return 0
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Compute peak memory, tokens and FLOPs of a recipe from its numbers alone, and say which cards it fits.
+
+    Nothing is downloaded and no model is built.
+    """
+    import json
+
+    from hart_lite.dimensions import Dimensions
+    from hart_lite.plan_report import report, text
+    from hart_lite.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    dims = Dimensions.of(recipe.model.base, recipe.model.revision)
+    print(json.dumps(report(recipe, dims), indent=2) if arguments.json else text(recipe, dims))
+    return 0
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Time a step of stock trl.GRPOTrainer and of direct, mgpo and hart side by side on this machine, and check that
+    packed training computes what unpacked training does. The weights are random; nothing is downloaded."""
+    if arguments.steps < 1:
+        raise HartError(f"--steps {arguments.steps}: at least 1 round has to be timed")
+    if arguments.out and not arguments.out.parent.is_dir():
+        raise HartError(f"--out {arguments.out}: there is no folder {arguments.out.parent}; make it first")
+    quiet_libraries()
+    from hart_lite.bench.presets import PRESETS
+    from hart_lite.bench.report import report
+    from hart_lite.bench.run import bench as measure
+
+    text = report(measure(PRESETS[arguments.preset], arguments.steps))
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text, encoding="utf-8")
+    return 0
+
+
+def recipes(arguments: argparse.Namespace) -> int:
+    """List the recipes that ship with hart-lite, with what each says of itself."""
+    from hart_lite.recipe import shipped_recipes
+
+    for path in shipped_recipes():
+        about = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        print(f"{path.stem:14} {about}")
+    return 0

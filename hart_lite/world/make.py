@@ -1,0 +1,27 @@
+"""The embedded world on disk: its scenes as PNG files, its questions as rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from hart_lite.data_folder import ROWS, data_folder
+from hart_lite.types import HartError
+from hart_lite.world.scenes import World, examples
+
+
+def make_world(out: str | Path, scenes: int, seed: int = 0, questions_per_scene: int = 2) -> Path:
+    """Writes `out`/rows.jsonl and `out`/images; returns the rows' file.
+
+    They are `examples(World(seed=seed), range(scenes), questions_per_scene)`; another seed gives a set to evaluate on.
+    Raises `HartError`, and writes nothing, if `out` is there already or there is nothing to ask.
+    """
+    for name, count in (("scenes", scenes), ("questions_per_scene", questions_per_scene)):
+        if count < 1:
+            raise HartError(f"{name} = {count}; at least 1 is needed")
+    with data_folder(out) as folder:
+        asked = examples(World(seed=seed), range(scenes), questions_per_scene)
+        for example in tqdm(asked, desc="drawing", unit=" rows", disable=None):
+            folder.add(example)
+    return Path(out, ROWS)
