@@ -1,6 +1,7 @@
 """The plan against models built from configs, and against the allocator: predicted memory within 10 % of measured."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -372,6 +373,12 @@ def test_the_command_prints_a_table_or_json_without_torch():
     assert figures["worst"]["peak"] == planned("qwen7b_lora", "rollout.samples=4").peak
     assert f"peak {planned().peak / GIB:.1f} GiB" in table
     assert "24 GB" in table
+
+
+def test_the_peaks_in_the_readme_are_the_plans():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\| `(\w+)` \|[^|]+\| ([\d.]+) GiB \|", readme, re.MULTILINE))
+    assert shown == {path.stem: f"{planned(path.stem).peak / GIB:.1f}" for path in shipped_recipes()}
 
 
 def test_the_output_in_the_readme_is_that_of_the_command(capsys):
