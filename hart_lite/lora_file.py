@@ -44,9 +44,21 @@ class LoraFile:
     scale: float
     pairs: dict[str, Pair]  # by module of the base, as transformers names it
 
-    @property
-    def parts(self) -> set[str]:
-        return {"vision" if "visual" in name or "vision" in name else "language" for name in self.pairs}
+
+def find_adapter(source: Path) -> Path:
+    """The adapter's folder of a run directory, or `source` itself where it is one."""
+    if (source / CONFIG).is_file():
+        return source
+    if (source / "recipe.yaml").is_file() and not (source / "adapter").is_dir():
+        stages = sorted(str(found.parent) for found in source.glob(f"stages/*/adapter/{CONFIG}"))
+        raise HartError(
+            f"the run in {source} has not ended, so it has no adapter yet; "
+            f"hart-lite train {source / 'recipe.yaml'} --resume"
+            + (f"; or take that of a stage: {', '.join(stages)}" if stages else "")
+        )
+    if not (source / "adapter").is_dir():
+        raise HartError(f"{source} is neither a run directory nor the folder of an adapter: {CONFIG} is not there")
+    return source / "adapter"
 
 
 def read_lora(folder: Path) -> LoraFile:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
 from hart_lite.lora_file import Pair
 from hart_lite.types import HartError
@@ -39,4 +38,6 @@ class Sum:
 
 def through_nf4(weight: torch.Tensor) -> torch.Tensor:
     """nf4 with double quantisation and back, as bitsandbytes does it for a base loaded with model.quant=nf4."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit  # here: merging without it does not need it
+
     return dequantize_4bit(*quantize_4bit(weight.contiguous(), quant_type="nf4", compress_statistics=True))

@@ -22,7 +22,7 @@ from hart_lite.base_names import Names
 from hart_lite.families.base import Family
 from hart_lite.fingerprint import check_fingerprint
 from hart_lite.loading import ADAPTER_BASE, DTYPES, EMBEDDED, FAMILIES
-from hart_lite.lora_file import CONFIG, LoraFile, read_lora
+from hart_lite.lora_file import LoraFile, find_adapter, read_lora
 from hart_lite.lora_sum import Sum
 from hart_lite.merge_proof import LARGEST, Proof, prove
 from hart_lite.recipe import Recipe
@@ -63,7 +63,7 @@ def merge(
     sums = _sums(names, lora, names.quantised(family.unquantised) if base == "dequant" else {}, dtype)
     _check_place(out, force, (adapter, folder))
     _check_room(out, checkpoint)
-    record, pictures = record_of(adapter, lora.base, sorted(lora.parts))
+    record, pictures = record_of(adapter, lora.base)
     work = out.absolute().with_name(f".{out.absolute().name}.merging")
     try:
         shutil.rmtree(work, ignore_errors=True)  # of a merge that was killed
@@ -88,22 +88,6 @@ def merge(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return proof
-
-
-def find_adapter(source: Path) -> Path:
-    """The adapter's folder of a run directory, or `source` itself where it is one."""
-    if (source / CONFIG).is_file():
-        return source
-    if (source / "recipe.yaml").is_file() and not (source / "adapter").is_dir():
-        stages = sorted(str(found.parent) for found in source.glob(f"stages/*/adapter/{CONFIG}"))
-        raise HartError(
-            f"the run in {source} has not ended, so it has no adapter yet; "
-            f"hart-lite train {source / 'recipe.yaml'} --resume"
-            + (f"; or take that of a stage: {', '.join(stages)}" if stages else "")
-        )
-    if not (source / "adapter").is_dir():
-        raise HartError(f"{source} is neither a run directory nor the folder of an adapter: {CONFIG} is not there")
-    return source / "adapter"
 
 
 def find_base(name: str, revision: str | None = None) -> Path:

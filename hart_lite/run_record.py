@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hart_lite.images import ImageFile
+from hart_lite.loading import EMBEDDED
 from hart_lite.recipe import load_recipe
 from hart_lite.recipe_schema import Recipe
 from hart_lite.types import HartError, cut
@@ -28,12 +29,13 @@ LIBRARIES = ("hart-lite", "torch", "transformers", "trl", "peft", "bitsandbytes"
 PER_STEP = 2  # pictures of the first logged step, and of the last one
 SIDE = 1024  # pixels of a picture's longer side at most
 CLOSED = ("mme_realworld",)  # layouts of data whose licence lets nobody pass their images on
-_HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}")
-_DATA_FILE = re.compile(r".{1,4096}\.(?:jsonl?|parquet|csv)", re.DOTALL)
+HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
+OURS = ("embedded", "world")  # what comes with hart-lite
+_DATA_FILE = (".json", ".jsonl", ".parquet", ".csv")
 
 
 class Picture(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     file: str = Field(pattern=r"^[\w-]{1,80}\.jpg$")  # in PICTURES
     stage: str
@@ -44,13 +46,12 @@ class Picture(BaseModel):
 
 
 class RunRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)  # what a later version adds is passed by
 
-    base: str  # `embedded`, a Hub id, or the last part of a local path
-    revision: str | None = None
+    base: str = Field(pattern=r"^[\w./ -]{1,200}$")  # `embedded`, a Hub id, or the last part of a local path
+    family: str | None = None  # model_type of the base
     licence: dict[Literal["license", "license_name", "license_link"], str] = {}  # of the base
-    parts: list[str] = []  # of the model that carry adapters
-    recipe: dict | None = None  # null: the adapter came without its run
+    recipe: Recipe | None = None  # null: the adapter came without its run
     libraries: dict[str, str] = {}
     evaluations: dict[str, dict] = {}  # before, after-1-rl, ..
     pictures: list[Picture] = []
@@ -59,7 +60,7 @@ class RunRecord(BaseModel):
     @property
     def on_hub(self) -> bool:
         """Whether others find the base under its name."""
-        return bool(_HUB_ID.fullmatch(self.base))
+        return bool(HUB_ID.fullmatch(self.base))
 
     @classmethod
     def load(cls, folder: Path) -> RunRecord | None:
@@ -69,7 +70,14 @@ class RunRecord(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            raise HartError(f"{path} is damaged: {error}") from error
+            raise HartError(f"{path} is damaged, or was written by another version of hart-lite: {error}") from error
+
+    def text(self) -> str:
+        return self.model_dump_json(indent=1) + "\n"
+
+    def load_pictures(self, folder: Path) -> dict[str, bytes]:
+        paths = [folder / PICTURES / picture.file for picture in self.pictures]
+        return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
     @classmethod
     def is_merge(cls, folder: Path) -> bool:
@@ -77,7 +85,7 @@ class RunRecord(BaseModel):
         return found is not None and found.merged is not None
 
     def save(self, folder: Path, pictures: dict[str, bytes]) -> None:
-        (folder / RECORD).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (folder / RECORD).write_text(self.text(), encoding="utf-8")
         if pictures:
             (folder / PICTURES).mkdir()
         for name, data in pictures.items():
@@ -95,22 +103,20 @@ def recipe_of(adapter: Path) -> Recipe | None:
     return load_recipe(run / "recipe.yaml") if run else None
 
 
-def record_of(adapter: Path, base: str, parts: Sequence[str]) -> tuple[RunRecord, dict[str, bytes]]:
+def record_of(adapter: Path, base: str) -> tuple[RunRecord, dict[str, bytes]]:
     """(the record of an adapter, its pictures as JPEG by name): what lies beside it, else made from its run."""
     if found := RunRecord.load(adapter):
-        paths = [adapter / PICTURES / picture.file for picture in found.pictures]
-        return found, {path.name: path.read_bytes() for path in paths if path.is_file()}
+        return found, found.load_pictures(adapter)
     run, recipe = run_of(adapter), recipe_of(adapter)
+    revision = recipe.model.revision if recipe else None
+    about = {"base": public_name(base), "family": family_of(base, revision), "licence": licence_of(base, revision)}
     if run is None or recipe is None:
-        return RunRecord(base=public_name(base), licence=licence_of(base), parts=list(parts)), {}
+        return RunRecord(**about), {}
     inside = adapter.absolute().relative_to(run).parts
     stages = int(inside[1].split("-")[0]) if inside[:1] == ("stages",) else len(recipe.stages)
     shown = [] if recipe.data.format in CLOSED else list(_pictures(run, stages))
     record = RunRecord(
-        base=public_name(base),
-        revision=recipe.model.revision,
-        licence=licence_of(base),
-        parts=list(parts),
+        **about,
         recipe=public_recipe(recipe, stages),
         libraries={k: v for k, v in _json(run / "versions.json").items() if k in LIBRARIES},
         evaluations=_evaluations(run, recipe, stages),
@@ -121,51 +127,62 @@ def record_of(adapter: Path, base: str, parts: Sequence[str]) -> tuple[RunRecord
 
 def public_name(name: str) -> str:
     """A base or data set as others may see it: a Hub id as it is, of a path no more than its last part."""
-    if _HUB_ID.fullmatch(name) and not _DATA_FILE.fullmatch(name) and not Path(name).exists():
+    if name in OURS or (HUB_ID.fullmatch(name) and not name.endswith(_DATA_FILE) and not Path(name).exists()):
         return name
-    return PureWindowsPath(name.rstrip("/\\")).name or "a local folder"  # it parts at both slashes
+    last = re.sub(r"[^\w. -]", "-", PureWindowsPath(name.rstrip("/\\")).name)[:100]  # it parts at both kinds of slashes
+    return f"folder {last}" if last in ("", *OURS) else last
 
 
-def public_recipe(recipe: Recipe, stages: int | None = None) -> dict:
-    """Every value but the places on this machine; the first `stages` stages."""
-    values = recipe.model_dump(mode="json")
+def public_recipe(recipe: Recipe, stages: int | None = None) -> Recipe:
+    """The recipe without the places on this machine, and with its first `stages` stages."""
+    values = recipe.model_dump()
     del values["output"], values["data"]["image_dir"]
-    values["model"]["base"] = public_name(values["model"]["base"])
+    values["model"]["base"] = public_name(recipe.model.base)
     for key in ("train", "sft", "eval", "lite"):
         if values["data"][key] is not None:
             values["data"][key] = public_name(values["data"][key])
+    if values["data"]["sft"] == values["data"]["train"]:  # two files of one name are two
+        values["data"]["sft"] = f"sft {values['data']['sft']}"
     values["stages"] = values["stages"][:stages]
-    return values
+    return Recipe.model_validate(values)
 
 
-def licence_of(base: str) -> dict[str, str]:
-    """What the base's card says of its licence, where the card is at hand; the embedded base has this project's."""
+def licence_of(base: str, revision: str | None = None) -> dict[str, str]:
+    """What the base's card says of its licence, where the card is to be had; the embedded base has this project's."""
     if base == "embedded":
         return {"license": "apache-2.0"}
-    card = _card(base)
-    if card is None:
-        return {}
-    match = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    card = _base_file(base, revision, "README.md")
+    text = card.read_text(encoding="utf-8", errors="replace") if card else ""
+    lines = text.splitlines()
+    end = next((n for n, line in enumerate(lines[1:], start=1) if line.rstrip() == "---"), 0)
     try:
-        said = yaml.safe_load(match[1]) if match else None
+        said = yaml.safe_load("\n".join(lines[1:end])) if text.startswith("---") else None
     except yaml.YAMLError:
-        return {}
+        said = None
     said = said if isinstance(said, dict) else {}
     return {key: said[key] for key in ("license", "license_name", "license_link") if isinstance(said.get(key), str)}
 
 
-def _card(base: str) -> Path | None:
+def family_of(base: str, revision: str | None = None) -> str | None:
+    config = _base_file(base, revision, "config.json")
+    kind = _json(config).get("model_type") if config else None
+    return kind if isinstance(kind, str) else None
+
+
+def _base_file(base: str, revision: str | None, name: str) -> Path | None:
+    """A file of a base, from its folder or from the Hub; None where it cannot be had, which is no reason to stop."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError
 
-    if Path(base).is_dir():
-        return Path(base) / "README.md" if (Path(base) / "README.md").is_file() else None
-    if not _HUB_ID.fullmatch(base):
+    folder = EMBEDDED if base == "embedded" else Path(base)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    if not HUB_ID.fullmatch(base):
         return None
     try:
-        return Path(hf_hub_download(base, "README.md"))
+        return Path(hf_hub_download(base, name, revision=revision))
     except (OSError, ValueError, HTTPError) as error:
-        log.warning("the card of %s cannot be read, so its licence is not named: %s", base, error)
+        log.warning("%s of %s cannot be had, so the card says less: %s", name, base, cut(str(error)))
         return None
 
 

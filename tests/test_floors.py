@@ -14,18 +14,34 @@ FLOORS = (
         *("dimensions", "activations", "plan", "plan_report"),
     ),
     # 1: tensors, no model
-    ("advantages", "losses", "packing", "attention", "graph", "measure"),
+    ("advantages", "losses", "packing", "attention", "graph", "measure", "shards"),
     # 2: pixels and model families
     ("images", "families.base", "families.qwen2_5_vl", "fingerprint"),
     # 3: data, and things with weight
-    ("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes", "generate", "policy", "loading"),
+    (
+        *(
+            "rows",
+            "data",
+            "data_check",
+            "contact_sheet",
+            "world.glyphs",
+            "world.scenes",
+            "generate",
+            "policy",
+            "loading",
+        ),
+        *("lora_file", "lora_sum", "base_names"),
+    ),
     # 4: the algorithm
     ("loops", "rollout"),
     # 5: what training and measuring are made of
-    ("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft", "world.base"),
+    (
+        *("analysis", "evaluate", "figures", "checkpoints", "run_dir", "rollout_log", "sources", "rl", "sft"),
+        *("world.base", "run_record", "model_card", "merge_proof"),
+    ),
     # 6: whole jobs
     (
-        *("train", "world.teacher", "world.sight", "world.pretrain"),
+        *("train", "world.teacher", "world.sight", "world.pretrain", "merge", "push"),
         *("bench.presets", "bench.models", "bench.steps", "bench.update", "bench.count", "bench.decode"),
         *("bench.run", "bench.report"),
     ),
