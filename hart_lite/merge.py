@@ -1,8 +1,8 @@
-"""An adapter and its base as one checkpoint that plain transformers, vLLM and converters read (hart-lite merge).
+"""An adapter and its base as one checkpoint, which needs neither PEFT nor hart-lite (hart-lite merge).
 
-Every file is the base's own, and so is every name in it; only the bytes of changed weights differ. One tensor is in
-memory at a time, beside the adapter. The sum is made in float32 and rounded once, and nothing is quantised again:
-PEFT's own merge into 4-bit weights rounds small changes away.
+Every file is the base's own, and so is every name in it, by which other engines and converters know a weight; only the
+bytes of changed weights differ. One tensor is in memory at a time, beside the adapter. The sum is made in float32 and
+rounded once, and nothing is quantised again: PEFT's own merge into 4-bit weights rounds small changes away.
 
 The folder appears when it is whole and has passed its proof (hart_lite.merge_proof), or not at all.
 """
@@ -51,6 +51,7 @@ def merge(
     a base that is quantised, damaged or another one, a place that is taken, and a merge that fails its proof.
     """
     out, adapter = Path(out), find_adapter(Path(source))
+    _check_place(out, force)
     lora, recipe = read_lora(adapter), recipe_of(adapter)
     revision = recipe.model.revision if recipe else None
     dtype = _trained_in(recipe) if base == "dequant" else None
@@ -61,8 +62,7 @@ def merge(
     checkpoint = Checkpoint.open(folder)
     names = Names.of(folder, checkpoint)
     sums = _sums(names, lora, names.quantised(family.unquantised) if base == "dequant" else {}, dtype)
-    _check_place(out, force, (adapter, folder))
-    _check_room(out, checkpoint)
+    _check_room(out, checkpoint, (adapter, folder))
     record, pictures = record_of(adapter, lora.base)
     work = out.absolute().with_name(f".{out.absolute().name}.merging")
     try:
@@ -72,6 +72,7 @@ def merge(
             checkpoint.copy_shard(shard, work, sums)
         record.model_copy(update={"merged": base}).save(work, pictures)
         _copy_files(folder, work)
+        _reach_the_disk(work)
         how = ModelSection(
             base=lora.base,
             revision=revision,
@@ -149,7 +150,7 @@ def _sums(names: Names, lora: LoraFile, quantised: dict[str, str], dtype: torch.
     }
 
 
-def _check_place(out: Path, force: bool, inputs: tuple[Path, ...]) -> None:
+def _check_place(out: Path, force: bool) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
@@ -158,11 +159,11 @@ def _check_place(out: Path, force: bool, inputs: tuple[Path, ...]) -> None:
         raise HartError(f"{out} is there already; choose another place, or add --force to replace an earlier merge")
     if out.is_symlink() or not RunRecord.is_merge(out):
         raise HartError(f"{out} was not made by hart-lite merge, so --force does not replace it; choose another place")
+
+
+def _check_room(out: Path, checkpoint: Checkpoint, inputs: tuple[Path, ...]) -> None:
     if any(out.resolve() in (place.resolve(), *place.resolve().parents) for place in inputs):
         raise HartError(f"{out} holds what is to be merged; choose another place")
-
-
-def _check_room(out: Path, checkpoint: Checkpoint) -> None:
     ground = next(place for place in out.absolute().parents if place.exists())
     if not ground.is_dir() or not os.access(ground, os.W_OK):
         raise HartError(f"{out} cannot be written: {ground} is no folder to write in")
@@ -178,3 +179,13 @@ def _copy_files(folder: Path, work: Path) -> None:
     for path in (*files.values(), config):
         if not (work / path.name).exists():  # the record of the run, where the base is a merge itself
             shutil.copyfile(path, work / path.name)
+
+
+def _reach_the_disk(folder: Path) -> None:
+    """A folder that appears whole is whole after a power cut, too."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -145,7 +145,7 @@ def prove_logits(folder: Path, adapter: Path, section: ModelSection, stored_as: 
     weights as safetensors names them. Raises `HartError` where they differ by more than rounding."""
     policy = load_policy(section, adapter)
     policy.model.eval()
-    batch = _question(policy.family)
+    batch = picture_and_question(policy.family)
     with_adapter = _logits(policy.model, batch)
     with policy.peft.disable_adapter():
         alone = _logits(policy.model, batch)
@@ -173,7 +173,7 @@ def _logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Ten
     return model(**batch).logits.double()
 
 
-def _question(family: Family) -> dict[str, torch.Tensor]:
+def picture_and_question(family: Family) -> dict[str, torch.Tensor]:
     """A picture of gradients and a sentence: every part of the model takes part."""
     ramp = Image.linear_gradient("L")
     data = io.BytesIO()

@@ -83,8 +83,7 @@ class Checkpoint:
             return file.read(place.stop - place.start)
 
     def copy_shard(self, shard: str, folder: Path, changes: Mapping[str, Change]) -> None:
-        """Write a shard into another folder, with the tensors that `changes` names changed. It is on the disk when this
-        returns."""
+        """Write a shard into another folder, with the tensors that `changes` names changed."""
         changed = {name: self.places[name] for name in changes if self.places[name].shard == shard}
         with (self.folder / shard).open("rb") as old, (folder / shard).open("wb") as new:
             for name, place in sorted(changed.items(), key=lambda item: item[1].start):
@@ -96,7 +95,7 @@ class Checkpoint:
                 new.write(after.contiguous().view(torch.uint8).numpy())
             _copy(old, new)
             new.flush()
-            os.fsync(new.fileno())
+            os.fsync(new.fileno())  # here, or gigabytes wait in memory for the disk
 
 
 def _expected(folder: Path) -> dict[str, set[str]]:
