@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from PIL import Image
@@ -30,6 +30,7 @@ PER_STEP = 2  # pictures of the first logged step, and of the last one
 SIDE = 1024  # pixels of a picture's longer side at most
 CLOSED = ("mme_realworld",)  # layouts of data whose licence lets nobody pass their images on
 HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
+LICENCE = r"^[\w.:/() -]{1,200}$"  # one line: it stands in front matter
 OURS = ("embedded", "world")  # what comes with hart-lite
 _DATA_FILE = (".json", ".jsonl", ".parquet", ".csv")
 
@@ -50,7 +51,8 @@ class RunRecord(BaseModel):
 
     base: str = Field(pattern=r"^[\w./ -]{1,200}$")  # `embedded`, a Hub id, or the last part of a local path
     family: str | None = None  # model_type of the base
-    licence: dict[Literal["license", "license_name", "license_link"], str] = {}  # of the base
+    licence: dict[Literal["license", "license_name", "license_link"], Annotated[str, Field(pattern=LICENCE)]] = {}
+    """Of the base, as its card says."""
     recipe: Recipe | None = None  # null: the adapter came without its run
     libraries: dict[str, str] = {}
     evaluations: dict[str, dict] = {}  # before, after-1-rl, ..
@@ -160,7 +162,8 @@ def licence_of(base: str, revision: str | None = None) -> dict[str, str]:
     except yaml.YAMLError:
         said = None
     said = said if isinstance(said, dict) else {}
-    return {key: said[key] for key in ("license", "license_name", "license_link") if isinstance(said.get(key), str)}
+    values = {key: said.get(key) for key in ("license", "license_name", "license_link")}
+    return {key: value for key, value in values.items() if isinstance(value, str) and re.fullmatch(LICENCE, value)}
 
 
 def family_of(base: str, revision: str | None = None) -> str | None:

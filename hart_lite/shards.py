@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from hart_lite.types import HartError, shown
 
@@ -122,19 +121,33 @@ def _header(folder: Path, shard: str) -> dict[str, Place]:
     path = folder / shard
     if not path.is_file():
         raise HartError(f"{path} is missing: the checkpoint is not whole. Download or save it again")
+    size = path.stat().st_size
     try:
-        with safe_open(path, "pt"):  # checks the header: lengths, offsets without gaps or overlaps
-            pass
-    except (SafetensorError, OSError) as error:
+        with path.open("rb") as file:
+            begin = 8 + int.from_bytes(file.read(8), "little")
+            if not 8 < begin <= size:
+                raise ValueError("its header is cut off")
+            header = json.loads(file.read(begin - 8))
+        header.pop("__metadata__", None)
+        places = {name: _place(shard, begin, entry) for name, entry in header.items()}
+        end = begin
+        for place in sorted(places.values(), key=lambda place: place.start):
+            if place.start != end:
+                raise ValueError("its tensors overlap or leave gaps")
+            end = place.stop
+        if end != size:
+            raise ValueError(f"it has {size:,} bytes, not {end:,}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HartError(f"{path} is damaged: {error}. Download or save it again") from error
-    with path.open("rb") as file:
-        begin = 8 + int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(begin - 8))
-    header.pop("__metadata__", None)
-    return {
-        name: Place(shard, entry["dtype"], tuple(entry["shape"]), *(begin + offset for offset in entry["data_offsets"]))
-        for name, entry in header.items()
-    }
+    return places
+
+
+def _place(shard: str, begin: int, entry: dict) -> Place:
+    start, stop = entry["data_offsets"]
+    place = Place(shard, entry["dtype"], tuple(entry["shape"]), begin + start, begin + stop)
+    if place.dtype in FLOATS and place.numel * FLOATS[place.dtype].itemsize != stop - start:
+        raise ValueError("a tensor has more or fewer bytes than its shape says")
+    return place
 
 
 def _read(file: BinaryIO, place: Place) -> torch.Tensor:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import torch
@@ -98,3 +102,30 @@ def edit_config(folder: Path, **changes) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def python(code: str, *arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    """Runs code in a process of its own; its output is kept."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1]), **environment}
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    return subprocess.run(command, env=variables, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+# The stock processor class needs torchvision, for films, and so does AutoProcessor. Without it, the same class for
+# pictures alone takes its place.
+PLAIN_PROCESSOR = """
+from transformers.utils import is_torchvision_available
+if not is_torchvision_available():
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
+    from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
+    class Pictures(Qwen2_5_VLProcessor):
+        def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
+            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+            self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+            self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+            self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+    def made(folder, **more):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return Pictures(AutoImageProcessor.from_pretrained(folder), tokenizer, tokenizer.chat_template)
+    AutoProcessor.from_pretrained = made
+"""

@@ -5,13 +5,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
-from merging import contents, deltas, edit_config, make_adapter, make_base, weights
+from merging import PLAIN_PROCESSOR, contents, deltas, edit_config, make_adapter, make_base, python, weights
 from small_runs import make_up, sft_stage, small_recipe
 
 from hart_lite.merge import merge
@@ -88,12 +85,6 @@ def test_a_full_disk_is_seen_before_and_said_after(adapter, tmp_path, monkeypatc
     with pytest.raises(HartError, match=r"needs 0\.1 GiB and .* has 0\.0 GiB left"):
         merge(adapter, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-def python(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
 
 
 KILLED = """
@@ -181,36 +172,24 @@ def test_thirty_shards_merge_in_the_memory_of_a_few(large, tmp_path, kind):
 # -- others load it ------------------------------------------------------------------------------------------------
 
 ELSEWHERE = """
-    import json, sys
-    sys.modules["hart_lite"] = sys.modules["peft"] = None  # importing either fails
-    import torch
-    from PIL import Image
-    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, pipeline
-    from transformers.utils import is_torchvision_available
-    folder, inputs, said = sys.argv[1:]
-    model, report = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    assert not any(report.values()), report
-    batch = torch.load(inputs)
-    with torch.no_grad():
-        torch.save(model(**batch).logits, said)
-    more = {}
-    if not is_torchvision_available():  # the stock processor class needs it for films, which this leaves out
-        from transformers import ProcessorMixin
-        from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
-        class Pictures(Qwen2_5_VLProcessor):
-            def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
-                ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-                self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
-                self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-                self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-        tokenizer, images = AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
-        more = {"tokenizer": tokenizer, "image_processor": images}
-        more["processor"] = Pictures(images, tokenizer, tokenizer.chat_template)
-    ask = pipeline("image-text-to-text", model=folder, dtype=torch.float32, **more)
-    image = Image.linear_gradient("L").convert("RGB").resize((112, 112))
-    content = [{"type": "image", "image": image}, {"type": "text", "text": "Which character is on the red square?"}]
-    out = ask([{"role": "user", "content": content}], max_new_tokens=4, return_full_text=False)
-    print(json.dumps(out[0]["generated_text"]))
+import json, sys
+sys.modules["hart_lite"] = sys.modules["peft"] = None  # importing either fails
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline
+folder, inputs, said = sys.argv[1:]
+model, report = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+assert not any(report.values()), report
+batch = torch.load(inputs)
+with torch.no_grad():
+    torch.save(model(**batch).logits, said)
+parts = {"tokenizer": AutoTokenizer.from_pretrained(folder), "processor": AutoProcessor.from_pretrained(folder)}
+images = AutoImageProcessor.from_pretrained(folder)
+ask = pipeline("image-text-to-text", model=folder, dtype=torch.float32, image_processor=images, **parts)
+image = Image.linear_gradient("L").convert("RGB").resize((112, 112))
+content = [{"type": "image", "image": image}, {"type": "text", "text": "Which character is on the red square?"}]
+out = ask([{"role": "user", "content": content}], max_new_tokens=4, return_full_text=False)
+print(json.dumps(out[0]["generated_text"]))
 """
 
 
@@ -220,7 +199,7 @@ def test_plain_transformers_loads_it_and_says_what_the_adapter_says(base, tmp_pa
     policy.model.eval()
     batch = picture_and_question(policy.family)
     torch.save(batch, tmp_path / "inputs.pt")
-    done = python(ELSEWHERE, tmp_path / "out", tmp_path / "inputs.pt", tmp_path / "said.pt")
+    done = python(PLAIN_PROCESSOR + ELSEWHERE, tmp_path / "out", tmp_path / "inputs.pt", tmp_path / "said.pt")
     assert done.returncode == 0, done.stderr[-3000:]
     said = torch.load(tmp_path / "said.pt")
     with torch.no_grad():
