@@ -28,7 +28,7 @@ from hart_lite.merge_proof import LARGEST, Proof, prove
 from hart_lite.recipe import Recipe
 from hart_lite.recipe_schema import ModelSection
 from hart_lite.run_record import RunRecord, recipe_of, record_of
-from hart_lite.shards import Checkpoint
+from hart_lite.shards import INDEX, SINGLE, Checkpoint
 from hart_lite.types import HartError, shown
 
 Base = Literal["plain", "dequant"]
@@ -71,7 +71,7 @@ def merge(
         for shard in tqdm(checkpoint.shards, desc="merge", unit="shard", leave=False):
             checkpoint.copy_shard(shard, work, sums)
         record.model_copy(update={"merged": base}).save(work, pictures)
-        _copy_files(folder, work)
+        _copy_files(checkpoint, work)
         _reach_the_disk(work)
         how = ModelSection(
             base=lora.base,
@@ -172,9 +172,11 @@ def _check_room(out: Path, checkpoint: Checkpoint, inputs: tuple[Path, ...]) -> 
         raise HartError(f"{out} needs {needed / 2**30:.1f} GiB and {ground} has {free / 2**30:.1f} GiB left")
 
 
-def _copy_files(folder: Path, work: Path) -> None:
+def _copy_files(base: Checkpoint, work: Path) -> None:
     """Tokenizer, processor, templates, licence; the config comes last, and without it nothing loads."""
-    files = {path.name: path for pattern in TRAVELS for path in sorted(folder.glob(pattern)) if path.is_file()}
+    files = {path.name: path for pattern in TRAVELS for path in sorted(base.folder.glob(pattern)) if path.is_file()}
+    if SINGLE in base.shards:
+        files.pop(INDEX, None)  # of shards that are not the model
     config = files.pop("config.json")
     for path in (*files.values(), config):
         if not (work / path.name).exists():  # the record of the run, where the base is a merge itself

@@ -41,6 +41,7 @@ class Parcel:
     """What goes up. `files`: name in the repository -> a file here, or its content."""
 
     kind: Kind
+    card: str
     files: dict[str, Path | bytes]
     left_out: tuple[str, ...]
 
@@ -65,34 +66,31 @@ def push(source: str | Path, repo: str, dry_run: bool = False, private: bool = F
     _check_name(repo)
     parcel = pack(Path(source), repo, pictures)
     if dry_run:
-        card = parcel.files[CARD]
-        assert isinstance(card, bytes)
-        return f"{parcel.text()}\n\n{card.decode()}"
+        return f"{parcel.text()}\n\n{parcel.card}"
     token = get_token()
     if token is None:
         raise HartError(
             "there is no token to upload with: make one that may write at https://huggingface.co/settings/tokens, then "
             "`hf auth login`, or set HF_TOKEN"
         )
-    failed = None
-    try:
-        address = _upload(HfApi(token=token), parcel, repo, private)
-    except FAILURES as error:
-        failed = _explained(error, repo, token)
+    with tempfile.TemporaryDirectory(prefix="hart-lite-push-") as folder:
+        lay_out(parcel, Path(folder))
+        failed = None
+        try:
+            _upload(HfApi(token=token), Path(folder), repo, private, f"Upload {parcel.kind} with hart-lite")
+        except FAILURES as error:
+            failed = _explained(error, repo, token)
     if failed:
         raise failed  # out here: the client's error, which knows the request, is not chained to it
-    return f"{parcel.text()}\n\n{address}"
+    return f"{parcel.text()}\n\n{constants.ENDPOINT}/{repo}"
 
 
-def _upload(api: HfApi, parcel: Parcel, repo: str, private: bool) -> str:
+def _upload(api: HfApi, folder: Path, repo: str, private: bool, message: str) -> None:
     # None: as the owner's settings have it, where --private does not ask for more.
     api.create_repo(repo, private=private or None, exist_ok=True)
     if private and not api.repo_info(repo).private:
         raise HartError(f"{repo} is there already, and public: make it private in its settings, or choose another name")
-    with tempfile.TemporaryDirectory(prefix="hart-lite-push-") as folder:
-        lay_out(parcel, Path(folder))
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Upload {parcel.kind} with hart-lite")
-    return f"{constants.ENDPOINT}/{repo}"
+    api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
 
 
 def pack(source: Path, repo: str, pictures: bool = True) -> Parcel:
@@ -105,18 +103,19 @@ def pack(source: Path, repo: str, pictures: bool = True) -> Parcel:
     else:
         kind, folder, weights = "adapter", find_adapter(source), (ADAPTER_WEIGHTS,)
         config = read_config(folder)
-        base = str(config.get("base_model_name_or_path"))
+        base = config.get("base_model_name_or_path") or "unnamed base"
         record, shots = record_of(folder, base)
-        # PEFT writes the path of a local base here.
-        own = {CONFIG: json.dumps(config | {"base_model_name_or_path": public_name(base)}, indent=2).encode()}
+        config["base_model_name_or_path"] = public_name(base)  # PEFT writes the path of a local base here
+        own = {CONFIG: json.dumps(config, indent=2).encode()}
     shots = shots if pictures else {}
     record = record.model_copy(update={"pictures": [p for p in record.pictures if p.file in shots]})
-    own |= {CARD: model_card(record, kind, repo).encode(), RECORD: record.text().encode()}
+    card = model_card(record, kind, repo)
+    own |= {CARD: card.encode(), RECORD: record.text().encode()}
     own |= {f"{PICTURES}/{name}": data for name, data in shots.items()}
     there = {path.name: path for path in folder.iterdir() if path.is_file()}
     files = {name: path for name, path in there.items() if name in (*GOES, *weights) or name.startswith(LICENCES)}
     stays = sorted(path.name for path in folder.iterdir() if path.name not in {*files, *own, PICTURES})
-    return Parcel(kind, dict(sorted((files | own).items())), tuple(stays))
+    return Parcel(kind, card, dict(sorted((files | own).items())), tuple(stays))
 
 
 def _record_of_merge(folder: Path) -> tuple[RunRecord, dict[str, bytes]]:

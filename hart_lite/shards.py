@@ -100,10 +100,10 @@ class Checkpoint:
 def _expected(folder: Path) -> dict[str, set[str]]:
     """The shards in order, and what each is said to hold."""
     index = folder / INDEX
-    if not index.is_file():
-        if not (folder / SINGLE).is_file():
-            raise HartError(f"{folder} holds no safetensors checkpoint: neither {SINGLE} nor {INDEX} is there")
+    if (folder / SINGLE).is_file():  # transformers looks for it first, too
         return {SINGLE: set()}
+    if not index.is_file():
+        raise HartError(f"{folder} holds no safetensors checkpoint: neither {SINGLE} nor {INDEX} is there")
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards: dict[str, set[str]] = {shard: set() for shard in sorted(set(names.values()))}

@@ -99,6 +99,17 @@ def test_a_licence_travels_and_other_files_do_not(base, adapter, tmp_path):
     assert not there & {"pytorch_model.bin", "README.md", "run.py", "adapter_config.json"}
 
 
+def test_one_file_goes_before_an_index_as_transformers_has_it(base, adapter, tmp_path):
+    own = shutil.copytree(base, tmp_path / "base")
+    save_file(weights(base), own / SINGLE, {"format": "pt"})
+    mine = shutil.copytree(adapter, tmp_path / "adapter")
+    edit_config(mine, base_model_name_or_path=str(own))
+    (mine / "base.json").unlink()
+    merge(mine, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").glob("model*")] == [SINGLE]
+    assert weights(tmp_path / "out").keys() == weights(base).keys()
+
+
 def test_names_as_the_model_has_them_are_kept_too(base, adapter, tmp_path):
     """Checkpoints saved by other tools have the module names of transformers 5."""
     own = shutil.copytree(base, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors", INDEX))
