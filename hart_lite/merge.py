@@ -81,6 +81,7 @@ def merge(
             device="cpu",
         )
         proof = prove(work, adapter, checkpoint, sums, how, logits_up_to)
+        _check_place(out, force)  # a merge takes long, and something may have come there
         if out.exists():
             shutil.rmtree(out)
         os.replace(work, out)

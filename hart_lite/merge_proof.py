@@ -133,11 +133,9 @@ def _error(sum_: Sum, before: torch.Tensor, after: torch.Tensor) -> float:
 
 def _spread(names: Sequence[str]) -> list[str]:
     """At most `SAMPLE`, from all over."""
-    return (
-        [names[i * (len(names) - 1) // max(SAMPLE - 1, 1)] for i in range(SAMPLE)]
-        if len(names) > SAMPLE
-        else list(names)
-    )
+    if len(names) <= SAMPLE:
+        return list(names)
+    return [names[i * (len(names) - 1) // (SAMPLE - 1)] for i in range(SAMPLE)]
 
 
 def prove_logits(folder: Path, adapter: Path, section: ModelSection, stored_as: Iterable[str]) -> Logits:

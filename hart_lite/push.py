@@ -8,7 +8,6 @@ message, file or traceback of ours.
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from hart_lite.run_record import PICTURES, RECORD, RunRecord, public_name, recor
 from hart_lite.shards import Checkpoint
 from hart_lite.types import HartError, cut, shown
 
-log = logging.getLogger(__name__)
 CARD = "README.md"
 GOES = (
     *("config.json", "generation_config.json", "model.safetensors.index.json", CONFIG, ADAPTER_BASE),

@@ -95,9 +95,11 @@ class RunRecord(BaseModel):
 
 
 def run_of(folder: Path) -> Path | None:
-    """The run directory that an adapter, a stage's too, lies in."""
-    folder = folder.absolute()
-    return next((place for place in (folder, *folder.parents[:3]) if (place / "recipe.yaml").is_file()), None)
+    """The run directory of RUN/adapter, or of what lies in RUN/stages/1-rl. A recipe elsewhere above is another's."""
+    above = folder.absolute().parents
+    in_stage = len(above) > 2 and above[1].name == "stages"
+    run = above[2] if in_stage else above[0] if folder.absolute().name == "adapter" else None
+    return run if run and (run / "recipe.yaml").is_file() else None
 
 
 def recipe_of(adapter: Path) -> Recipe | None:
@@ -159,7 +161,7 @@ def licence_of(base: str, revision: str | None = None) -> dict[str, str]:
     end = next((n for n, line in enumerate(lines[1:], start=1) if line.rstrip() == "---"), 0)
     try:
         said = yaml.safe_load("\n".join(lines[1:end])) if text.startswith("---") else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: no such day, say
         said = None
     said = said if isinstance(said, dict) else {}
     values = {key: said.get(key) for key in ("license", "license_name", "license_link")}

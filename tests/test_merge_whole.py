@@ -73,6 +73,19 @@ def test_a_merge_is_a_base_like_another_and_is_not_replaced_by_its_own(adapter, 
     assert (weights(tmp_path / "both")[name].double() - twice).abs().max() < 1e-6
 
 
+def test_what_came_to_the_place_meanwhile_is_left_alone(adapter, tmp_path, monkeypatch):
+    def prove_slowly(*arguments):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.txt").write_text("years")
+
+    monkeypatch.setattr("hart_lite.merge.prove", prove_slowly)
+    for force in (False, True):
+        with pytest.raises(HartError, match=r"is there already|was not made by hart-lite merge"):
+            merge(adapter, tmp_path / "out", force=force)
+        assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.txt"]
+        shutil.rmtree(tmp_path / "out")
+
+
 def test_a_full_disk_is_seen_before_and_said_after(adapter, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

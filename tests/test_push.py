@@ -18,7 +18,7 @@ from hart_lite.merge import merge
 from hart_lite.model_card import fenced, model_card, plain
 from hart_lite.push import lay_out, pack, push
 from hart_lite.recipe import dump_recipe
-from hart_lite.run_record import RunRecord, licence_of, public_name, public_recipe, record_of
+from hart_lite.run_record import RunRecord, licence_of, public_name, public_recipe, record_of, run_of
 from hart_lite.train import train
 from hart_lite.types import HartError
 
@@ -193,6 +193,19 @@ def test_the_record_of_a_stage_ends_with_it(run):
     assert list(stage.evaluations) == ["before", "after-1-rl"] and len(stage.recipe.stages) == 1
 
 
+def test_a_recipe_further_up_is_another_ones(run, tmp_path):
+    shutil.copyfile(run / "recipe.yaml", tmp_path / "recipe.yaml")
+    shutil.copytree(run / "adapter", tmp_path / "shared/adapter")
+    assert run_of(tmp_path / "shared/adapter") is None and run_of(Path("/")) is None
+    assert record_of(tmp_path / "shared/adapter", "my-base")[0].recipe is None
+    assert (
+        run_of(run / "adapter")
+        == run
+        == run_of(run / "stages/1-rl/adapter")
+        == run_of(run / "stages/1-rl/checkpoint-2")
+    )
+
+
 def test_two_files_of_one_name_stay_two(run):
     from hart_lite.recipe import load_recipe
 
@@ -356,6 +369,7 @@ def test_damaged_figures_are_an_error(figures):
         ("---\nlicense: apache-2.0\ntags: [a]\n---\n# x", {"license": "apache-2.0"}),
         ("---\nlicense: [a]\n---\n", {}),
         ("---\nlicense: a: b\n---\n", {}),
+        ("---\nlicense: mit\nday: 2024-99-99\n---\n", {}),
         ("# no front matter\n---\nlicense: mit\n---", {}),
         ("---\nlicense: mit", {}),
         ("---\nlicense: |\n  x\n  ---\n  <script>\n---\n", {}),
