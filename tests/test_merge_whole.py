@@ -178,7 +178,8 @@ def test_thirty_shards_merge_in_the_memory_of_a_few(large, adapter, tmp_path, ki
     room = 8 * max(shards)
     done = python(UNDER_A_LIMIT, trained, tmp_path / "out", kind, room, adapter)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout.split()[-1]) < 4 * max(shards) + (trained / "adapter_model.safetensors").stat().st_size
+    # Of the largest tensor (4 MB, with what quantising it takes) there are a few; the allocator keeps some.
+    assert int(done.stdout.split()[-1]) < 6 * max(shards) < sum(shards) / 5
     assert weights(tmp_path / "out").keys() == weights(base).keys()
     assert f"{22 * 7} of" in done.stdout
     # The limit bites: what reads the whole checkpoint does not fit under it.
