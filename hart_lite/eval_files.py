@@ -9,13 +9,23 @@ EVAL/summary.json, .md   the figures
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from hart_lite.benchmarks.base import BadRow
 from hart_lite.checkpoints import write_whole
+from hart_lite.predictions import read_row
 from hart_lite.types import HartError, shown
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+log = logging.getLogger(__name__)
+_BEGUN = {"eval.json.part", "predictions.jsonl"}  # all that a kill leaves before the settings are written
 Key = tuple[str, str, str]  # benchmark, mode, id
 
 
@@ -24,26 +34,38 @@ def key_of(row: dict) -> Key:
 
 
 class EvalFolder:
+    """Held by one process at a time, as long as it is open: two that write would ask everything twice."""
+
     def __init__(self, folder: Path, settings: dict) -> None:
-        """Begin an evaluation, or go on with the one in `folder`. Raises `HartError` where that has other settings.
+        """Begin an evaluation, or go on with the one in `folder`. Raises `HartError` where that has other settings, or
+        another process is writing there.
 
         Versions of libraries may differ: they are as the evaluation began.
         """
         self.folder, self.settings = folder, settings
         self.predictions = folder / "predictions.jsonl"
         saved = folder / "eval.json"
-        if saved.is_file():
-            _check_same(saved, settings)
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not saved.is_file() and folder.exists() and not _is_free(folder):
             raise HartError(f"{folder} is not empty and holds no evaluation; choose another place with --out")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(saved, json.dumps(settings, indent=2) + "\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._held = _held(self.predictions)
+        try:
+            if saved.is_file():
+                _check_same(saved, settings)
+            else:
+                write_whole(saved, json.dumps(settings, indent=2) + "\n")
+        except BaseException:
+            self._held.close()
+            raise
+
+    def __enter__(self) -> EvalFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._held.close()
 
     def rows(self) -> list[dict]:
         """What is answered already. A last line that a kill tore off is dropped from the file: it will be redone."""
-        if not self.predictions.exists():
-            return []
         data = self.predictions.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
@@ -51,13 +73,14 @@ class EvalFolder:
                 file.truncate(whole)
         out: dict[Key, dict] = {}
         for number, line in enumerate(data[:whole].splitlines(), start=1):
+            where = f"{self.predictions}:{number}"
             try:
-                row = json.loads(line)
-                out[key_of(row)] = row
-            except (ValueError, RecursionError, KeyError, TypeError) as error:
-                raise HartError(
-                    f"{self.predictions}:{number} is damaged; take the line out and run again to redo it"
-                ) from error
+                row = read_row(line, where)
+            except HartError as error:
+                raise HartError(f"{where} is damaged; take the line out and run again to redo it ({error})") from error
+            if key_of(row) in out:
+                raise HartError(f"{where} answers a question that a line before it answers; take one of the two out")
+            out[key_of(row)] = row
         return list(out.values())
 
     def append(self, row: dict) -> None:
@@ -73,6 +96,37 @@ class EvalFolder:
     def write_summary(self, summary: dict, text: str) -> None:
         write_whole(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         write_whole(self.folder / "summary.md", text)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a folder holds nothing, or no more than an evaluation that was killed before it began."""
+    if not folder.is_dir():
+        return False
+    found = list(folder.iterdir())
+    return {path.name for path in found} <= _BEGUN and not any(
+        p.name == "predictions.jsonl" and p.stat().st_size for p in found
+    )
+
+
+def _held(path: Path) -> BinaryIO:
+    """The file, locked until it is closed. The system lets go of it when the process ends, however it ends.
+
+    Raises `HartError` if another process holds it.
+    """
+    file = path.open("ab")
+    if fcntl is None:
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise HartError(
+            f"{path.parent}: another process is evaluating there; wait for it, stop it, or choose another place with "
+            "--out"
+        ) from None
+    except OSError as error:  # some network file systems
+        log.warning("%s cannot be locked (%s): see that only one process writes there", path.parent, error.strerror)
+    return file
 
 
 def _check_same(saved: Path, settings: dict) -> None:

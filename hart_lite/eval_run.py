@@ -50,16 +50,17 @@ def run_eval(spec: str, settings: EvalSettings, out: Path) -> Report:
         protocols.find(mode)
     questions, bad = read_questions(settings.benchmarks, settings.limit, settings.strict)
     model = open_model(spec, quant=settings.quant, device=settings.device, frame=settings.frame)
-    folder = EvalFolder(out, record(spec, settings, model, questions))
-    folder.write_bad(bad)
-    run = _Run(settings, model, folder, bad)
-    for row in folder.rows():
-        run.keep(row)
-    with tqdm(total=len(questions) * len(settings.modes), initial=len(run.done), unit="answer", desc="eval") as bar:
-        for batch in batches_by_image(questions, model.engine.at_once):
-            run.ask(batch, bar)
-    missing = sum(run.failures.values())
-    return Report(_summary(folder, missing) if run.done else "no answers", len(bad), missing, run.failures)
+    with EvalFolder(out, record(spec, settings, model, questions)) as folder:
+        folder.write_bad(bad)
+        run = _Run(settings, model, folder, bad)
+        for row in folder.rows():
+            run.keep(row)
+        total = len(questions) * len(settings.modes)
+        with tqdm(total=total, initial=len(run.done), unit="answer", desc="eval") as bar:
+            for batch in batches_by_image(questions, model.engine.at_once):
+                run.ask(batch, bar)
+        missing = sum(run.failures.values())
+        return Report(_summary(folder, missing) if run.done else "no answers", len(bad), missing, run.failures)
 
 
 def _summary(folder: EvalFolder, missing: int) -> str:

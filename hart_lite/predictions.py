@@ -6,12 +6,11 @@ One row for each benchmark, mode and question; boxes are original pixels, [x1, y
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hart_lite.types import Box, HartError, shown
 
@@ -27,6 +26,7 @@ _FIELDS = {  # what everything that reads rows relies on
     "question": str,
     "truth": str,
     "choices": list,
+    "text": str,
     "strict": bool,
     "official": bool,
     "boxes": list,
@@ -72,11 +72,13 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     settings = _json((folder / SETTINGS).read_bytes(), f"{folder / SETTINGS}")
     if "model" not in settings:
         raise HartError(f"{folder / SETTINGS} does not say which model was evaluated (no 'model')")
+    for key in ("benchmarks", "modes"):
+        names = settings.get(key, [])
+        if not (isinstance(names, dict | list) and all(isinstance(name, str) for name in names)):
+            raise HartError(f"{folder / SETTINGS}: {key} is {shown(names)}; it should be a list of names")
     if not (folder / ROWS).is_file():
         raise HartError(f"{folder} holds no {ROWS}; `hart-lite eval` with the same arguments writes it")
-    rows = json_lines(folder / ROWS)
-    for number, row in enumerate(rows, 1):
-        _check(row, f"{folder / ROWS}:{number}")
+    rows = [read_row(line, f"{folder / ROWS}:{number}") for number, line in _lines(folder / ROWS)]
     if not rows:
         raise HartError(f"{folder / ROWS} is empty; `hart-lite eval` with the same arguments goes on")
     (again, times), *_ = Counter((r["benchmark"], r["mode"], r["id"]) for r in rows).most_common(1)
@@ -90,7 +92,7 @@ def read_evaluation(folder: str | Path) -> Evaluation:
 def _place(settings: dict) -> Callable[[dict], tuple]:
     """Rows in the order of the settings, whatever order they were answered in: what is drawn at random over them is
     then the same after an interruption."""
-    benchmarks, modes = ({name: n for n, name in enumerate(settings.get(key) or ())} for key in ("benchmarks", "modes"))
+    benchmarks, modes = ({name: n for n, name in enumerate(settings.get(key, ()))} for key in ("benchmarks", "modes"))
     last = len(benchmarks) + len(modes)
     return lambda row: (benchmarks.get(row["benchmark"], last), modes.get(row["mode"], last), row["id"])
 
@@ -102,8 +104,12 @@ def boxes_of(row: dict, key: str = "boxes") -> list[Box]:
 
 def json_lines(path: Path) -> list[dict]:
     """The objects of a JSONL file. Raises `HartError` naming the line that is none."""
-    lines = path.read_bytes().splitlines()  # bytes: text would also break at U+2028, which a model may write
-    return [_json(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    return [_json(line, f"{path}:{number}") for number, line in _lines(path)]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered from 1, as bytes: text would also break at U+2028, which a model may write."""
+    return enumerate(path.read_bytes().splitlines(), 1)
 
 
 def _json(data: bytes, where: str) -> dict:
@@ -119,10 +125,26 @@ def _json(data: bytes, where: str) -> dict:
     return value
 
 
-def _check(row: dict, where: str) -> None:
+def read_row(line: bytes, where: str) -> dict:
+    """One line of `predictions.jsonl`. Raises `HartError` for what is no row: all that is made of rows relies on it."""
+    row = _json(line, where)
+
+    def refuse(name: str, needed: str) -> NoReturn:
+        found = shown(row[name]) if name in row else "missing"
+        raise HartError(f"{where}: {name} is {found}; it should be {needed}")
+
     for field, kind in _FIELDS.items():
         if not isinstance(row.get(field), kind):
-            raise HartError(f"{where}: {field} is {shown(row.get(field))}; it should be a {kind.__name__}")
+            refuse(field, f"a {kind.__name__}")
+    if not isinstance(row.get("answer", 0), str | None):
+        refuse("answer", "a str, or null where none could be read")
+    if not all(isinstance(choice, str) for choice in row["choices"]):
+        refuse("choices", "a list of str")
+    if not (isinstance(row.get("counts", {}), dict) and all(map(_is_number, row.get("counts", {}).values()))):
+        refuse("counts", "numbers by name")
+    turns = row.get("turns", [])
+    if not (isinstance(turns, list) and all(map(_is_turn, turns))):
+        refuse("turns", "a list of objects, each with a text and numbers of tokens")
     for key in ("boxes", "truth_boxes"):
         for corners in row.get(key) or []:
             if not (isinstance(corners, list) and len(corners) == 5 and all(map(_is_number, corners))):
@@ -134,7 +156,15 @@ def _check(row: dict, where: str) -> None:
         missing = [name for name in _GROUNDING if not (isinstance(found, dict) and _is_number(found.get(name)))]
         if missing:
             raise HartError(f"{where}: grounding has no number for {', '.join(missing)}: {shown(found)}")
+    return row
+
+
+def _is_turn(turn: object) -> bool:
+    if not isinstance(turn, dict) or not isinstance(turn.get("text"), str):
+        return False
+    return all(turn.get(name) is None or _is_number(turn[name]) for name in ("prompt_tokens", "response_tokens"))
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    """Of a size that can be counted with: JSON has integers that no float holds."""
+    return isinstance(value, int | float) and abs(value) < 1e15

@@ -175,8 +175,7 @@ def _read_table(
     fields: Sequence[str],
 ) -> Iterator[Row]:
     table = open_table(source, format, split)
-    single = isinstance(source, str | Path)
-    title = str(source) if single else f"{source[0]} and {len(source) - 1} more"
+    single, title = isinstance(source, str | Path), _title(source)
     names = _column_names(title, columns, table.column_names, fields)
     table = table.select_columns(sorted(set(names.values()))).with_format("arrow")  # arrow: images stay encoded
     if image_dir is None and format == "parquet":
@@ -215,12 +214,18 @@ def open_table(source: Source, format: str, split: str | None, config: str | Non
     try:
         found = datasets.load_dataset(**arguments, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise HartError(f"{source}: the data set cannot be opened: {error}") from error
+        raise HartError(f"{_title(source)}: the data set cannot be opened: {error.__cause__ or error}") from error
     if isinstance(found, datasets.Dataset):
         return found
     if len(found) > 1:
-        raise HartError(f"{source}: has several splits; set split to one of {', '.join(found)}")
+        raise HartError(f"{_title(source)}: has several splits; set split to one of {', '.join(found)}")
     return next(iter(found.values()))
+
+
+def _title(source: Source) -> str:
+    if isinstance(source, str | Path):
+        return str(source)
+    return f"{source[0]} and {len(source) - 1} more" if len(source) > 1 else str(source[0])
 
 
 def _column_names(

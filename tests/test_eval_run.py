@@ -122,7 +122,7 @@ def test_killed_and_run_again(tmp_path):
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start(killed)
-    while not (killed / "predictions.jsonl").exists():
+    while not (killed / "predictions.jsonl").exists() or not (killed / "predictions.jsonl").stat().st_size:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

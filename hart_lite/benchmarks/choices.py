@@ -27,6 +27,7 @@ _STYLES = tuple(
     )
 )
 _LABEL = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.:)])\s*")
+_NEXT = re.compile(r"\n(?=[ \t]*(?:\([A-Z]\)|[A-Z][.:)]))")
 _HEADING = re.compile(r"(?:^|(?<=\s))(?:Options|Choices)\s?:")
 
 
@@ -40,12 +41,17 @@ def dotted(choices: Sequence[str]) -> str:
     return "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
 
 
-def from_list(lines: Iterable[str]) -> tuple[str, ...]:
+def lines(labelled: str) -> list[str]:
+    """The labelled choices of a text that has one to a line; a line without a label belongs to the one before it."""
+    return _NEXT.split(labelled)
+
+
+def from_list(labelled: Iterable[str]) -> tuple[str, ...]:
     """The texts of labelled choices, one to an item; of choices that share a letter the first (MME-RealWorld has two
     such questions, and is scored by letter). Raises `HartError` for labels that are not A, B, .."""
     texts: dict[str, str] = {}
     letters = ""
-    for line in lines:
+    for line in labelled:
         label = _LABEL.match(line)
         if label is None:
             raise HartError(f"choices: {shown(line)} has no label such as (A)")

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from hart_lite.benchmarks.base import BadRow
 from hart_lite.images import ImageFile, checked_size, content_key
 from hart_lite.rows import ImageCell, encoded, open_table, parse_json, read_bytes
-from hart_lite.types import HartError, ImageSource, shown
+from hart_lite.types import HartError, ImageSource, cut, shown
 
 if TYPE_CHECKING:
     import datasets
 
 _BATCH = 16  # rows of a table held at once
+_FILES = (".tsv", ".json", ".jsonl", ".parquet")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -43,11 +44,14 @@ class ImageFolder:
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def find(self, *names: Any) -> tuple[ImageFile, tuple[int, int]]:
-        """The image that has one of these names, and its (width, height). Raises `HartError` where there is none, or
-        where it breaks off."""
-        wrong = next((name for name in names if not isinstance(name, str) or not name.strip()), None)
-        if wrong is not None or not names:
-            raise HartError(f"image: {shown(wrong)} given; a path is needed")
+        """The image that has one of these names, and its (width, height). Raises `HartError` where there is none, where
+        it breaks off, and for a name that leaves the folders: a benchmark's file must not pick images from elsewhere,
+        least of all for a model behind an API."""
+        for name in names:
+            if not isinstance(name, str) or not name.strip():
+                raise HartError(f"image: {shown(name)} given; a path is needed")
+            if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+                raise HartError(f"image: {shown(name)} leads out of the folder of the images")
         paths = [folder / name for name in names for folder in self.folders]
         path = next((path for path in paths if os.path.isfile(path)), None)  # no error for any name
         if path is None:
@@ -59,7 +63,10 @@ class ImageFolder:
 
 
 def is_hub_name(source: str) -> bool:
-    return not Path(source).exists() and _HUB_NAME.fullmatch(source) is not None
+    """Whether it has the form owner/name, is no path that exists, and does not end as a file does: a mistyped path is
+    not asked for on the Hub."""
+    named = _HUB_NAME.fullmatch(source) is not None and not source.endswith(_FILES)
+    return named and not os.path.exists(source)
 
 
 def hub_folder(name: str, patterns: Sequence[str]) -> Path:
@@ -79,13 +86,13 @@ def find_files(source: str, patterns: Sequence[str], suffixes: Sequence[str]) ->
     Raises `HartError` saying what was looked for.
     """
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # no error for any name
         for pattern in patterns:
             if found := sorted(path.glob(pattern)):
                 return found
         raise HartError(f"{source}: the folder holds none of {', '.join(patterns)}; give the file, or its folder")
-    if not path.is_file():
-        raise HartError(f"{source}: no such file or folder, and no Hub name (owner/name)")
+    if not os.path.isfile(path):
+        raise HartError(f"{cut(source)}: no such file or folder, and no Hub name (owner/name)")
     if path.suffix not in suffixes:
         raise HartError(f"{source}: a {path.suffix or 'nameless'} file; readable are {', '.join(suffixes)}")
     return [path]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from hart_lite.benchmarks.base import BadRow, Benchmark
-from hart_lite.benchmarks.choices import bracketed, from_list
+from hart_lite.benchmarks.choices import bracketed, from_list, lines
 from hart_lite.benchmarks.examples import examples, known, letter, text
 from hart_lite.benchmarks.files import (
     ImageFolder,
@@ -113,7 +113,7 @@ def prompt(example: Example) -> str:
 
 def official(response: str, example: Example) -> bool:
     labelled = example.wording.partition(_HEADING)[2] or bracketed(example.choices)
-    return mme_realworld_letter(response, labelled.split("\n")) == example.answer
+    return mme_realworld_letter(response, lines(labelled)) == example.answer
 
 
 BENCHMARK = Benchmark(

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from hart_lite.benchmarks.base import Benchmark
-from hart_lite.benchmarks.choices import bracketed
+from hart_lite.benchmarks.choices import bracketed, lines
 from hart_lite.benchmarks.hrbench import cycle
 from hart_lite.benchmarks.official import mme_realworld_letter, treebench_miou
 from hart_lite.boxes import iou
@@ -112,7 +112,7 @@ def _strict_letter(row: dict) -> str | None:
 
 
 def _official_letter(row: dict) -> str:
-    return mme_realworld_letter(row["text"], bracketed(row["choices"]).split("\n"))
+    return mme_realworld_letter(row["text"], lines(bracketed(row["choices"])))
 
 
 def _written(row: dict) -> str:

@@ -16,7 +16,7 @@ from hart_lite.benchmarks.base import BadRow
 from hart_lite.benchmarks.files import Record, check_columns, checked_image
 from hart_lite.images import DECODED, content_key, decode
 from hart_lite.rows import encoded
-from hart_lite.types import HartError
+from hart_lite.types import HartError, shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,6 +69,8 @@ def tsv_records(path: Path, needed: Sequence[str], image: str = "image") -> Iter
         except (csv.Error, UnicodeDecodeError) as error:
             raise HartError(f"{path}: no TSV: {error}") from error
         check_columns(path.name, header, [*needed, image])
+        if twice := [name for name in header if header.count(name) > 1]:
+            raise HartError(f"{path.name}: two columns {shown(twice[0])}; which one counts cannot be told")
         column = header.index(image)
         images: dict[str, TsvImage] = {}  # by the index of their row
         sizes: dict[str, tuple[int, int]] = {}
