@@ -18,8 +18,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 train: $(VENV)/.ready
 	$(BIN)/hart-lite train $(RECIPE) $(OVERRIDES) --resume
 
+# A process for each core, with one thread each.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

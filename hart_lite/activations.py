@@ -1,4 +1,4 @@
-"""Bytes a Qwen2.5-VL with LoRA holds while it computes, from its dimensions alone.
+"""Bytes a model with LoRA holds while it computes, from its dimensions alone.
 
 The counts are those of the tensors that autograd keeps and of the largest temporaries beside them, in the library's own
 modules; `tests/test_plan.py` holds them against the allocator on CPU. CUDA's memory-efficient attention keeps the same
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from hart_lite.dimensions import Dimensions
 from hart_lite.recipe_schema import ModelSection
+from hart_lite.towers import InternVit, Vision
 
 SINGLE = 4  # bytes of a float32: norms, adapters, logits
 NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes of a weight: 4 bits, one byte per 64 and one float32 per 256 of those
@@ -113,21 +114,28 @@ class Cost:
 
     # -- the vision tower ------------------------------------------------------------------------------------------
 
-    def encoding(self, image_tokens: int) -> int:
-        """Most of one call of the tower without gradient; its rotation computes in float32."""
+    def encoding(self, patches: float) -> int:
+        """Most of one call of the tower without gradient."""
         v, c = self.dims.vision, self.compute
-        attention = (6 * c + 4 * SINGLE + (2 * SINGLE if self.half else 0)) * v.hidden
-        mlp = 3 * c * (v.hidden + v.intermediate)
-        angles = 2 * SINGLE * v.hidden // v.heads
-        return image_tokens * v.patches * (max(attention, mlp) + angles + c * v.patch_values)
+        if isinstance(v, Vision):  # its rotation computes in float32
+            attention = (6 * c + 4 * SINGLE + (2 * SINGLE if self.half else 0)) * v.hidden
+            widest = max(attention, 3 * c * (v.hidden + v.intermediate)) + 2 * SINGLE * v.hidden // v.heads
+        elif isinstance(v, InternVit):
+            widest = c * max(8 * v.hidden, 5 * v.hidden + 2 * v.intermediate)
+        else:  # its projector works on patches, and its tokens are put in order in copies
+            widest = c * max(8 * v.hidden, 4 * v.hidden + 2 * v.intermediate, 2 * v.hidden + 3 * self.dims.hidden)
+        return round(patches * (widest + c * v.patch_values))
 
-    def tower_kept(self, image_tokens: int) -> int:
+    def tower_kept(self, patches: float) -> int:
         """What autograd keeps of the tower where it carries adapters: of all blocks, or their inputs and one block."""
         if "vision" not in self.model.lora.parts:
             return 0
         v, c = self.dims.vision, self.compute
-        copies = 4 if self.half else 2
-        block = (2 * SINGLE + 7 * c + copies * SINGLE) * v.hidden + (3 * c + SINGLE) * v.intermediate
-        inputs = c * v.hidden
+        if isinstance(v, Vision):
+            copies = 4 if self.half else 2
+            block = (2 * SINGLE + 7 * c + copies * SINGLE) * v.hidden + (3 * c + SINGLE) * v.intermediate
+        else:
+            normed = (3 if self.half else 2) * SINGLE * (isinstance(v, InternVit) and v.qk_norm)
+            block = (8 * SINGLE + normed) * v.hidden + (c + SINGLE) * v.intermediate + 6 * SINGLE * self.model.lora.r
         checkpointed = self.model.gradient_checkpointing
-        return image_tokens * v.patches * (v.depth * inputs + block if checkpointed else v.depth * block)
+        return round(patches * (v.depth * c * v.hidden + block if checkpointed else v.depth * block))

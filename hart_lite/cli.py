@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 
-from hart_lite.commands import data, evaluating, training
+from hart_lite.commands import data, evaluating, sharing, training
 from hart_lite.types import HartError
 
 EXAMPLES = """examples:
@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   hart-lite data check my/rows.jsonl --preview sheet.png
   hart-lite eval runs/tiny_cpu --benchmark world    a trained run in our three modes (hart-lite eval --help for more)
   hart-lite benchmarks                              what there is to evaluate on
+  hart-lite merge runs/tiny_cpu --out merged        the trained adapter and its base as one plain checkpoint
 """
 
 
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(go_on="")  # what to say to someone who stopped a command
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for room in (training, evaluating, data):
+    for room in (training, evaluating, sharing, data):
         room.add(commands)
     return parser
 

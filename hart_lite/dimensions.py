@@ -1,4 +1,4 @@
-"""The sizes of a Qwen2.5-VL, from its config.json or from the table of published ones, and what follows from them.
+"""The sizes of a model, from its config.json or from the table of published ones, and what follows from them.
 
 Plain arithmetic: nothing is downloaded and no model is built.
 """
@@ -6,34 +6,14 @@ Plain arithmetic: nothing is downloaded and no model is built.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from hart_lite.towers import InternVit, Siglip, Tower, Vision
 from hart_lite.types import HartError
 
 EMBEDDED = Path(__file__).parent / "world" / "base_model"
-CHANNELS, FRAMES = 3, 2  # a patch of the vision tower is FRAMES x patch x patch pixels of CHANNELS colours
-
-
-@dataclass(frozen=True)
-class Vision:
-    """The vision tower: `merge` x `merge` patches of `patch` x `patch` pixels become one visual token."""
-
-    depth: int = 32
-    hidden: int = 1280
-    intermediate: int = 3420
-    heads: int = 16
-    patch: int = 14
-    merge: int = 2
-
-    @property
-    def patches(self) -> int:
-        """For each visual token."""
-        return self.merge**2
-
-    @property
-    def patch_values(self) -> int:
-        return CHANNELS * FRAMES * self.patch**2
 
 
 @dataclass(frozen=True)
@@ -47,7 +27,7 @@ class Dimensions:
     intermediate: int
     vocab: int
     tied: bool = False
-    vision: Vision = Vision()
+    vision: Tower = field(default_factory=Vision)
 
     @property
     def head_dim(self) -> int:
@@ -56,10 +36,6 @@ class Dimensions:
     @property
     def kv_width(self) -> int:
         return self.kv_heads * self.head_dim
-
-    @property
-    def pixels_per_token(self) -> int:
-        return (self.vision.patch * self.vision.merge) ** 2
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
@@ -86,11 +62,8 @@ class Dimensions:
 
     @property
     def tower(self) -> int:
-        v = self.vision
-        merged = v.hidden * v.patches
-        block = 4 * v.hidden**2 + 3 * v.hidden * v.intermediate + 7 * v.hidden + 2 * v.intermediate
-        merger = v.hidden + merged**2 + merged + merged * self.hidden + self.hidden
-        return v.patch_values * v.hidden + v.depth * block + merger
+        """With the projector."""
+        return self.vision.parameters(self.hidden)
 
     @property
     def parameters(self) -> int:
@@ -98,37 +71,33 @@ class Dimensions:
 
     def adapters(self, r: int, parts: list[str]) -> int:
         """Parameters of LoRA adapters of rank r."""
-        v, sides = self.vision, 0
-        merged = v.hidden * v.patches
+        sides = self.vision.adapter_sides(parts, self.hidden)
         if "language" in parts:
             sides += self.layers * sum(a + b for a, b in self.layer_linears)
-        if "vision" in parts:
-            sides += v.depth * (6 * v.hidden + 3 * (v.hidden + v.intermediate))
-        if "projector" in parts:
-            sides += 3 * merged + self.hidden
         return r * sides
 
     # -- where they come from --------------------------------------------------------------------------------------
 
     @classmethod
     def of(cls, base: str, revision: str | None = None) -> Dimensions:
-        """Of `embedded`, a folder with config.json, a published Qwen2.5-VL, or a Hub id whose config is cached.
+        """Of `embedded`, a folder with config.json, a published model, or a Hub id whose config is cached.
 
-        Raises `HartError` when they are known nowhere on this machine, or are no Qwen2.5-VL's.
+        Raises `HartError` when they are known nowhere on this machine, or are of no family.
         """
         if base in PUBLISHED:
             return PUBLISHED[base]
         file = _config_file(base, revision)
         try:
             return cls._read(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, OSError) as error:
-            raise HartError(f"{file} is no config of a Qwen2.5-VL: {error!r}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise HartError(f"{file} is no config of a Qwen2.5-VL, InternVL3 or LLaVA-OneVision: {error!r}") from error
 
     @classmethod
     def _read(cls, config: dict) -> Dimensions:
-        if config["model_type"] != "qwen2_5_vl":
-            raise ValueError(f"model_type is {config['model_type']!r}, supported is 'qwen2_5_vl'")
-        text, vision = config.get("text_config", config), config["vision_config"]  # older files keep the text's outside
+        kind = config["model_type"]
+        if kind not in TOWERS:
+            raise ValueError(f"model_type is {kind!r}, supported are {', '.join(TOWERS)}")
+        text = config.get("text_config", config)  # older files of Qwen2.5-VL keep the text's outside
         return cls(
             hidden=text["hidden_size"],
             layers=text["num_hidden_layers"],
@@ -136,23 +105,29 @@ class Dimensions:
             kv_heads=text["num_key_value_heads"],
             intermediate=text["intermediate_size"],
             vocab=text["vocab_size"],
-            tied=config.get("tie_word_embeddings", False),
-            vision=Vision(
-                depth=vision.get("depth", 32),
-                hidden=vision["hidden_size"],
-                intermediate=vision.get("intermediate_size", 3420),
-                heads=vision.get("num_heads", 16),
-                patch=vision.get("patch_size", 14),
-                merge=vision.get("spatial_merge_size", 2),
-            ),
+            # Around a Qwen2 the language model's own word counts: the wrapper's may be a default of the library.
+            tied=(config if kind == "qwen2_5_vl" else text).get("tie_word_embeddings", False),
+            vision=TOWERS[kind](config),
         )
 
 
+TOWERS: dict[str, Callable[[dict], Tower]] = {
+    "qwen2_5_vl": lambda config: Vision.read(config["vision_config"]),
+    "internvl": lambda config: InternVit.read(config["vision_config"], config.get("downsample_ratio", 0.5)),
+    "llava_onevision": lambda config: Siglip.read(
+        config["vision_config"], config.get("image_grid_pinpoints"), config.get("vision_aspect_ratio", "anyres_max_9")
+    ),
+}
+_LARGE = InternVit(45, 3200, 12800, 25, qkv_bias=False, qk_norm=True, rms_norm=True)  # InternViT-6B
 PUBLISHED = {
     "Qwen/Qwen2.5-VL-3B-Instruct": Dimensions(2048, 36, 16, 2, 11008, 151936, tied=True),
     "Qwen/Qwen2.5-VL-7B-Instruct": Dimensions(3584, 28, 28, 4, 18944, 152064),
     "Qwen/Qwen2.5-VL-32B-Instruct": Dimensions(5120, 64, 40, 8, 27648, 152064, vision=Vision(intermediate=3456)),
     "Qwen/Qwen2.5-VL-72B-Instruct": Dimensions(8192, 80, 64, 8, 29568, 152064, vision=Vision(intermediate=3456)),
+    "OpenGVLab/InternVL3-8B-hf": Dimensions(3584, 28, 28, 4, 18944, 151674, vision=InternVit()),
+    "OpenGVLab/InternVL3-38B-hf": Dimensions(5120, 64, 40, 8, 27648, 151674, vision=_LARGE),
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": Dimensions(3584, 28, 28, 4, 18944, 152128, vision=Siglip()),
+    "llava-hf/llava-onevision-qwen2-72b-ov-hf": Dimensions(8192, 80, 64, 8, 29568, 152128, vision=Siglip()),
 }
 
 

@@ -8,12 +8,9 @@ Images are sent at sides that are multiples of 28, so that a Qwen server has not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hart_lite.families.qwen2_5_vl import MAX_ASPECT, Qwen25VL
 
 GRID = 28
-_WHOLE = (1000, 1000)
 
 
 class AbsoluteFrame:
@@ -22,6 +19,8 @@ class AbsoluteFrame:
     name = "absolute"
     locate_words = Qwen25VL.locate_words
     several_words = Qwen25VL.several_words
+    box_frame = Qwen25VL.box_frame
+    written_boxes = Qwen25VL.written_boxes
     boxes_from_text = Qwen25VL.boxes_from_text
 
     def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]:
@@ -39,12 +38,8 @@ class RelativeFrame(AbsoluteFrame):
     """Implements `hart_lite.protocols.base.Frame`."""
 
     name = "relative"
+    box_frame = "relative-1000"
     locate_words = f"{Qwen25VL.locate_words}, each number from 0 to 1000 of the image's width or height"
-
-    def boxes_from_text(
-        self, text: str, seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]
-    ) -> list[tuple[float, float, float, float, int]]:
-        return super().boxes_from_text(text, [_WHOLE] * len(seen), original)
 
 
 FRAMES = {frame.name: frame for frame in (AbsoluteFrame, RelativeFrame)}

@@ -203,7 +203,7 @@ def _forward(
     policy: Policy, rows: _Rows, embeds: torch.Tensor, rotary: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
     """(N, T, H) hidden states of T new tokens in each row."""
-    return policy.model.model.language_model(
+    return policy.family.language(policy.model)(
         inputs_embeds=embeds,
         position_ids=policy.rotary(rotary),
         attention_mask=mask,

@@ -15,10 +15,12 @@ import torch
 from peft import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, BitsAndBytesConfig, set_seed
+from transformers import BitsAndBytesConfig, PreTrainedConfig, set_seed
 
 from hart_lite import attention
 from hart_lite.families.base import Family
+from hart_lite.families.internvl3 import InternVL3
+from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.fingerprint import check_fingerprint
 from hart_lite.policy import Policy
@@ -27,10 +29,15 @@ from hart_lite.types import HartError
 
 log = logging.getLogger(__name__)
 
-FAMILIES: dict[str, type[Family]] = {"qwen2_5_vl": Qwen25VL}
+FAMILIES: dict[str, type[Family]] = {
+    "qwen2_5_vl": Qwen25VL,
+    "internvl": InternVL3,
+    "llava_onevision": LlavaOneVision,
+}
 EMBEDDED = Path(__file__).parent / "world" / "base_model"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_BASE = "base.json"  # fingerprint of the base, beside the adapter
+ADAPTER_BASE = "base.json"  # beside the adapter: the fingerprint of its base, and what its boxes mean
+FRAME = "box_frame"
 UNSLOTH_TOKENS = 32_768  # it wants to know the longest sequence; no pack is longer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -65,6 +72,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
     if adapter is not None:  # only now are the files of a Hub model sure to be here
         way_out = "put the old files back, or train on this base in a new run"
         check_fingerprint(adapter / ADAPTER_BASE, family, f"the adapter in {adapter} was trained on", way_out)
+        _take_frame(adapter, family, section)
     policy = _with_adapter(family, model, section, adapter)
     policy.peft.peft_config["default"].base_model_name_or_path = section.base
     # LoRA leaves the embeddings as they are. Not told so, PEFT looks for the base's config at every saving, on the Hub
@@ -105,10 +113,16 @@ def _readable(section: ModelSection) -> Iterator[None]:
 
 def _family(source: str, section: ModelSection) -> Family:
     with _readable(section):
-        kind = AutoConfig.from_pretrained(source, revision=section.revision, trust_remote_code=False).model_type
+        kind = PreTrainedConfig.get_config_dict(source, revision=section.revision)[0].get("model_type")
         if kind not in FAMILIES:
-            raise HartError(f"base {section.base!r} is of type {kind!r}; supported: {', '.join(FAMILIES)}")
-        return FAMILIES[kind](source, section.revision)
+            raise HartError(
+                f"base {section.base!r} is of type {kind!r}; supported: {', '.join(FAMILIES)}. Of InternVL3 and "
+                "LLaVA-OneVision the transformers-native repositories are meant, whose names end in -hf"
+            )
+        family = FAMILIES[kind](source, section.revision)
+    if section.box_frame is not None:
+        family.use_frame(section.box_frame)
+    return family
 
 
 def keep_differentiable(model: nn.Module) -> None:
@@ -150,6 +164,20 @@ def check_adapter(adapter: Path, base: str) -> None:
         raise HartError(
             f"the adapter in {adapter} was trained on base {trained_on!r}, not {base!r}; set model.base to it"
         )
+
+
+def _take_frame(adapter: Path, family: Family, section: ModelSection) -> None:
+    """An adapter keeps the frame of the boxes it was trained on. An earlier version wrote none down."""
+    made_for = adapter / ADAPTER_BASE
+    frame = json.loads(made_for.read_text(encoding="utf-8")).get(FRAME) if made_for.is_file() else None
+    if frame in (None, family.box_frame):
+        return
+    if section.box_frame is not None:
+        raise HartError(
+            f"the adapter in {adapter} was trained to write boxes as {frame}, not {section.box_frame}; leave "
+            "model.box_frame out"
+        )
+    family.use_frame(frame)
 
 
 def pick_device(asked: str) -> torch.device:

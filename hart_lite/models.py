@@ -1,8 +1,8 @@
 """What `hart-lite eval` takes for a model, and how it becomes an engine.
 
 RUN          a run directory: the base, precision, budgets and rollout settings of its recipe, with its final adapter
-ADAPTER      a folder with adapter_config.json, which names its base
-CHECKPOINT   a folder with config.json and weights, or a Hub id
+ADAPTER      a folder with adapter_config.json, which names its base; the recipe of its run where that is known
+CHECKPOINT   a folder with config.json and weights, or a Hub id; a merge goes by the recipe it was trained with
 embedded     the tiny model in this package
 api:NAME     a model behind an OpenAI-compatible server (OPENAI_BASE_URL, OPENAI_API_KEY)
 """
@@ -25,6 +25,7 @@ from hart_lite.frames import FRAMES
 from hart_lite.loading import ADAPTER_WEIGHTS, load_policy
 from hart_lite.recipe import check_machine, load_recipe
 from hart_lite.recipe_schema import Evaluate, ModelSection, PixelBudgets, Recipe, Rollout
+from hart_lite.run_record import RunRecord, recipe_of
 from hart_lite.types import HartError, shown
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -92,13 +93,23 @@ def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:
         return recipe, recipe.model, adapter
     if (folder / ADAPTER_CONFIG).is_file():
         base = _base_of(folder / ADAPTER_CONFIG)
-        return (load_recipe("tiny_cpu") if base == "embedded" else None), ModelSection(base=base), folder
+        recipe = _recorded(folder) or recipe_of(folder) or (load_recipe("tiny_cpu") if base == "embedded" else None)
+        section = recipe.model if recipe and recipe.model.base == base else ModelSection(base=base)
+        return recipe, section, folder
     if (folder / "config.json").is_file():
-        return None, ModelSection(base=spec), None
+        recipe = _recorded(folder)  # of a merge
+        section = recipe.model.model_copy(update={"revision": None, "quant": "none"}) if recipe else ModelSection()
+        return recipe, section.model_copy(update={"base": spec}), None
     raise HartError(
         f"{spec} holds no model: neither recipe.yaml (a run) nor {ADAPTER_CONFIG} (an adapter) nor config.json "
         "(a checkpoint)"
     )
+
+
+def _recorded(folder: Path) -> Recipe | None:
+    """The recipe in the record that travels with a shared adapter or a merge: it saw images within these budgets."""
+    record = RunRecord.load(folder)
+    return record.recipe if record else None
 
 
 def _base_of(config: Path) -> str:

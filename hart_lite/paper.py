@@ -74,6 +74,7 @@ _TRAINED = {  # method -> overrides of the recipe, what of the run is evaluated,
     ),
 }
 _TRAINED["HART"] = _TRAINED["HART-7B"] = _TRAINED["AP-GRPO + SFT"]
+_RECIPES = {"InternVL3-8B": "internvl3_8b"}  # which of the shipped recipes trains what is not Qwen2.5-VL-7B
 TRAINING_DATA = (
     "The paper's training data: add data.format=mme_realworld data.train=MME_RealWorld.json "
     "data.lite=MME-RealWorld-Lite.json data.image_dir=imgs"
@@ -109,7 +110,7 @@ def _command(number: int, method: str, row: dict) -> str:
     name, k = method.replace("(Ours)", "").strip(), str(row.get("k") or 0.6)
     train = ""
     if row.get("hart"):
-        train, model, mode = f"model.base={_MODELS[name]} output=runs/hart", "runs/hart", "full+crops"
+        train, model, mode = "output=runs/hart", "runs/hart", "full+crops"
     elif name in _TRAINED:
         train, model, mode = (text.replace("{k}", k) for text in _TRAINED[name])
     elif name in _PEERS:
@@ -121,7 +122,7 @@ def _command(number: int, method: str, row: dict) -> str:
     measure = f"hart-lite eval {model} --benchmark {names} --mode {mode}"
     if number == 8:
         measure = f"hart-lite table {model.removesuffix('/stages/1-rl/adapter')} --number 8"
-    return (f"hart-lite train qwen7b_lora {train} && " if train else "") + measure
+    return (f"hart-lite train {_RECIPES.get(name, 'qwen7b_lora')} {train} && " if train else "") + measure
 
 
 @cache

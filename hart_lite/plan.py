@@ -90,7 +90,7 @@ def usable(card: int) -> int:
 def plan(recipe: Recipe, dims: Dimensions, boxes: int | None = None) -> Plan:
     """The plan with so many boxes a sample; None: the worst case, `max_boxes`."""
     case = _Case(recipe, dims, boxes or recipe.rollout.max_boxes)
-    moments, steps, problems = case.evaluation(), [], []
+    moments, steps, problems = case.evaluation(), [], case.small_budgets()
     for index, stage in enumerate(recipe.stages):
         name = f"{index + 1}-{stage.kind}"
         if isinstance(stage, SFTStage):
@@ -117,11 +117,24 @@ class _Case:
 
     def __init__(self, recipe: Recipe, dims: Dimensions, boxes: int) -> None:
         self.recipe, self.dims, self.cost = recipe, dims, Cost(dims, recipe.model)
-        self.full = recipe.pixels.full // dims.pixels_per_token
-        self.crops = boxes * (recipe.pixels.crop // dims.pixels_per_token)
+        vision, pixels = dims.vision, recipe.pixels
+        self.full = vision.tokens(pixels.full)
+        self.crops = boxes * vision.tokens(pixels.crop)
+        self.patches_per_token = max(vision.patches_per_token(pixels.full), vision.patches_per_token(pixels.crop))
         adapters = self.cost.adapters()
         self.still = {"weights": self.cost.weights(), "adapters": adapters, "optimizer": 2 * adapters}
         self.training = self.still | {"adapters": 2 * adapters}  # with their gradients
+
+    def small_budgets(self) -> list[str]:
+        """Budgets of pixels in which a family that sees tiles has room for none."""
+        least, pixels = self.dims.vision.least_pixels, self.recipe.pixels
+        budgets = {"full": pixels.full, "crop": pixels.crop}
+        return [
+            f"pixels.{name} is {budget}, and this model is shown {least} pixels at least: training would stop there; "
+            "raise it"
+            for name, budget in budgets.items()
+            if budget < least
+        ]
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 
@@ -150,6 +163,9 @@ class _Case:
             kv_tokens(turn, stage.questions_per_step, self.recipe.rollout.samples) for turn in self.sequences(stage)
         )
 
+    def _patches(self, image_tokens: int) -> float:
+        return image_tokens * self.patches_per_token
+
     # -- moments ---------------------------------------------------------------------------------------------------
 
     def rl(self, name: str, stage: RLStage) -> list[Moment]:
@@ -163,7 +179,8 @@ class _Case:
         return moments + self._update(name, stage, features)
 
     def _encode(self, name: str, features: int, image_tokens: int) -> list[Moment]:
-        return [Moment(name, **self.still, features=features, activations=self.cost.encoding(image_tokens))]
+        encoding = self.cost.encoding(self._patches(image_tokens))
+        return [Moment(name, **self.still, features=features, activations=encoding)]
 
     def _turn(self, name: str, turn: Turn, questions: int, samples: int, features: int) -> list[Moment]:
         """One batch under the rollout's budget of tokens is held at a time, or one row that is longer. Of the prompts'
@@ -191,7 +208,7 @@ class _Case:
             features *= (
                 2  # other ones than the rollout's, which stay: the base's in the reference, the graph's after it
             )
-        moments = self._backward(name, tokens, tokens, sampled, features, self.cost.tower_kept(tokens))
+        moments = self._backward(name, tokens, tokens, sampled, features, self.cost.tower_kept(self._patches(tokens)))
         if self.recipe.beta:
             reading = self.cost.reading(tokens, tokens, adapters=False)
             moments.insert(0, Moment(f"{name}: reference", **self.still, features=features, activations=reading))
@@ -216,7 +233,7 @@ class _Case:
         row = max(images + TEXT_TOKENS, self.full + TEXT_TOKENS + said)
         features = self.cost.features(rows * images)
         seen = self._encode(f"{name}: see images", features, rows * images)
-        tower = self.cost.tower_kept(rows * images)
+        tower = self.cost.tower_kept(self._patches(rows * images))
         return seen + self._backward(name, rows * row, row, rows * said, features, tower)
 
     def evaluation(self) -> list[Moment]:
@@ -248,7 +265,7 @@ class _Case:
             sampled=sampled,
             packed=packed,
             unshared=unshared,
-            rollout_flops=read * token + sampled * head + 2 * images * self.dims.vision.patches * self.dims.tower,
+            rollout_flops=read * token + sampled * head + round(2 * self._patches(images) * self.dims.tower),
             update_flops=passes * packed * token + heads,
             update_flops_unshared=passes * unshared * token + heads,
         )

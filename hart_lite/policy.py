@@ -45,7 +45,7 @@ class Policy:
             )
             self.peft = get_peft_model(model, config)
         # Asked of the model: a loaded adapter may have other parts than the recipe names.
-        self.trains_vision = any(p.requires_grad for p in model.model.visual.parameters())
+        self.trains_vision = any(p.requires_grad for p in family.vision(model).parameters())
         self._features: dict[ImageView, torch.Tensor] = {}
 
     @property
@@ -124,7 +124,7 @@ class Policy:
 
         `temperature` is the one they were sampled at: the gradient is then that of the policy that acted.
         """
-        hidden = self.model.model.language_model(
+        hidden = self.family.language(self.model)(
             inputs_embeds=self.embed(pack.ids_T, pack.slots)[None],
             position_ids=self.rotary(pack.positions_R_T[:, None]),
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),  # the blocks say who sees whom
@@ -146,5 +146,5 @@ class Policy:
         return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
 
     def rotary(self, positions: torch.Tensor) -> torch.Tensor:
-        """(R, ..., T) positions as the language model takes them."""
-        return positions.to(self.device)
+        """(R, ..., T) positions as the language model takes them: with 1-D ones it knows no R."""
+        return (positions if self.family.position_rows > 1 else positions[0]).to(self.device)

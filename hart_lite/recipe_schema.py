@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hart_lite.box_frames import BoxFrame
 from hart_lite.recipe_checks import contradictions
 
 Loop = Literal["hart", "mgpo", "direct"]
@@ -56,6 +57,9 @@ class ModelSection(_Section):
     """Recompute activations in the backward pass: less memory, more time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: the first CUDA card, else the CPU."""
+    box_frame: BoxFrame | None = None
+    """What the numbers of a box mean, for a base of which nobody says (LLaVA-OneVision; `hart-lite frame` measures it):
+    `unit`, `unit-padded`, `relative-1000`, `pixels` or `seen-pixels`; null: the family's own."""
     lora: Lora = Lora()
 
 

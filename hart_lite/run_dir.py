@@ -19,7 +19,7 @@ from hart_lite.checkpoints import DISK_ERRORS, write_whole
 from hart_lite.evaluate import evaluate
 from hart_lite.families.base import Family
 from hart_lite.fingerprint import KEY, check_fingerprint, fingerprint
-from hart_lite.loading import ADAPTER_BASE
+from hart_lite.loading import ADAPTER_BASE, FRAME
 from hart_lite.policy import Policy
 from hart_lite.recipe import Recipe, dump_recipe, load_recipe
 from hart_lite.rollout import Runner
@@ -106,7 +106,8 @@ def _write_adapter(policy: Policy, folder: Path) -> None:
     try:
         policy.peft.save_pretrained(partial)
         policy.family.save_processor(partial)
-        write_whole(partial / ADAPTER_BASE, json.dumps({KEY: fingerprint(policy.family)}) + "\n")
+        made_for = {KEY: fingerprint(policy.family), FRAME: policy.family.box_frame}
+        write_whole(partial / ADAPTER_BASE, json.dumps(made_for) + "\n")
     except DISK_ERRORS as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise HartError(

@@ -30,10 +30,10 @@ def boxes_from_any_text(family, text: str, seen, original) -> list[tuple[float, 
     return [(x, y, x + 0.3 * width, y + 0.3 * height, 0)]
 
 
-def make_up(set_attribute=setattr) -> None:
+def make_up(set_attribute=setattr, family: type = Qwen25VL) -> None:
     """Put both in place; give `monkeypatch.setattr` to have them taken out again."""
     set_attribute(hart_lite.rollout, "grade", even_length)
-    set_attribute(Qwen25VL, "boxes_from_text", boxes_from_any_text)
+    set_attribute(family, "boxes_from_text", boxes_from_any_text)
 
 
 def small_recipe(base: Path, output: Path, stages: list[dict] | None = None, **changes) -> Recipe:

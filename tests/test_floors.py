@@ -11,13 +11,17 @@ FLOORS = (
     # 0: plain Python, no torch, no PIL, no transformers
     (
         *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary"),
-        *("dimensions", "activations", "plan", "plan_report"),
+        *("dimensions", "activations", "plan", "plan_report", "box_frames", "towers"),
         *("markdown", "predictions", "paper"),
     ),
     # 1: tensors, no model
-    ("advantages", "losses", "packing", "attention", "graph", "measure"),
+    ("advantages", "losses", "packing", "attention", "graph", "measure", "shards"),
     # 2: pixels and model families
-    ("images", "families.base", "families.qwen2_5_vl", "fingerprint", "protocols.base", "benchmarks.base"),
+    (
+        *("images", "fingerprint", "families.base", "families.box_text", "families.chat", "families.tiles"),
+        *("families.qwen2_5_vl", "families.internvl3", "families.llava_onevision"),
+        *("protocols.base", "benchmarks.base"),
+    ),
     # 3: data, and things with weight
     (
         *("rows", "data", "data_check", "contact_sheet", "world.glyphs", "world.scenes"),
@@ -27,6 +31,7 @@ FLOORS = (
         *("benchmarks.hrbench", "benchmarks.hrbench4k", "benchmarks.hrbench8k", "benchmarks.mmstar"),
         *("benchmarks.visual_cot", "data_folder", "convert", "world.make"),
         *("layouts.base", "layouts.conversations", "layouts.mgpo", "layouts.coco", "layouts.csv_folder"),
+        *("lora_file", "lora_sum", "base_names"),
     ),
     # 4: the algorithm
     ("loops", "rollout"),
@@ -36,17 +41,17 @@ FLOORS = (
         *("world.base", "engine", "api_engine", "models", "protocols.ours", "protocols.tools", "protocols.mgpo"),
         *("protocols.deepeyes", "protocols.pixel_reasoner", "protocols.registry"),
         *("benchmarks.world", "benchmarks.own_rows", "benchmarks.registry", "benchmarks.listing"),
-        *("benchmarks.scores", "significance", "findings", "trained"),
+        *("benchmarks.scores", "significance", "findings", "trained", "run_record", "model_card", "merge_proof"),
     ),
     # 6: whole jobs
     (
-        *("train", "world.teacher", "world.sight", "world.pretrain"),
+        *("train", "measure_frame", "merge", "push", "world.teacher", "world.sight", "world.pretrain"),
         *("bench.presets", "bench.models", "bench.steps", "bench.update", "bench.count", "bench.decode"),
         *("bench.run", "bench.report", "eval_questions", "eval_settings", "eval_files"),
         *("eval_run", "eval_report", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
     ),
     # 7
-    ("cli", "commands.libraries", "commands.training", "commands.evaluating", "commands.data"),
+    ("cli", "commands.libraries", "commands.training", "commands.evaluating", "commands.data", "commands.sharing"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

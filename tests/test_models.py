@@ -13,6 +13,7 @@ from hart_lite import models
 from hart_lite.api_engine import ApiEngine
 from hart_lite.engine import LocalEngine
 from hart_lite.generate import Sampling
+from hart_lite.merge import merge
 from hart_lite.models import open_model
 from hart_lite.recipe import dump_recipe, load_recipe
 from hart_lite.recipe_schema import Rollout
@@ -53,12 +54,19 @@ def test_a_run_comes_with_its_budgets(run, policy):
 def test_an_adapter_a_merged_checkpoint_and_the_run_say_the_same(run, tiny_base, new_policy, tmp_path):
     as_run, as_adapter = open_model(str(run)), open_model(str(run / "adapter"))
     assert as_adapter.weights == as_run.weights
-    assert (as_adapter.pixels, as_adapter.rollout) == (None, Rollout())
+    assert (as_adapter.pixels, as_adapter.rollout) == (as_run.pixels, as_run.rollout)
+    shutil.copytree(run / "adapter", tmp_path / "elsewhere")
+    alone = open_model(str(tmp_path / "elsewhere"))
+    assert (alone.pixels, alone.rollout) == (None, Rollout())
     whole = new_policy()
     whole.family.save_processor(tmp_path / "merged")
     whole.peft.merge_and_unload().save_pretrained(tmp_path / "merged")
     merged, base = open_model(str(tmp_path / "merged")), open_model(str(tiny_base))
-    assert said(as_run) == said(as_adapter) == said(merged) != said(base)
+    assert said(as_run) == said(as_adapter) == said(alone) == said(merged) != said(base)
+    merge(run, tmp_path / "recorded")
+    recorded = open_model(str(tmp_path / "recorded"))
+    assert (recorded.pixels, recorded.rollout) == (as_run.pixels, as_run.rollout)
+    assert said(recorded) == said(as_run)
     assert set(merged.weights) == {"base"}
     assert len({model.weights["base"] for model in (as_run, merged, base)}) == 2
     assert as_run.weights["base"] == base.weights["base"]

@@ -1,6 +1,7 @@
 """The plan against models built from configs, and against the allocator: predicted memory within 10 % of measured."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,8 @@ def test_parameters_are_those_of_a_model_built_from_the_config(name):
 
 def test_published_sizes_add_up_to_the_published_checkpoints():
     counts = {"3B": 3_754_622_976, "7B": 8_292_166_656, "32B": 33_452_718_336, "72B": 73_410_777_344}
-    assert {name.split("-")[2]: dims.parameters for name, dims in PUBLISHED.items()} == counts
+    found = {name: dims.parameters for name, dims in PUBLISHED.items() if name.startswith("Qwen")}
+    assert {name.split("-")[2]: count for name, count in found.items()} == counts
 
 
 def test_the_7b_in_the_figures_everyone_quotes():
@@ -99,7 +101,7 @@ def test_sizes_come_from_a_folder_too_or_the_error_says_what_to_give(tmp_path):
     with pytest.raises(HartError, match=r"of base 'some/model' are not known here.*\(model\.base=FOLDER\)"):
         Dimensions.of("some/model")
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(HartError, match=r"config\.json is no config of a Qwen2\.5-VL: .*'gpt2'"):
+    with pytest.raises(HartError, match=r"config\.json is no config of a Qwen2\.5-VL, InternVL3 or .*'gpt2'"):
         Dimensions.of(str(tmp_path))
 
 
@@ -193,7 +195,7 @@ def test_so_is_an_update_of_another_kind(what):
     section = ModelSection.model_validate(values)
     made, cost = policy_of(dims, section), Cost(dims, section)
     row = group(made, 4 if "vision" in what else 8)
-    measured, predicted = measured_update(made, row), predicted_update(cost, row) + cost.tower_kept(100)
+    measured, predicted = measured_update(made, row), predicted_update(cost, row) + cost.tower_kept(400)
     print(f"{what}: measured {measured / 2**20:.1f}, predicted {predicted / 2**20:.1f}")
     assert predicted == pytest.approx(measured, rel=0.1)
 
@@ -208,9 +210,9 @@ def test_reading_prompts_and_encoding_images_are_predicted_within_a_tenth(dtype)
     made.generate(prompts, once)
     made.forget_images()
     measured = peak_bytes(lambda: made.encode(views[:6]))
-    print(f"{dtype} images: measured {measured / 2**20:.1f}, predicted {cost.encoding(600) / 2**20:.1f}")
+    print(f"{dtype} images: measured {measured / 2**20:.1f}, predicted {cost.encoding(2400) / 2**20:.1f}")
     pixels = 600 * 4 * MIDDLE.vision.patch_values * 4  # on CPU they are the image processor's, not the allocator's
-    assert cost.encoding(600) - (pixels if dtype == "float32" else 0) == pytest.approx(measured, rel=0.1)
+    assert cost.encoding(2400) - (pixels if dtype == "float32" else 0) == pytest.approx(measured, rel=0.1)
     made.encode(views)
     measured = peak_bytes(lambda: made.generate(prompts, once))
     [shared] = trie(prompts)
@@ -371,6 +373,12 @@ def test_the_command_prints_a_table_or_json_without_torch():
     assert figures["worst"]["peak"] == planned("qwen7b_lora", "rollout.samples=4").peak
     assert f"peak {planned().peak / GIB:.1f} GiB" in table
     assert "24 GB" in table
+
+
+def test_the_peaks_in_the_readme_are_the_plans():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\| `(\w+)` \|[^|]+\| ([\d.]+) GiB \|", readme, re.MULTILINE))
+    assert shown == {path.stem: f"{planned(path.stem).peak / GIB:.1f}" for path in shipped_recipes()}
 
 
 def test_the_output_in_the_readme_is_that_of_the_command(capsys):

@@ -78,6 +78,15 @@ def _add_evaluations(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--out", type=Path, metavar="DIR", help="write Markdown and CSV here, too")
     command.set_defaults(run=table)
 
+    command = commands.add_parser("frame", help="what the numbers of a model's boxes mean", description=frame.__doc__)
+    command.add_argument("model", help="embedded, a Hub id, or a folder with a checkpoint")
+    command.add_argument("rows", help="questions with boxes: .jsonl, .parquet, folder of parquet, or Hub data set")
+    command.add_argument("--limit", type=int, default=200, help="how many rows are asked, drawn with a seed")
+    command.add_argument("--pixels", type=int, help="budget of pixels of the image, as pixels.full")
+    command.add_argument("--quant", choices=("none", "nf4"), default="none", help="nf4: 4-bit weights")
+    command.add_argument("--json", action="store_true", help="print everything as JSON")
+    command.set_defaults(run=frame)
+
     command = commands.add_parser("gallery", help="look at an evaluation", description=gallery.__doc__)
     command.add_argument("folder", type=Path, metavar="EVAL", help="folder of an evaluation")
     command.add_argument("--limit", type=int, default=12, metavar="N", help="questions of each kind; default: 12")
@@ -153,6 +162,20 @@ def gallery(arguments: argparse.Namespace) -> int:
         curve = arguments.folder / "iou_curve.png"
         write_iou_curve([arguments.folder], curve)
         print(f"curve: {curve}")
+    return 0
+
+
+def frame(arguments: argparse.Namespace) -> int:
+    """Ask a checkpoint where things are whose boxes are known, and say which convention its numbers follow."""
+    import json
+
+    quiet_libraries()
+    from hart_lite.measure_frame import measure, text
+    from hart_lite.recipe_schema import ModelSection
+
+    section = ModelSection(base=arguments.model, quant=arguments.quant)
+    report = measure(section, arguments.rows, arguments.limit, arguments.pixels)
+    print(json.dumps(report, indent=2) if arguments.json else text(report))
     return 0
 
 

@@ -92,5 +92,5 @@ def recipes(arguments: argparse.Namespace) -> int:
 
     for path in shipped_recipes():
         about = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        print(f"{path.stem:14} {about}")
+        print(f"{path.stem:20} {about}")
     return 0

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from hart_lite.box_frames import BoxFrame
 from hart_lite.types import Box, ImageView, Tokens
 
 if TYPE_CHECKING:  # what speaks of families alone, such as a list of benchmarks, answers without torch
@@ -24,6 +25,7 @@ class Family(Protocol):
     source: str  # folder or Hub id of the base, and which commit of it
     revision: str | None
     position_rows: int  # 3 for m-RoPE, else 1
+    box_frame: BoxFrame  # which numbers its text has for a box
     locate_words: str  # appended to the locate instruction: the box format this family speaks
     several_words: str  # appended to that when there are several images: how to say which one
     eos_ids: tuple[int, ...]  # a response ends with one of these
@@ -32,6 +34,12 @@ class Family(Protocol):
 
     def load_model(self, **how) -> nn.Module:
         """The base model, frozen, on its device."""
+
+    def language(self, model: nn.Module) -> nn.Module:
+        """The decoder without its head: embeddings and positions in, hidden states out."""
+
+    def vision(self, model: nn.Module) -> nn.Module:
+        """All that makes features of pixels: the tower and its projector."""
 
     def save_processor(self, folder: Path) -> None:
         """Tokenizer, image processor and chat template, as the base's repository has them."""
@@ -69,10 +77,17 @@ class Family(Protocol):
     def positions(self, tokens: Tokens) -> torch.Tensor:
         """(rows, T) rotary positions: 3 rows for m-RoPE, 1 otherwise."""
 
+    def use_frame(self, frame: BoxFrame) -> None:
+        """Read and write boxes in another frame. Raises `HartError` where the family's own is known."""
+
+    def written_boxes(self, text: str, images: int) -> list[tuple[float, float, float, float, int]]:
+        """(x1, y1, x2, y2, image index) for every box the text names, unchecked and in order: the numbers as they stand
+        there. What is no number, or lies on an image that is not among the `images`, comes as NaN on the first."""
+
     def boxes_from_text(
         self, text: str, seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]
     ) -> list[tuple[float, float, float, float, int]]:
-        """(x1, y1, x2, y2, image index) in original pixels for every box the text names, unchecked and in order."""
+        """`written_boxes` in original pixels."""
 
     def box_to_text(
         self, boxes: Sequence[Box], seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]

@@ -1,0 +1,94 @@
+"""Which tensor of a checkpoint's files is which parameter of the model.
+
+The Hub's Qwen2.5-VL has `model.layers.0..` and `visual.blocks.0..` where the model in transformers 5 has
+`model.language_model.layers.0..` and `model.visual.blocks.0..`. The model class renames at loading; this asks the same
+rules.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from hart_lite.lora_file import Pair
+from hart_lite.shards import FLOATS, Checkpoint
+from hart_lite.types import HartError
+
+
+@dataclass(frozen=True)
+class Names:
+    checkpoint: Checkpoint
+    model: nn.Module  # on the meta device: shapes and names, no weights
+    stored: dict[str, str]  # parameter of the model -> its name in the files
+    shared: frozenset[str]  # parameters that are one with another, such as a tied head
+
+    @classmethod
+    def of(cls, folder: Path, checkpoint: Checkpoint) -> Names:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        times = Counter(id(parameter) for parameter in parameters.values())
+        shared = frozenset(name for name, parameter in parameters.items() if times[id(parameter)] > 1)
+        return cls(checkpoint, model, _stored(checkpoint, model), shared)
+
+    def weight(self, module: str, pair: Pair) -> str:
+        """The stored name of the weight that a pair belongs to. Raises `HartError` where it has no place."""
+        parameter = f"{module}.weight"
+        name = self.stored.get(parameter)
+        if parameter in self.shared:
+            raise HartError(
+                f"the adapter changes {parameter}, which is one tensor for words going in and coming out here; merged, "
+                "it would change both. Train without an adapter on it"
+            )
+        if name is None:
+            raise HartError(
+                f"the adapter changes {parameter}, which the base in {self.checkpoint.folder} does not have: it "
+                "belongs to another base, or was saved with another version of transformers"
+            )
+        place, shape = self.checkpoint.places[name], (pair.B.shape[0], pair.A.shape[1])
+        if place.shape != shape or place.dtype not in FLOATS:
+            raise HartError(
+                f"the adapter's {parameter} is {shape}, the base's {name} is {place.dtype} {place.shape}: it belongs "
+                "to another base"
+            )
+        return name
+
+    def quantised(self, left_out: tuple[str, ...]) -> dict[str, str]:
+        """{parameter: stored name} of the weights that are kept in 4 bits when the model is loaded so."""
+        from bitsandbytes.nn import Linear4bit
+        from transformers.integrations import replace_with_bnb_linear
+
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+        with torch.device("meta"):
+            model = type(self.model)(self.model.config)
+        model = replace_with_bnb_linear(model, list(left_out), config)
+        found = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+        if missing := sorted(found - self.stored.keys()):
+            raise HartError(f"the base in {self.checkpoint.folder} lacks {missing[0]}; it is not a whole checkpoint")
+        return {parameter: self.stored[parameter] for parameter in found}
+
+
+def _stored(checkpoint: Checkpoint, model: nn.Module) -> dict[str, str]:
+    rules = get_model_conversion_mapping(model, add_legacy=False)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    parameters = model.state_dict()
+    stored: dict[str, str] = {}
+    for name in checkpoint.places:
+        parameter, converted = rename_source_key(name, renamings, converters, model.base_model_prefix, parameters)
+        if parameter not in parameters and name in parameters:
+            parameter = name
+        if converted is not None or parameter not in parameters:
+            continue  # made of several tensors, or nothing of the model's: no adapter goes there
+        if parameter in stored:
+            raise HartError(f"{checkpoint.folder}: {stored[parameter]} and {name} are both {parameter}")
+        stored[parameter] = name
+    return stored

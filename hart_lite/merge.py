@@ -1,0 +1,194 @@
+"""An adapter and its base as one checkpoint, which needs neither PEFT nor hart-lite (hart-lite merge).
+
+Every file is the base's own, and so is every name in it, by which other engines and converters know a weight; only the
+bytes of changed weights differ. One tensor is in memory at a time, beside the adapter. The sum is made in float32 and
+rounded once, and nothing is quantised again: PEFT's own merge into 4-bit weights rounds small changes away.
+
+The folder appears when it is whole and has passed its proof (hart_lite.merge_proof), or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from hart_lite.base_names import Names
+from hart_lite.families.base import Family
+from hart_lite.fingerprint import check_fingerprint
+from hart_lite.loading import ADAPTER_BASE, DTYPES, EMBEDDED, FAMILIES
+from hart_lite.lora_file import LoraFile, find_adapter, read_lora
+from hart_lite.lora_sum import Sum
+from hart_lite.merge_proof import LARGEST, Proof, prove
+from hart_lite.recipe import Recipe
+from hart_lite.recipe_schema import ModelSection
+from hart_lite.run_record import RunRecord, recipe_of, record_of
+from hart_lite.shards import INDEX, SINGLE, Checkpoint
+from hart_lite.types import HartError, shown
+
+Base = Literal["plain", "dequant"]
+TRAVELS = ("*.json", "*.jinja", "*.txt", "*.model", "LICEN[CS]E*", "NOTICE*")  # of a base's files, beside its weights
+FETCHED = ("*.safetensors", *TRAVELS, "README.md")  # the base's card names its licence
+ROOM = 64 << 20  # bytes for everything but weights
+
+
+def merge(
+    source: str | Path, out: str | Path, base: Base = "plain", force: bool = False, logits_up_to: int = LARGEST
+) -> Proof:
+    """Merge the adapter of a run directory, or in a folder of its own, into `out`; returns what was proved of it.
+
+    base: what B @ A is added to. `plain`: the unquantised base. `dequant`: the weights the run trained on; each one
+    that nf4 quantised is replaced by what its 4 bits stand for.
+    force: replace an earlier merge in `out`; anything else there is left alone.
+    logits_up_to: parameters of the largest base whose logits are compared, too.
+
+    Equal inputs give equal bytes. Raises `HartError` for an adapter that is not plain LoRA or has no place in the base,
+    a base that is quantised, damaged or another one, a place that is taken, and a merge that fails its proof.
+    """
+    out, adapter = Path(out), find_adapter(Path(source))
+    _check_place(out, force)
+    lora, recipe = read_lora(adapter), recipe_of(adapter)
+    revision = recipe.model.revision if recipe else None
+    dtype = _trained_in(recipe) if base == "dequant" else None
+    folder = find_base(lora.base, revision)
+    family = _family(folder, lora.base)
+    trained_on = f"the adapter in {adapter} was trained on"
+    check_fingerprint(adapter / ADAPTER_BASE, family, trained_on, "merge it into the files it was trained on")
+    checkpoint = Checkpoint.open(folder)
+    names = Names.of(folder, checkpoint)
+    sums = _sums(names, lora, names.quantised(family.unquantised) if base == "dequant" else {}, dtype)
+    _check_room(out, checkpoint, (adapter, folder))
+    record, pictures = record_of(adapter, lora.base)
+    work = out.absolute().with_name(f".{out.absolute().name}.merging")
+    try:
+        shutil.rmtree(work, ignore_errors=True)  # of a merge that was killed
+        work.mkdir(parents=True)
+        for shard in tqdm(checkpoint.shards, desc="merge", unit="shard", leave=False):
+            checkpoint.copy_shard(shard, work, sums)
+        record.model_copy(update={"merged": base}).save(work, pictures)
+        _copy_files(checkpoint, work)
+        _reach_the_disk(work)
+        how = ModelSection(
+            base=lora.base,
+            revision=revision,
+            quant="nf4" if base == "dequant" else "none",
+            dtype="float32",
+            device="cpu",
+        )
+        proof = prove(work, adapter, checkpoint, sums, how, logits_up_to)
+        _check_place(out, force)  # a merge takes long, and something may have come there
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(work, out)
+    except OSError as error:
+        raise HartError(f"{out} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return proof
+
+
+def find_base(name: str, revision: str | None = None) -> Path:
+    """The folder with a base's files: the embedded one, a local one, or a Hub model, downloaded where it is not yet."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    if name == "embedded":
+        return EMBEDDED
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FETCHED)))
+    except (OSError, ValueError, HTTPError) as error:
+        raise HartError(
+            f"base {shown(name)} is no folder here and cannot be had from the Hub: {error}\nMerging needs the files of "
+            "the base that the adapter was trained on"
+        ) from error
+
+
+def _family(folder: Path, name: str) -> Family:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+        if kind not in FAMILIES:
+            raise HartError(f"base {shown(name)} is of type {shown(kind)}; supported: {', '.join(FAMILIES)}")
+        if "quantization_config" in config:
+            raise HartError(
+                f"base {shown(name)} is stored quantised; nothing can be added to its weights without quantising them "
+                "again. Train on the unquantised one (model.quant=nf4 quantises it at loading) and merge into that"
+            )
+        return FAMILIES[kind](str(folder))
+    except (OSError, ValueError, AttributeError) as error:
+        raise HartError(f"base {shown(name)} cannot be read: {error}") from error
+
+
+def _trained_in(recipe: Recipe | None) -> torch.dtype | None:
+    """What the weights were in when the run quantised them; None: as they are stored, which is what model.dtype=auto
+    gives a bfloat16 base on a card that has bfloat16, and where nobody knows the run."""
+    if recipe is None:
+        return None
+    if recipe.model.quant != "nf4":
+        raise HartError(
+            "the run trained on an unquantised base (model.quant=none), so --base plain is what it trained on"
+        )
+    if recipe.model.backend == "unsloth":
+        raise HartError(
+            "unsloth decides by itself which weights it quantises, so --base dequant is not known for its runs"
+        )
+    return DTYPES.get(recipe.model.dtype)
+
+
+def _sums(names: Names, lora: LoraFile, quantised: dict[str, str], dtype: torch.dtype | None) -> dict[str, Sum]:
+    """What becomes of each tensor that does not stay: by its name in the checkpoint."""
+    pairs = {names.weight(module, pair): pair for module, pair in lora.pairs.items()}
+    stored = set(quantised.values())
+    return {
+        name: Sum(name, pairs.get(name), lora.scale, name in stored, dtype) for name in sorted(stored | pairs.keys())
+    }
+
+
+def _check_place(out: Path, force: bool) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
+        return
+    if not force:
+        raise HartError(f"{out} is there already; choose another place, or add --force to replace an earlier merge")
+    if out.is_symlink() or not RunRecord.is_merge(out):
+        raise HartError(f"{out} was not made by hart-lite merge, so --force does not replace it; choose another place")
+
+
+def _check_room(out: Path, checkpoint: Checkpoint, inputs: tuple[Path, ...]) -> None:
+    if any(out.resolve() in (place.resolve(), *place.resolve().parents) for place in inputs):
+        raise HartError(f"{out} holds what is to be merged; choose another place")
+    ground = next(place for place in out.absolute().parents if place.exists())
+    if not ground.is_dir() or not os.access(ground, os.W_OK):
+        raise HartError(f"{out} cannot be written: {ground} is no folder to write in")
+    needed, free = checkpoint.nbytes + ROOM, shutil.disk_usage(ground).free
+    if free < needed:
+        raise HartError(f"{out} needs {needed / 2**30:.1f} GiB and {ground} has {free / 2**30:.1f} GiB left")
+
+
+def _copy_files(base: Checkpoint, work: Path) -> None:
+    """Tokenizer, processor, templates, licence; the config comes last, and without it nothing loads."""
+    files = {path.name: path for pattern in TRAVELS for path in sorted(base.folder.glob(pattern)) if path.is_file()}
+    if SINGLE in base.shards:
+        files.pop(INDEX, None)  # of shards that are not the model
+    config = files.pop("config.json")
+    for path in (*files.values(), config):
+        if not (work / path.name).exists():  # the record of the run, where the base is a merge itself
+            shutil.copyfile(path, work / path.name)
+
+
+def _reach_the_disk(folder: Path) -> None:
+    """A folder that appears whole is whole after a power cut, too."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

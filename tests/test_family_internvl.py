@@ -1,0 +1,388 @@
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from family_checks import (
+    ALL_PARTS,
+    KINDS,
+    check_adapter,
+    check_collated,
+    check_features,
+    check_gradients,
+    check_greedy,
+    check_half,
+    check_log_probs,
+    check_processor_files,
+    check_protocols,
+    loaded,
+    view,
+)
+from safetensors.torch import load_file, save_file
+from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe
+from tiny_families import INTERNVL, INTERNVL_TILE, StockInternVL, build_internvl
+
+from hart_lite import towers
+from hart_lite.families.internvl3 import MAX_TILES, InternVL3
+from hart_lite.images import view_pixels
+from hart_lite.loading import load_policy
+from hart_lite.policy import Policy
+from hart_lite.recipe_schema import ModelSection, PixelBudgets
+from hart_lite.train import train
+from hart_lite.types import Box, HartError, ImageView, Tokens
+
+T = INTERNVL_TILE
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return build_internvl(tmp_path_factory.mktemp("internvl"))
+
+
+@pytest.fixture(scope="module")
+def family(base) -> InternVL3:
+    return InternVL3(str(base))
+
+
+@pytest.fixture(scope="module")
+def policy(base) -> Policy:
+    return loaded(base)
+
+
+def stock(policy: Policy, tokens: Tokens) -> dict[str, torch.Tensor]:
+    """What the stock processor makes of the same pictures, and plain ids."""
+    ids = torch.tensor([tokens.ids])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if tokens.slots:
+        images = [view_pixels(slot.view) for slot in tokens.slots]
+        processor = policy.family.processor
+        inputs["pixel_values"] = processor(images=images, crop_to_patches=True, return_tensors="pt")["pixel_values"]
+    return inputs
+
+
+def stock_ids(family, messages: list[dict], views) -> tuple[int, ...]:
+    """The stock processor's ids of a conversation, images and all."""
+    processor = StockInternVL(family.processor, family.tokenizer, family.tokenizer.chat_template)
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tuple(processor(text=text, images=[view_pixels(v) for v in views] or None)["input_ids"][0])
+
+
+def message(role: str, *parts) -> dict:
+    content = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in parts]
+    return {"role": role, "content": content}
+
+
+# -- the model -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [200, 4096])
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
+def test_packed_log_probs_are_the_stock_models(policy, make, budget):
+    check_log_probs(policy, stock, make, budget)
+
+
+@pytest.mark.parametrize("section", [{}, {"gradient_checkpointing": True}, {"lora": ALL_PARTS}], ids=str)
+def test_gradients_packed_and_unpacked_agree(base, section):
+    parts = {"language_model", "vision_tower", "multi_modal_projector"} if "lora" in section else {"language_model"}
+    check_gradients(loaded(base, **section), stock, parts)
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
+def test_greedy_text_is_the_stock_models(base, make):
+    check_greedy(loaded(base, adapter_std=0.4), stock, make)
+
+
+def test_a_collated_batch_is_what_the_packs_are(policy):
+    check_collated(policy)
+
+
+def test_features_are_one_tensor_for_each_image(policy):
+    check_features(policy)
+
+
+def test_an_adapter_comes_back_as_it_was_and_merges(base, tmp_path):
+    check_adapter(base, stock, tmp_path)
+
+
+def test_a_large_tower_with_normalised_queries_works_the_same(tmp_path):
+    """As InternViT-6B of the 38B has it."""
+    folder = build_internvl(tmp_path, use_qk_norm=True, norm_type="rms_norm", attention_bias=False)
+    check_log_probs(loaded(folder, lora=ALL_PARTS), stock, KINDS["first turns"], 4096)
+
+
+def test_bfloat16_is_near_float32(base):
+    check_half(base)
+
+
+def test_image_processors_are_read_as_repositories_have_them(base, tmp_path):
+    check_processor_files(base, tmp_path, ("GotOcr2ImageProcessor", "GotOcr2ImageProcessorFast"), StockInternVL)
+
+
+def test_adapters_sit_on_every_linear_of_each_part(policy, base):
+    modules = dict(loaded(base, lora=ALL_PARTS).model.named_modules())
+    adapted = {name.removesuffix(".lora_A.default") for name in modules if name.endswith("lora_A.default")}
+    linears = {name.removesuffix(".base_layer") for name, m in modules.items() if isinstance(m, torch.nn.Linear)}
+    assert adapted == {name for name in linears if "lora_" not in name} - {"lm_head"}
+    assert all("language_model" in n for n, p in policy.model.named_parameters() if p.requires_grad)
+
+
+def test_nf4_quantises_the_language_blocks_and_nothing_else(base):
+    policy = loaded(base, quant="nf4")
+    kinds = {name.removesuffix(".base_layer"): type(module) for name, module in policy.model.named_modules()}
+    quantised = {name for name, kind in kinds.items() if kind is bnb.nn.Linear4bit}
+    assert len(quantised) == 2 * 7 and all(".language_model.layers." in f".{name}" for name in quantised)
+    check_log_probs(policy, stock, KINDS["first turns"], 4096)
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused(base, tmp_path):
+    for file in base.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["multi_modal_projector.linear_1.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(HartError, match=r"lacks 1 of the model's tensors.*linear_1.*not a whole InternVL3 checkpoint"):
+        load_policy(ModelSection(base=str(tmp_path)))
+
+
+def test_a_head_of_its_own_is_kept_although_the_config_forgot_to_say_so(base, tmp_path):
+    """Checkpoints written before the config had `tie_word_embeddings` get its default, which is to tie."""
+    for file in base.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    models = [InternVL3(str(folder)).load_model(dtype=torch.float32) for folder in (base, tmp_path)]
+    assert torch.equal(models[0].lm_head.weight, models[1].lm_head.weight)
+    assert not torch.equal(models[1].lm_head.weight, models[1].model.language_model.embed_tokens.weight)
+
+
+@pytest.mark.parametrize("token", ["<IMG_CONTEXT>", "</img>", "<|im_end|>"])
+def test_a_tokenizer_without_a_token_it_needs_is_refused(base, tmp_path, token):
+    shutil.copytree(base, tmp_path / "base")
+    file = tmp_path / "base" / "tokenizer.json"
+    file.write_text(file.read_text().replace(json.dumps(token), '"<other>"'))
+    config = tmp_path / "base" / "tokenizer_config.json"
+    config.write_text(config.read_text().replace(json.dumps(token), '"<other>"'))
+    with pytest.raises(HartError, match=r"no InternVL3 tokenizer: it has no " + re.escape(token)):
+        load_policy(ModelSection(base=str(tmp_path / "base")))
+
+
+def test_a_config_of_another_tokenizer_is_refused(base, tmp_path):
+    """The model's own forward would look for images at another token."""
+    shutil.copytree(base, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config | {"image_token_id": 3}))
+    with pytest.raises(HartError, match=r"<IMG_CONTEXT> is token \d+ of its tokenizer and 3 in its config"):
+        load_policy(ModelSection(base=str(tmp_path / "base")))
+
+
+def test_the_repositories_with_code_of_their_own_are_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "internvl_chat", "auto_map": {"AutoConfig": "x.Y"}}')
+    with pytest.raises(HartError, match=r"is of type 'internvl_chat'; supported: .*whose names end in -hf"):
+        load_policy(ModelSection(base=str(tmp_path)))
+
+
+@pytest.mark.parametrize("frame", ["unit", "relative-1000"])
+def test_its_box_frame_is_known_and_cannot_be_set(base, frame):
+    with pytest.raises(HartError, match=r"box_frame = '" + frame + "'.*InternVL3 are known to be relative-1000"):
+        load_policy(ModelSection(base=str(base), box_frame=frame))
+
+
+# -- chat ----------------------------------------------------------------------------------------------------------
+
+
+def contents(family) -> dict[str, tuple]:
+    wide, tall = view(family, 300, 100, 1), view(family, 50, 160, 2)
+    return {
+        "text": ("What is 1+1? Größe, 数, \n two  spaces",),
+        "image first": (wide, "Which character is on the red square?"),
+        "text first": ("Look here:\n", tall),
+        "several images": (wide, "and\n", tall, tall, "?"),
+        "image only": (wide,),
+    }
+
+
+@pytest.mark.parametrize("system", ["", "Look closely, <|im_end|> twice."])
+@pytest.mark.parametrize("kind", ["text", "image first", "text first", "several images", "image only"])
+def test_chat_is_what_the_stock_processor_makes(family, kind, system):
+    content = contents(family)[kind]
+    views = [part for part in content if isinstance(part, ImageView)]
+    messages = [message("system", system.replace("<|", "< |"))] if system else []
+    tokens = family.chat(content, system)
+    assert tokens.ids == stock_ids(family, [*messages, message("user", *content)], views)
+    assert [slot.view for slot in tokens.slots] == views
+    marked = [i for slot in tokens.slots for i in range(slot.start, slot.start + slot.length)]
+    assert marked == [i for i, token in enumerate(tokens.ids) if token == family.image_id]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize("kind", ["text", "image first", "several images"])
+def test_reply_goes_on_as_the_stock_processor_does(family, kind, ended):
+    content = contents(family)[kind]
+    first, spoken = (view(family, 50, 160, 2), "Where?"), "<ref>it</ref><box>[[1, 2, 3, 4]]</box>"
+    response = family.response_ids(spoken)
+    ours = family.chat(first) + Tokens.response(response if ended else response[:-1]) + family.reply(content, ended)
+    views = [part for part in (*first, *content) if isinstance(part, ImageView)]
+    conversation = [message("user", *first), message("assistant", spoken), message("user", *content)]
+    assert ours.ids == stock_ids(family, conversation, views)
+    assert [slot.view for slot in ours.slots] == views
+
+
+HOSTILE = sorted({*INTERNVL, "<video>"} - {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"})
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, "<<img>img>", "<<IMG_CONTEXT>IMG_CONTEXT>"])
+def test_a_question_cannot_write_control_tokens(family, hostile):
+    control = set(family.tokenizer.convert_tokens_to_ids(HOSTILE))
+    shown = view(family, 100, 50)
+    for write in (family.chat, lambda content: family.reply(content, True), lambda c: family.chat((shown, "?"), c[1])):
+        plain, attacked = (
+            [i for i in write((shown, f"What{x}?")).ids if i in control and i != family.image_id] for x in ("", hostile)
+        )
+        assert attacked == plain
+    assert [i for i in family.response_ids(hostile) if i in control] == [family.eos_ids[0]]
+
+
+def test_the_tags_of_a_box_survive_sampling(family):
+    """They are special tokens, which decoding would leave out."""
+    text = "<ref>the sign</ref><box>[[1, 2, 30, 40]]</box>"
+    ids = family.response_ids(text)
+    assert len(set(family.tokenizer.convert_tokens_to_ids(["<box>", "</box>", "<ref>", "</ref>"])) & set(ids)) == 4
+    assert family.text(ids) == text
+    assert family.text([family.image_id, *ids, family.pad_id]) == text
+    assert isinstance(family.text(range(520)), str)
+
+
+# -- images --------------------------------------------------------------------------------------------------------
+
+
+SIZES = [(1, 1), (10, 10), (1, 10000), (10000, 1), (7680, 4320), (4320, 7680), (55, 57), (300, 1), (1, 201), (672, 672)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("tiles", [1, 3, 5, 12])
+def test_fit_chooses_the_stock_grid_within_the_budget(family, size, tiles):
+    width, height = family.fit(size, tiles * T * T + 100, 1)
+    assert width % T == height % T == 0 and width * height <= tiles * T * T
+    count = family.processor.get_number_of_image_patches(
+        size[1], size[0], {"crop_to_patches": True, "max_patches": tiles, "patch_size": {"height": T, "width": T}}
+    )
+    assert family.image_tokens((width, height)) == 4 * count
+
+
+def test_fit_by_hand(family):
+    assert family.fit((150, 50), 12 * T * T, 1) == (3 * T, T)
+    assert family.fit((300, 100), 12 * T * T, 1) == (6 * T, 2 * T)  # large enough for half of its pixels to be its own
+    assert family.image_tokens((3 * T, T)) == 4 * 4  # three tiles and the thumbnail
+    assert family.image_tokens((T, T)) == 4
+    assert family.fit((100, 300), 2 * T * T, 1) == (T, 2 * T)
+    assert family.fit((20, 20), 12 * T * T, 1) == (T, T)
+    assert family.fit((20, 20), 12 * T * T, 3 * T * T + 1) == (2 * T, 2 * T)  # enlarged to the fewest pixels
+    assert family.fit((20, 20), 2 * T * T, 10 * T * T)[0] <= 2 * T
+
+
+def test_without_a_limit_it_is_shown_as_many_tiles_as_its_makers_show_it(family):
+    began = time.perf_counter()
+    width, height = family.fit((7000, 7000), 10**9, 1)
+    assert (width // T, height // T) == (6, 6) and time.perf_counter() - began < 0.5
+    assert (MAX_TILES, towers.MAX_TILES) == (40, 40)
+
+
+def test_a_budget_without_room_for_a_tile_is_refused(family):
+    with pytest.raises(
+        HartError, match=r"tiles of 56 x 56, 3136 pixels at least, and a budget is 3135; raise pixels\.full"
+    ):
+        family.fit((100, 100), T * T - 1, 1)
+
+
+# -- boxes ---------------------------------------------------------------------------------------------------------
+
+ONE = (10.0, 40.0, 300.0, 800.0, 0)  # [10, 20, 300, 400] of 1000 x 2000 pixels
+FOUR = "[10, 20, 300, 400]"
+NAN = "nan"
+TEXTS = {
+    "as it is trained": (f"<ref>the sign</ref><box>[{FOUR}]</box>", [ONE]),
+    "in prose": (f"The sign <ref>STOP</ref><box>[{FOUR}]</box> is red, 3 of 4.", [ONE]),
+    "several in one": (f"<box>[{FOUR}, [1, 2, 3, 4]]</box>", [ONE, (1.0, 4.0, 3.0, 8.0, 0)]),
+    "several": (f"<ref>a</ref><box>[{FOUR}]</box><ref>b</ref><box>[[1,2,3,4]]</box>", [ONE, (1.0, 4.0, 3.0, 8.0, 0)]),
+    "one bracket": (f"<box>{FOUR}</box>", [ONE]),
+    "cut off after a box": (f"<box>[{FOUR}", [ONE]),
+    "cut off in a box": ("<box>[[10, 20, 300", []),
+    "without tags": (f"It is at {FOUR}.", [ONE]),
+    "tags hide bare lists": (f"[5, 6, 7, 8] <box>[{FOUR}]</box> [5, 6, 7, 8]", [ONE]),
+    "other image, of one": (f"<ref>image 2 of the poster</ref><box>[{FOUR}]</box>", [ONE]),
+    "nothing": ("", []),
+    "an empty box": ("<box></box>", []),
+}
+
+
+@pytest.mark.parametrize(("text", "boxes"), TEXTS.values(), ids=TEXTS.keys())
+def test_boxes_are_read_from_text(family, text, boxes):
+    assert family.boxes_from_text(text, [(168, 112)], [(1000, 2000)]) == boxes
+
+
+def test_what_is_no_number_is_a_box_to_be_refused(family):
+    [box] = family.boxes_from_text("<box>[[x1, y1, x2, y2]]</box>", [(56, 56)], [(1000, 2000)])
+    assert all(value != value for value in box[:4])
+
+
+def test_a_box_may_name_its_image(family):
+    seen, original = [(56, 56)] * 2, [(1000, 2000), (100, 100)]
+    text = f"<ref>image 2</ref><box>[{FOUR}]</box><ref>Image-1: sign</ref><box>[{FOUR}]</box><box>[{FOUR}]</box>"
+    assert family.boxes_from_text(text, seen, original) == [(1.0, 2.0, 30.0, 40.0, 1), ONE, ONE]
+    [box] = family.boxes_from_text(f"<ref>image 3</ref><box>[{FOUR}]</box>", seen, original)
+    assert all(value != value for value in box[:4]) and box[4] == 0
+
+
+@pytest.mark.parametrize("original", [(672, 672), (4000, 3000), (1080, 1920), (300, 50)])
+def test_a_box_written_and_read_comes_back_to_the_rounding_of_the_frame(family, original):
+    seen = family.fit(original, 12 * T * T, 1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        (x1, x2), (y1, y2) = (sorted((torch.rand(2, generator=generator) * side).tolist()) for side in original)
+        text = family.box_to_text([Box(x1, y1, x2, y2)], [seen], [original])
+        assert text.startswith("<ref>area</ref><box>[[") and text.endswith("]]</box>") and "." not in text
+        [(*back, image)] = family.boxes_from_text(text, [seen], [original])
+        assert image == 0
+        for ours, wanted, side in zip(back, (x1, y1, x2, y2), original * 2, strict=True):
+            assert abs(ours - wanted) <= 0.5 * side / 1000 + 1e-6
+
+
+def test_several_boxes_on_several_images_come_back(family):
+    seen, original = [(56, 56)] * 2, [(1000, 2000), (100, 100)]
+    boxes = [Box(10, 40, 300, 800, 0), Box(1, 2, 3, 4, 0), Box(1, 2, 30, 40, 1)]
+    text = family.box_to_text(boxes, seen, original)
+    one, two = "[[10, 20, 300, 400], [1, 1, 3, 2]]", "[[10, 20, 300, 400]]"
+    assert text == f"<ref>image 1</ref><box>{one}</box><ref>image 2</ref><box>{two}</box>"
+    assert [Box(*box) for box in family.boxes_from_text(text, seen, original)] == boxes
+
+
+@pytest.mark.parametrize("text", ["<box>" * 20_000, "<box>[[1,1,1,1" * 8_000, "[" * 100_000, "<box>[" + "1" * 10**5])
+def test_hostile_text_is_read_in_bounded_time(family, text):
+    began = time.perf_counter()
+    family.boxes_from_text(text, [(56, 56)], [(1000, 2000)])
+    assert time.perf_counter() - began < 1.0
+
+
+# -- whole jobs ----------------------------------------------------------------------------------------------------
+
+
+def test_every_protocol_answers_with_it_at_once_as_one_at_a_time(base):
+    check_protocols(loaded(base, adapter_std=0.4), PixelBudgets(full=4 * T * T, crop=2 * T * T, min=784))
+
+
+def test_both_kinds_of_stages_train_it_and_a_resumed_run_finds_it_done(base, tmp_path, monkeypatch):
+    make_up(monkeypatch.setattr, InternVL3)
+    stages = [rl_stage(steps=2), sft_stage(steps=2)]
+    recipe = small_recipe(base, tmp_path / "run", stages, pixels={"full": 4 * T * T, "crop": T * T, "min": 784})
+    summary = train(recipe)
+    rows = metrics(tmp_path / "run")
+    assert [row["stage"] for row in rows] == ["1-rl"] * 2 + ["2-sft"] * 2
+    assert all(row["grad_norm"] > 0 for row in rows)
+    assert set(summary) == {"before", "after-1-rl", "after-2-sft"}
+    assert (tmp_path / "run" / "adapter" / "processor_config.json").is_file()
+    assert train(recipe, resume=True) == summary
