@@ -44,9 +44,10 @@ FLOORS = (
         *("bench.presets", "bench.models", "bench.steps", "bench.update", "bench.count", "bench.decode"),
         *("bench.run", "bench.report", "eval_questions", "eval_settings", "eval_files"),
         *("eval_run", "eval_report", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
+        *("ask", "ask_picture"),
     ),
     # 7
-    ("cli", "commands.libraries", "commands.training", "commands.evaluating", "commands.data"),
+    ("cli", "commands.libraries", "commands.training", "commands.evaluating", "commands.data", "commands.using"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
