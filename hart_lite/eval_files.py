@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hart_lite.benchmarks.base import BadRow
-from hart_lite.checkpoints import write_whole
+from hart_lite.files import write_whole
 from hart_lite.types import HartError, shown
 
 Key = tuple[str, str, str]  # benchmark, mode, id

@@ -40,7 +40,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("image", type=Path, metavar="IMAGE", help="a photo; EXIF orientation counts")
     command.add_argument("questions", nargs="+", metavar="QUESTION", help="one or more; - reads one a line from stdin")
     command.add_argument("--choices", action="append", default=[], metavar="A,B,..",
-                         help="what to choose from; given several times, each is one choice, commas and all")  # fmt: skip
+                         help="what to choose from; given several times, each is one, commas and all")  # fmt: skip
     command.add_argument("--model", help="run directory, adapter, checkpoint, Hub id, `embedded` or api:NAME; "
                          "default: embedded")  # fmt: skip
     command.add_argument("--mode", default="full+crops", help="full+crops (default), crops, full, mgpo, deepeyes or "
