@@ -128,7 +128,8 @@ def _sheet(photo: Image.Image, insets: Sequence[Image.Image], wide: bool, words:
 
 def _wrapped(text: str, width: int, bold: bool) -> list[tuple[str, bool]]:
     """Lines no wider than `width`, at most `LINES`; nothing for a text in letters that the font lacks."""
-    font, text = _font(TEXT, bold), " ".join(text.split())[: 40 * LINES * LINES]
+    text = " ".join(text.split())[: 40 * LINES * LINES].encode(errors="replace").decode()  # half a surrogate pair
+    font = _font(TEXT, bold)
     if not _has_letters(font, text):
         return []
     lines = [""]

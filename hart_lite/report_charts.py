@@ -29,6 +29,7 @@ DARK = {INK: "#d7dce2", GRID: "#3a4149", BAND: "#22272d", BLUE: "#6cb2ff", ORANG
 STYLE = {
     "font.size": 9.5,
     "svg.fonttype": "none",  # text stays text: small, and in the reader's own font
+    "text.parse_math": False,
     "svg.hashsalt": "hart-lite",  # the same figures give the same file
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -175,7 +176,7 @@ def _chart(
     _mark_stages(axes, stages)
     axes.set_xlabel(across, labelpad=1)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=across == "step"))
-    _scale(axes, [value for part in parts for points in part.values() for _, value in points], percent)
+    _scale(axes, percent)
     named = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))  # once each
     if any(name for part in parts for name in part):
         columns = len(named) if sum(map(len, named)) < LEGEND else 1
@@ -190,15 +191,16 @@ def _chart(
     return Chart(title, words, _url(light), _url(dark), f"last: {latest}")
 
 
-def _scale(axes: Axes, values: Sequence[float], percent: bool) -> None:
+def _scale(axes: Axes, percent: bool) -> None:
+    least, most = axes.dataLim.intervaly
     axes.yaxis.set_major_locator(MaxNLocator(4))
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    if percent and max(values) > 0.5:
+    if percent and most > 0.5:
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
         axes.set_ylim(0, 1.04)
-    elif min(values) >= 0:
-        axes.set_ylim(0, 1.08 * max(values) or 1)
+    elif least >= 0:
+        axes.set_ylim(0, 1.08 * most or 1)
 
 
 def _url(svg: str) -> str:
@@ -206,7 +208,7 @@ def _url(svg: str) -> str:
 
 
 def _said(value: float, percent: bool) -> str:
-    return f"{100 * value:.1f} %" if percent else f"{value:.3g}"
+    return f"{100 * value:.1f} %" if percent else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _binned(points: Points) -> Points:
@@ -229,10 +231,11 @@ def _smoothed(axes: Axes, lines: Lines) -> None:
 
 
 def _stacked(axes: Axes, lines: Lines) -> None:
+    if len({len(points) for points in lines.values()}) > 1:  # nothing to stack a step on that lacks one of them
+        return _smoothed(axes, lines)
     at = [x for x, _ in next(iter(lines.values()))]
     heights = [[value for _, value in points] for points in lines.values()]
-    if len({len(row) for row in heights}) == 1:  # a row that lacks one of them would shift it
-        axes.stackplot(at, *heights, labels=list(lines), colors=(BLUE, ORANGE, GREEN), alpha=0.85, linewidth=0)
+    axes.stackplot(at, *heights, labels=list(lines), colors=(BLUE, ORANGE, GREEN), alpha=0.85, linewidth=0)
 
 
 def _marked(axes: Axes, lines: Lines) -> None:

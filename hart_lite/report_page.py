@@ -83,10 +83,10 @@ figcaption { font-size: .85rem; color: var(--soft); }
   border-radius: .3rem; }
 .looks .when { font-weight: 600; color: var(--ink); }
 .answered { unicode-bidi: plaintext; }
-.look { fill: none; stroke: var(--box); stroke-width: 3px; vector-effect: non-scaling-stroke; }
-.target { fill: none; stroke: var(--truth); stroke-width: 2.5px; stroke-dasharray: 5 4;
+.look { fill: none; stroke: var(--box); stroke-width: 2.5px; vector-effect: non-scaling-stroke; }
+.target { fill: none; stroke: var(--truth); stroke-width: 2px; stroke-dasharray: 4 3;
   vector-effect: non-scaling-stroke; }
-.casing { fill: none; stroke: #000; stroke-opacity: .65; stroke-width: 6px; vector-effect: non-scaling-stroke; }
+.casing { fill: none; stroke: #000; stroke-opacity: .6; stroke-width: 4.5px; vector-effect: non-scaling-stroke; }
 .key { display: inline-block; padding: 0 .4rem; border-radius: .2rem; }
 .key.b { border: 3px solid var(--box); } .key.t { border: 3px dashed var(--truth); }
 dl { display: grid; grid-template-columns: minmax(6rem, auto) 1fr; gap: .3rem 1rem; margin: .3rem 0; }

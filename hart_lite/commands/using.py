@@ -85,7 +85,7 @@ def ask(arguments: argparse.Namespace) -> int:
     for asked, place in zip(found, places, strict=True):
         picture = _picture(asked, image, place) if place and not asked.failure else None
         if arguments.json:
-            print(json.dumps(_record(arguments, asked, image.size(), picture), ensure_ascii=False))
+            print(json.dumps(_record(arguments, asked, image.size(), picture)))
         else:
             print("\n".join(_lines(arguments.mode, asked, image.size(), picture)))
     failures = sorted({asked.failure for asked in found if asked.failure})
