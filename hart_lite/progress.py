@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -22,7 +23,7 @@ from hart_lite.files import write_whole
 from hart_lite.images import view_pixels
 from hart_lite.report_run import PROGRESS, QUESTIONS
 from hart_lite.rollout import Runner
-from hart_lite.types import Example, HartError, Trajectory
+from hart_lite.types import Example, HartError, ImageView, Trajectory
 
 SIDE = 960  # pixels of the longer side of a kept image
 CROP_SIDE = 280
@@ -51,7 +52,7 @@ def _spread(examples: Sequence[Example], count: int) -> list[Example]:
 
 def missed_before(run: Path) -> set[str]:
     """Ids of the held-out questions that went wrong before training: the box where there is ground truth, else the
-    answer. Empty where nothing was measured."""
+    answer in every mode. Empty where nothing was measured."""
     file = run / "evaluation" / "before.jsonl"
     lines = file.read_bytes().splitlines() if file.exists() else ()  # bytes: text would break at U+2028 as well
     rows = map(json.loads, lines)
@@ -90,7 +91,7 @@ class Progress:
             crops = [slot.view for slot in answer.turns[-1].prompt.slots if slot.view.box][:CROPS]
             names = [f"{target.stem}-{n}-{number}.jpg" for number in range(len(crops))]
             for name, view in zip(names, crops, strict=True):
-                _save(view_pixels(view), CROP_SIDE, self.folder / name)
+                _save(view_pixels(replace(view, size=_within(view.size, CROP_SIDE))), self.folder / name)
             rows.append(_row(example, answer) | {"crops": names})
         write_whole(target, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
 
@@ -98,8 +99,9 @@ class Progress:
         self.folder.mkdir(exist_ok=True)
         questions = []
         for n, example in enumerate(self.examples):
-            image = example.images[0].load()
-            _save(image, SIDE, self.folder / f"{n}.jpg")
+            source = example.images[0]
+            size = source.size()
+            _save(view_pixels(ImageView(source, _within(size, SIDE))), self.folder / f"{n}.jpg")
             questions.append(
                 {
                     "id": example.id,
@@ -107,7 +109,7 @@ class Progress:
                     "choices": list(example.choices),
                     "answer": example.answer,
                     "picture": f"{n}.jpg",
-                    "size": list(image.size),
+                    "size": list(size),
                     "boxes": [[*box.xyxy, box.image] for box in example.boxes],
                 }
             )
@@ -128,10 +130,14 @@ def _row(example: Example, answer: Trajectory) -> dict:
     return row
 
 
-def _save(image: Image.Image, side: int, path: Path) -> None:
-    scale = min(1.0, side / max(image.size))
-    small = image.resize([max(1, round(length * scale)) for length in image.size]) if scale < 1 else image
+def _within(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """The size with its longer side no longer than this."""
+    scale = min(1.0, side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _save(image: Image.Image, path: Path) -> None:
     try:
-        small.save(path, quality=85)
+        image.save(path, quality=85)
     except OSError as error:
         raise HartError(f"{path} cannot be written: {error}. Free some space, then go on with --resume") from error

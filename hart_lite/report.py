@@ -111,7 +111,8 @@ def _cautions(found: list[Caution]) -> str:
             "and held-out figures that got worse.</p>\n"
         )
     cards = (
-        f'<div class="card caution"><h3>{escape(c.title)}</h3><p>{escape(c.seen)}</p><p>{escape(c.advice)}</p></div>\n'
+        f'<div class="card caution"><h3>{escape(c.title)}</h3><p>{escape(c.seen)}</p>'
+        f"<p><strong>What to do:</strong> {escape(c.advice)}</p></div>\n"
         for c in found
     )
     return f'<div class="cautions">\n{"".join(cards)}</div>\n'

@@ -55,7 +55,6 @@ nav a { padding: .35rem .8rem; border: 1px solid var(--line); border-radius: 1re
 .good { color: var(--good); } .bad { color: var(--bad); }
 .cautions { display: grid; gap: .75rem; }
 .caution { border-left: 5px solid var(--warn); background: var(--warn-card); }
-.caution p:last-child { font-weight: 550; }
 .fine { border-left: 5px solid var(--good); background: var(--good-card); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .5rem .6rem; border-top: 1px solid var(--line); vertical-align: top; }
@@ -75,12 +74,12 @@ figure { margin: 0; min-width: 0; }
 figcaption { font-size: .85rem; color: var(--soft); }
 .question { margin-bottom: 1.1rem; }
 .question h3 { unicode-bidi: plaintext; }
-.looks { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(30%, 8.6rem), 1fr)); gap: .8rem .6rem;
+.looks { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(46%, 8.6rem), 1fr)); gap: .8rem .6rem;
   margin-top: .7rem; }
 .looks svg { display: block; width: 100%; height: auto; border-radius: .4rem; background: var(--line); }
 .looks .seen { display: flex; flex-wrap: wrap; gap: .25rem; margin-top: .3rem; }
-.looks .seen img { height: 3.6rem; max-width: 100%; width: auto; object-fit: contain; border: 2px solid var(--box);
-  border-radius: .3rem; }
+.looks .seen img { min-height: 3.2rem; max-height: 3.6rem; max-width: 100%; object-fit: contain;
+  border: 2px solid var(--box); border-radius: .3rem; }
 .looks .when { font-weight: 600; color: var(--ink); }
 .answered { unicode-bidi: plaintext; }
 .look { fill: none; stroke: var(--box); stroke-width: 2.5px; vector-effect: non-scaling-stroke; }

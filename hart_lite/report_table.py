@@ -102,6 +102,8 @@ def _changed(name: str, answers: dict[Moment, list[dict]]) -> str:
     if not pairs:
         return ""
     found = mcnemar(*zip(*pairs, strict=True))
+    if not found["only_a"] + found["only_b"]:
+        return " No question changed."
     return f" {found['only_b']:,} questions got better, {found['only_a']:,} worse ({probability(found['p'])})."
 
 

@@ -123,7 +123,7 @@ def _cut_short(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caut
         if lengths and fmean(lengths[-10:]) > AT_LIMIT * limit:
             yield Caution(
                 "Responses are cut short",
-                f"In {stage.name} the turn `{turn}` is {fmean(lengths[-10:]):.0f} tokens long on average, and {limit} "
+                f"In {stage.name} the {turn} turn is {fmean(lengths[-10:]):.0f} tokens long on average, and {limit} "
                 "are allowed.",
                 f"Raise rollout.max_tokens_{'locate' if turn == 'locate' else 'answer'}; what was cut off cannot be "
                 "right.",
@@ -222,7 +222,7 @@ def _boxes_lost(run: Run) -> Iterator[Caution]:
         yield Caution(
             "Held-out questions without a box",
             f"For {_p(1 - share)} of them the model named no usable box at the last evaluation.",
-            "Look at `located` in evaluation/*.jsonl: it is what the model wrote instead.",
+            "Look at 'located' in evaluation/*.jsonl: it is what the model wrote instead.",
         )
 
 

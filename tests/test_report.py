@@ -23,14 +23,16 @@ from test_gallery import Page as GalleryPage
 from hart_lite import cli
 from hart_lite.findings import findings
 from hart_lite.predictions import read_evaluation
-from hart_lite.progress import missed_before, quarters, watched
+from hart_lite.progress import Progress, missed_before, quarters, watched
 from hart_lite.recipe import dump_recipe
+from hart_lite.recipe_schema import PixelBudgets, Rollout
 from hart_lite.report import run_page, write_report
 from hart_lite.report_charts import DARK, POINTS, charts
 from hart_lite.report_eval import page_of
 from hart_lite.report_page import Pictures
 from hart_lite.report_run import Moment, read_run
 from hart_lite.report_warnings import cautions
+from hart_lite.rollout import Runner
 from hart_lite.train import train
 from hart_lite.types import HartError
 from hart_lite.world.scenes import World, examples
@@ -259,6 +261,15 @@ def test_watching_leaves_no_trace_in_what_is_trained(finished, tiny_base, tmp_pa
     same += [f"adapter/{WEIGHTS}", "evaluation/after-2-sft.jsonl", "evaluation/during-1-rl-00004.jsonl"]
     for name in same:
         assert (tmp_path / "quiet" / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_a_policy_that_trains_goes_on_training(policy, tmp_path):
+    runner = Runner(policy, PixelBudgets(full=4 * 784, crop=784, min=784), Rollout(max_tokens_locate=4))
+    for training in (True, False):
+        policy.model.train(training)
+        Progress(tmp_path, runner, examples(World(), range(2), 1), held_out=True).record(f"during-1-rl-{training:05d}")
+        assert policy.model.training is training
+    assert len(list((tmp_path / "progress").glob("during*.json"))) == 2
 
 
 def test_what_is_kept_of_a_look(finished):
