@@ -18,22 +18,13 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from hart_lite.files import write_whole
 from hart_lite.types import HartError
 
 SEAL = "complete.json"
 KEPT = 2  # the newest and the one before it
 DISK_ERRORS = (OSError, RuntimeError, SafetensorError)  # a full disk comes as any of the three
 log = logging.getLogger(__name__)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file by `text`, entirely or not at all, also when the machine stops."""
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def seal(folder: Path) -> None:

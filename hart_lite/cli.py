@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 
-from hart_lite.commands import data, evaluating, sharing, training
+from hart_lite.commands import data, evaluating, sharing, training, using
 from hart_lite.types import HartError
 
 EXAMPLES = """examples:
@@ -18,6 +18,8 @@ EXAMPLES = """examples:
   hart-lite bench                                   a step against stock TRL's, in minutes, without a download
   hart-lite train recipes/qwen7b_lora.yaml data.train=my/rows.jsonl
   hart-lite train runs/tiny_cpu/recipe.yaml --resume
+  hart-lite ask photo.jpg "What does the sign say?" --model runs/tiny_cpu
+  hart-lite report runs/tiny_cpu                    one page: before and after, curves, the boxes over time
   hart-lite data check my/rows.jsonl --preview sheet.png
   hart-lite eval runs/tiny_cpu --benchmark world    a trained run in our three modes (hart-lite eval --help for more)
   hart-lite benchmarks                              what there is to evaluate on
@@ -64,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(go_on="")  # what to say to someone who stopped a command
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for room in (training, evaluating, sharing, data):
+    for room in (training, using, evaluating, sharing, data):
         room.add(commands)
     return parser
 

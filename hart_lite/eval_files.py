@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hart_lite.benchmarks.base import BadRow
-from hart_lite.checkpoints import write_whole
+from hart_lite.files import write_whole
 from hart_lite.predictions import read_row
 from hart_lite.types import HartError, shown
 

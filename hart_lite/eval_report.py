@@ -78,12 +78,12 @@ def flat(settings: dict, before: str = "") -> dict[str, object]:
 
 
 def cautions(figures: dict) -> list[str]:
-    """What a reader of one mode's figures must know, in whole sentences; none for a sound model."""
+    """What a reader of one mode's figures must know, in whole sentences, as text; none for a sound model."""
     habit, out = figures["habit"], []
     if habit["share"] - habit["right_share"] > 0.2:
-        out.append(f"It says {plain(habit['answer'])} whatever is asked: that is a habit, not an answer.")
+        out.append(f"It says {habit['answer']} whatever is asked: that is a habit, not an answer.")
     if habit["usual_truth_share"] > 0.75 and figures["questions"] > 1:
-        truth, share = plain(habit["usual_truth"]), 100 * habit["usual_truth_share"]
+        truth, share = habit["usual_truth"], 100 * habit["usual_truth_share"]
         out.append(f"{truth} is the right answer to {share:.1f} % of the questions: always saying it would do as well.")
     if habit["unread"] > 0.1:
         out.append(f"No answer could be read from {100 * habit['unread']:.1f} % of the responses.")
@@ -137,7 +137,7 @@ def _at_a_glance(mode: str, figures: dict) -> list[str]:
             f"{100 * grounding['mean_iou']['value']:.1f} %. Answers tell {joint['mutual_information']:.4f} bits about "
             f"them ({probability(joint['p'])})."
         )
-    return [line, *(f"    - **{caution}**" for caution in cautions(figures))]
+    return [line, *(f"    - **{plain(caution)}**" for caution in cautions(figures))]
 
 
 def _answer_rows(modes: Modes) -> list[Row]:

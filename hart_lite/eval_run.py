@@ -27,6 +27,8 @@ from hart_lite.findings import findings
 from hart_lite.models import OpenModel, open_model
 from hart_lite.predictions import read_evaluation
 from hart_lite.protocols import registry as protocols
+from hart_lite.report_eval import page_of
+from hart_lite.report_page import save_page
 from hart_lite.types import Box, HartError
 
 log = logging.getLogger(__name__)
@@ -60,15 +62,18 @@ def run_eval(spec: str, settings: EvalSettings, out: Path) -> Report:
             for batch in batches_by_image(questions, model.engine.at_once):
                 run.ask(batch, bar)
         missing = sum(run.failures.values())
-        return Report(_summary(folder, missing) if run.done else "no answers", len(bad), missing, run.failures)
+        table = _summary(folder, missing, questions) if run.done else "no answers"
+        return Report(table, len(bad), missing, run.failures)
 
 
-def _summary(folder: EvalFolder, missing: int) -> str:
-    """Writes summary.json and summary.md; returns what to print."""
+def _summary(folder: EvalFolder, missing: int, questions: Sequence[Question]) -> str:
+    """Writes summary.json, summary.md and report.html; returns what to print."""
     evaluation = read_evaluation(folder.folder)
     found, own = findings(evaluation), own_figures(evaluation)
     counts = {"bad_rows": len(evaluation.bad_rows), "unanswered_failures": missing}
     folder.write_summary({"benchmarks": found, "own": own} | counts, summary_text(evaluation, found, own))
+    images = {(q.benchmark.name, q.example.id): q.example.images[0] for q in questions}
+    save_page(folder.folder, page_of(evaluation, found, lambda row: images[row["benchmark"], row["id"]]))
     return glance(found)
 
 

@@ -40,11 +40,16 @@ class EvalSettings:
 
 
 def setting_of(question: Question, mode: str, settings: EvalSettings, model: OpenModel) -> Setting:
-    pixels, decoding, ours = _pixels(settings, model), _decoding(settings, model), mode in OURS
     words = question.benchmark.prompt if settings.prompt == "official" else question_lines
+    return setting_for(words(question.example), mode, settings, model)
+
+
+def setting_for(words: str, mode: str, settings: EvalSettings, model: OpenModel) -> Setting:
+    """For a question asked in these words."""
+    pixels, decoding, ours = _pixels(settings, model), _decoding(settings, model), mode in OURS
     return Setting(
         frame=model.engine.frame,
-        question=words(question.example),
+        question=words,
         full_pixels=pixels["full" if ours else "peers_full"] or NO_LIMIT,
         crop_pixels=pixels["crop" if ours else "peers_crop"] or NO_LIMIT,
         min_pixels=pixels["min"],

@@ -45,7 +45,12 @@ def write_gallery(folder: str | Path, image_of: Callable[[dict], ImageSource], l
     place.mkdir(exist_ok=True)
     for old in [*place.glob("*.jpg"), *place.glob("index.html")]:
         old.unlink()
-    groups = _groups(evaluation, limit, _Pictures(place, image_of))
+
+    def keep(image: Image.Image, name: str) -> str:
+        image.save(place / f"{name}.jpg", quality=85)
+        return f"{name}.jpg"
+
+    groups = groups_of(evaluation, limit, image_of, keep)
     # Text of a model may hold halves of surrogate pairs, which no file can.
     index = place / "index.html"
     index.write_text(page(evaluation.model, groups), encoding="utf-8", errors="replace")
@@ -66,7 +71,17 @@ def group_of(row: dict) -> str:
     return "right but not grounded" if row["strict"] else "wrong and not grounded"
 
 
-def _groups(evaluation: Evaluation, limit: int, pictures: _Pictures) -> list[Group]:
+def groups_of(
+    evaluation: Evaluation,
+    limit: int,
+    image_of: Callable[[dict], ImageSource],
+    keep: Callable[[Image.Image, str], str],
+) -> list[Group]:
+    """The rows by benchmark, mode and verdict, with pictures of the first `limit` of each group.
+
+    `keep` puts a picture of this name somewhere and returns where a page finds it; both may raise `HartError`.
+    """
+    pictures = _Pictures(image_of, keep)
     out = []
     for benchmark, modes in evaluation.parts().items():
         for mode, rows in modes.items():
@@ -81,10 +96,10 @@ def _groups(evaluation: Evaluation, limit: int, pictures: _Pictures) -> list[Gro
 
 
 class _Pictures:
-    """Draws and saves what the cards show; modes that looked at the same boxes of one image share their pictures."""
+    """Draws and keeps what the cards show; modes that looked at the same boxes of one image share their pictures."""
 
-    def __init__(self, place: Path, image_of: Callable[[dict], ImageSource]) -> None:
-        self.place, self.image_of = place, image_of
+    def __init__(self, image_of: Callable[[dict], ImageSource], keep: Callable[[Image.Image, str], str]) -> None:
+        self.image_of, self.keep = image_of, keep
         self._made: dict[tuple, tuple[list[Picture], str]] = {}
 
     def of(self, row: dict) -> tuple[list[Picture], str]:
@@ -109,8 +124,7 @@ class _Pictures:
         return pictures
 
     def _save(self, image: Image.Image, name: str, title: str) -> Picture:
-        image.save(self.place / f"{name}.jpg", quality=85)
-        return Picture(f"{name}.jpg", *image.size, title)
+        return Picture(self.keep(image, name), *image.size, title)
 
 
 def draw_truth_and_boxes(image: Image.Image, boxes: Sequence[Box], truth: Sequence[Box]) -> Image.Image:

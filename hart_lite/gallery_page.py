@@ -50,7 +50,9 @@ POLICY = f"default-src 'none'; img-src 'self' file:; style-src 'sha256-{_HASH}';
 
 @dataclass(frozen=True)
 class Picture:
-    file: str
+    """`src` is where the page finds it; sizes are pixels."""
+
+    src: str
     width: int
     height: int
     title: str
@@ -92,10 +94,13 @@ def page(model: str, groups: Sequence[Group]) -> str:
         f"<title>{escape(model)}: gallery</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{escape(model)}</h1>\n"
         '<p><span class="key-truth">ground truth</span> <span class="key-box">where the model looked</span></p>\n'
-        f"<nav><ul>{links}</ul></nav>\n<main>\n"
-        + "".join(map(_group, range(len(groups)), groups))
-        + "</main>\n</body>\n</html>\n"
+        f"<nav><ul>{links}</ul></nav>\n<main>\n{sections(groups)}</main>\n</body>\n</html>\n"
     )
+
+
+def sections(groups: Sequence[Group]) -> str:
+    """One for each group."""
+    return "".join(map(_group, range(len(groups)), groups))
 
 
 def _group(number: int, group: Group) -> str:
@@ -123,7 +128,7 @@ def _pictures(card: Card) -> str:
     if not card.pictures:
         return f'<p class="missing">no picture: {escape(card.problem)}</p>\n'
     whole, *crops = (
-        f'<figure><img src="{escape(p.file)}" width="{p.width}" height="{p.height}" loading="lazy" '
+        f'<figure><img src="{escape(p.src)}" width="{p.width}" height="{p.height}" loading="lazy" '
         f'alt="{escape(p.title)}"><figcaption>{escape(p.title)}</figcaption></figure>'
         for p in card.pictures
     )

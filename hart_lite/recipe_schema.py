@@ -214,6 +214,9 @@ class Evaluate(_Section):
     """What is in sight when answering."""
     batch_size: Count = 8
     """Questions answered at once."""
+    watch: CountOrZero = 4
+    """Held-out questions (without any: of those trained on) that are answered before, in the quarters of an RL stage
+    and after each stage, to show in the report where the model looked; 0: none."""
 
 
 class Recipe(_Section):

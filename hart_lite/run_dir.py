@@ -15,9 +15,10 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hart_lite.checkpoints import DISK_ERRORS, write_whole
+from hart_lite.checkpoints import DISK_ERRORS
 from hart_lite.evaluate import evaluate
 from hart_lite.families.base import Family
+from hart_lite.files import write_whole
 from hart_lite.fingerprint import KEY, check_fingerprint, fingerprint
 from hart_lite.loading import ADAPTER_BASE, FRAME
 from hart_lite.policy import Policy

@@ -19,8 +19,9 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from hart_lite import loops
-from hart_lite.checkpoints import SealedCheckpoints, write_whole
+from hart_lite.checkpoints import SealedCheckpoints
 from hart_lite.families.base import Family
+from hart_lite.files import write_whole
 from hart_lite.losses import gradient_scale
 from hart_lite.recipe_schema import SFTStage
 from hart_lite.rollout import Runner

@@ -5,8 +5,10 @@ RUN/versions.json          of Python, the libraries and the base
 RUN/metrics.jsonl          one row for each step
 RUN/stages/1-rl/           checkpoints, rollouts with pictures, the stage's adapter when it is done
 RUN/evaluation/            before.json, after-1-rl.json, .. and the answers as JSONL beside them
+RUN/progress/              a few questions all along the way, with pictures
 RUN/adapter/               the final adapter (PEFT) with tokenizer and image processor
 RUN/summary.json, .md      before and after, side by side
+RUN/report.html            all of it on one page
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from hart_lite.checkpoints import (
     step_of,
 )
 from hart_lite.loading import load_policy
+from hart_lite.progress import Progress, missed_before, quarters, watched
 from hart_lite.recipe import Recipe, RLStage, SFTStage, check_machine
+from hart_lite.report import write_report
 from hart_lite.rl import RLTrainer
 from hart_lite.rollout import Runner
 from hart_lite.run_dir import check_run, evaluate_once, open_run, save_adapter, summarise
@@ -61,14 +65,33 @@ def train(recipe: Recipe, resume: bool = False) -> dict:
     with processes.main_process_first():
         open_run(run, recipe, policy.family)
     with _broken_images_named(splits, run):
-        evaluate_once(run, "before", runner, splits.eval, recipe)
+        if not done:
+            evaluate_once(run, "before", runner, splits.eval, recipe)
+        asked = splits.eval or splits.rl or splits.sft
+        chosen = watched(asked, recipe.evaluate.watch, missed_before(run))
+        progress = Progress(run, runner, chosen, held_out=bool(splits.eval))
+        if not done:
+            progress.record("before")
         for stage in stages:
             if not stage.done:
-                stage.run_on(runner, splits)
-            evaluate_once(run, f"after-{stage.name}", runner, splits.eval, recipe)
+                stage.run_on(runner, splits, progress)
+            if stage not in done[:-1]:  # after those the policy was another one
+                evaluate_once(run, f"after-{stage.name}", runner, splits.eval, recipe)
+                progress.record(f"after-{stage.name}")
     save_adapter(policy, run / "adapter")
     with processes.main_process_first():
-        return summarise(run, ["before", *(f"after-{stage.name}" for stage in stages)])
+        summary = summarise(run, ["before", *(f"after-{stage.name}" for stage in stages)])
+    if processes.is_main_process:
+        _report(run)
+    return summary
+
+
+def _report(run: Path) -> None:
+    """The run is whole without it: a picture that has become unreadable, say, does not end it in an error."""
+    try:
+        log.info("report: %s", write_report(run))
+    except HartError as error:
+        log.warning("no report: %s\nOnce that is mended: hart-lite report %s", error, run)
 
 
 @contextmanager
@@ -108,10 +131,13 @@ class Stage:
                 "(questions on one image stay together); lower data.rl_size, or give data.sft"
             )
 
-    def run_on(self, runner: Runner, splits: Splits) -> None:
+    def run_on(self, runner: Runner, splits: Splits, progress: Progress) -> None:
         """Train, from the newest checkpoint where there is one, and save the adapter."""
         self.folder.mkdir(parents=True, exist_ok=True)
         trainer = self._trainer(runner, self._examples(splits), splits.eval)
+        if isinstance(self.spec, RLStage):
+            at = quarters(self.spec.steps)
+            trainer.add_callback(_AtSteps(at.__contains__, lambda step: progress.record(self._during(step))))
         processes = PartialState()
         with processes.main_process_first():  # it clears away what is damaged
             checkpoint = newest_checkpoint(self.folder)
@@ -135,11 +161,15 @@ class Stage:
         trainer.add_callback(LiveProgress(self.name, _live_figures))
         every = self.recipe.evaluate.every
         if every and held_out:
-            trainer.add_callback(_Evaluation(every, lambda step: self._evaluate(runner, held_out, step)))
+            evaluation = _AtSteps(lambda step: step % every == 0, lambda step: self._evaluate(runner, held_out, step))
+            trainer.add_callback(evaluation)
         return trainer
 
+    def _during(self, step: int) -> str:
+        return f"during-{self.name}-{step:05d}"
+
     def _evaluate(self, runner: Runner, held_out: Sequence[Example], step: int) -> None:
-        evaluate_once(self.run, f"during-{self.name}-{step:05d}", runner, held_out, self.recipe)
+        evaluate_once(self.run, self._during(step), runner, held_out, self.recipe)
 
     def _rl_trainer(self, runner: Runner, examples: Sequence[Example]) -> RLTrainer:
         spec: RLStage = self.spec
@@ -210,15 +240,15 @@ def _one_card(args: TrainingArguments) -> TrainingArguments:
     return args
 
 
-class _Evaluation(TrainerCallback):
-    """Calls `evaluate(step)` every so many steps."""
+class _AtSteps(TrainerCallback):
+    """Calls `act(step)` after each step that is `due`, the last one of the stage left out."""
 
-    def __init__(self, every: int, evaluate: Callable[[int], None]) -> None:
-        self.every, self.evaluate = every, evaluate
+    def __init__(self, due: Callable[[int], bool], act: Callable[[int], None]) -> None:
+        self.due, self.act = due, act
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
-            self.evaluate(state.global_step)
+        if self.due(state.global_step) and state.global_step < state.max_steps:
+            self.act(state.global_step)
 
 
 def _live_figures(logs: dict) -> dict[str, str]:

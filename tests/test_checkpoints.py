@@ -19,8 +19,8 @@ from hart_lite.checkpoints import (
     newest_checkpoint,
     rewind_metrics,
     seal,
-    write_whole,
 )
+from hart_lite.files import write_whole
 from hart_lite.loading import load_policy
 from hart_lite.rollout import Runner
 from hart_lite.sources import load_splits

@@ -10,7 +10,7 @@ PACKAGE = Path(hart_lite.__file__).parent
 FLOORS = (
     # 0: plain Python, no torch, no PIL, no transformers
     (
-        *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary"),
+        *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary", "files"),
         *("dimensions", "activations", "plan", "plan_report", "box_frames", "towers"),
         *("markdown", "predictions", "paper"),
     ),
@@ -42,6 +42,7 @@ FLOORS = (
         *("protocols.deepeyes", "protocols.pixel_reasoner", "protocols.registry"),
         *("benchmarks.world", "benchmarks.own_rows", "benchmarks.registry", "benchmarks.listing"),
         *("benchmarks.scores", "significance", "findings", "trained", "run_record", "model_card", "merge_proof"),
+        *("progress", "report_run", "report_warnings"),
     ),
     # 6: whole jobs
     (
@@ -49,9 +50,14 @@ FLOORS = (
         *("bench.presets", "bench.models", "bench.steps", "bench.update", "bench.count", "bench.decode"),
         *("bench.run", "bench.report", "eval_questions", "eval_settings", "eval_files"),
         *("eval_run", "eval_report", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
+        *("ask", "ask_picture", "report", "report_page", "report_charts", "report_looks", "report_table"),
+        "report_eval",
     ),
     # 7
-    ("cli", "commands.libraries", "commands.training", "commands.evaluating", "commands.data", "commands.sharing"),
+    (
+        *("cli", "commands.libraries", "commands.training", "commands.evaluating", "commands.data"),
+        *("commands.sharing", "commands.using"),
+    ),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

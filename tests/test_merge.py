@@ -9,7 +9,7 @@ from merging import deltas, edit_config, make_adapter, make_base, peft_adapter, 
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from hart_lite.checkpoints import write_whole
+from hart_lite.files import write_whole
 from hart_lite.lora_file import read_lora
 from hart_lite.lora_sum import Sum
 from hart_lite.merge import merge

@@ -107,6 +107,8 @@ def test_a_run_leaves_everything_it_took_and_made(finished):
         "adapter",
         "summary.json",
         "summary.md",
+        "progress",
+        "report.html",
     }
 
 

@@ -1,0 +1,182 @@
+"""ask, report: use a model on a photo, look back on a run."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hart_lite.commands.libraries import quiet_libraries
+from hart_lite.types import HartError, shown
+
+if TYPE_CHECKING:
+    from hart_lite.ask import Asked
+    from hart_lite.types import ImageSource
+
+NO_MODEL = (
+    "hart-lite: no --model given, so the embedded base answers: it knows the scenes of `hart-lite data make`, and "
+    "nothing of photos"
+)
+EXAMPLES = """examples:
+  hart-lite ask street.jpg "What does the red sign say?" --model runs/qwen7b_lora
+  hart-lite ask street.jpg "Which is it?" --choices STOP,SLOW,EXIT --model Qwen/Qwen2.5-VL-7B-Instruct --quant nf4
+  hart-lite ask street.jpg "Who?" --choices "Smith, John" --choices "Doe, Jane" --model runs/qwen7b_lora
+  hart-lite ask street.jpg - --json --model runs/qwen7b_lora < questions.txt
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "ask",
+        help="ask about a photo: answer, boxes, picture",
+        description=inspect.cleandoc(ask.__doc__),
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("image", type=Path, metavar="IMAGE", help="a photo; EXIF orientation counts")
+    command.add_argument("questions", nargs="+", metavar="QUESTION", help="one or more; - reads one a line from stdin")
+    command.add_argument("--choices", action="append", default=[], metavar="A,B,..",
+                         help="what to choose from; given several times, each is one, commas and all")  # fmt: skip
+    command.add_argument("--model", help="run directory, adapter, checkpoint, Hub id, `embedded` or api:NAME; "
+                         "default: embedded")  # fmt: skip
+    command.add_argument("--mode", default="full+crops", help="full+crops (default), crops, full, mgpo, deepeyes or "
+                         "pixel-reasoner")  # fmt: skip
+    command.add_argument("--json", action="store_true", help="one JSON object a question; a picture only with --out")
+    command.add_argument("--out", type=Path, metavar="PICTURE", help="where the picture goes; default: a new name here")
+    command.add_argument("--quant", choices=("none", "nf4"), help="4-bit weights, where no recipe says")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    command.add_argument("--frame", choices=("absolute", "relative"), default="absolute",
+                         help="how an api: model writes boxes: pixels of the image it is sent, or 0-1000")  # fmt: skip
+    command.set_defaults(run=ask)
+
+    command = commands.add_parser("report", help="a run or an evaluation as one page", description=report.__doc__)
+    command.add_argument("folder", type=Path, metavar="RUN", help="a run directory, or the folder of an evaluation")
+    command.set_defaults(run=report)
+
+
+def ask(arguments: argparse.Namespace) -> int:
+    """Ask questions about one photo: where the model looked, what it answered, and a picture of both.
+
+    Boxes are pixels of the upright photo: left, top, right, bottom. The exit code is 1 when a server did not answer.
+    """
+    from hart_lite.ask import ask as answer
+    from hart_lite.ask import check
+    from hart_lite.ask_picture import picture_places
+    from hart_lite.images import ImageFile
+    from hart_lite.models import open_model
+
+    questions, choices = list(_questions(arguments.questions)), _choices(arguments.choices)
+    check(questions, choices, arguments.mode)
+    image = ImageFile(arguments.image)
+    image.load()
+    wanted = arguments.out is not None or not arguments.json
+    places = picture_places(arguments.image, arguments.out, len(questions)) if wanted else [None] * len(questions)
+    if arguments.model is None:
+        print(NO_MODEL, file=sys.stderr)
+    quiet_libraries()
+    model = open_model(
+        arguments.model or "embedded", quant=arguments.quant, device=arguments.device, frame=arguments.frame
+    )
+    found = answer(model, image, questions, choices, arguments.mode)
+    for asked, place in zip(found, places, strict=True):
+        picture = _picture(asked, image, place) if place and not asked.failure else None
+        if arguments.json:
+            print(json.dumps(_record(arguments, asked, image.size(), picture)))
+        else:
+            print("\n".join(_lines(arguments.mode, asked, image.size(), picture)))
+    failures = sorted({asked.failure for asked in found if asked.failure})
+    for failure in failures:
+        print(f"hart-lite: no answer: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write RUN/report.html: what was run, what came of it, curves, the boxes over time, and what to look out for. One
+    file that needs nothing else. A run that was killed or still goes on is reported as far as it got; training writes
+    the page at its end."""
+    from hart_lite.report import write_report
+
+    print(f"report: {write_report(arguments.folder)}")
+    return 0
+
+
+def _questions(words: Sequence[str]) -> Iterator[str]:
+    for word in words:
+        if word != "-":
+            yield word
+            continue
+        try:
+            lines = sys.stdin.buffer.read().decode().split("\n")
+        except UnicodeDecodeError as error:
+            raise HartError(f"the questions on standard input are no text in UTF-8: {error}") from error
+        if not any(line.strip() for line in lines):
+            raise HartError("standard input holds no question; give one a line")
+        yield from (line for line in lines if line.strip())
+
+
+def _choices(words: Sequence[str]) -> list[str]:
+    return [word.strip() for word in (words[0].split(",") if len(words) == 1 else words)]
+
+
+def _picture(asked: Asked, image: ImageSource, place: Path) -> str:
+    """Draws it; returns what to say of it."""
+    from hart_lite.ask_picture import answer_picture, save_picture
+
+    replaced = place.exists()
+    save_picture(answer_picture(image.load(), asked.boxes, asked.crops, [asked.question, _answer(asked)]), place)
+    if replaced:
+        print(f"hart-lite: {place} was there and is replaced", file=sys.stderr)
+    return str(place)
+
+
+def _record(arguments: argparse.Namespace, asked: Asked, size: tuple[int, int], picture: str | None) -> dict:
+    return {
+        "image": str(arguments.image),
+        "width": size[0],
+        "height": size[1],
+        "model": arguments.model or "embedded",
+        "mode": arguments.mode,
+        "question": asked.question,
+        "choices": list(asked.choices),
+        "answer": asked.answer,
+        "choice": asked.choice,
+        "text": asked.text,
+        "boxes": [[round(value, 2) for value in box.xyxy] for box in asked.boxes],
+        "rejected_boxes": asked.rejected,
+        "located": asked.located,
+        "picture": picture,
+        "failure": asked.failure or None,
+    }
+
+
+def _lines(mode: str, asked: Asked, size: tuple[int, int], picture: str | None) -> Iterator[str]:
+    """What a terminal is shown: nothing that a model wrote moves its cursor."""
+    yield _printable(asked.question)
+    if asked.failure:
+        yield "  no answer"
+        return
+    yield f"  answer: {_printable(_answer(asked))}"
+    for number, box in enumerate(asked.boxes, 1):
+        corners = ", ".join(f"{value:.0f}" for value in box.xyxy)
+        yield f"  box {number}: {corners} of {size[0]} x {size[1]} pixels"
+    if not asked.boxes:
+        wrote = f"; it wrote {_printable(shown(asked.located))}" if asked.located else ""
+        yield "  no box: mode full answers at a glance" if mode == "full" else f"  no box found{wrote}"
+    if asked.rejected:
+        yield f"  boxes refused (outside the photo, empty, too large, or too many): {asked.rejected}"
+    if picture:
+        yield f"  picture: {picture}"
+
+
+def _answer(asked: Asked) -> str:
+    if asked.answer is not None:
+        return f"{asked.answer}: {asked.choice}" if asked.choices else asked.answer
+    return f"none that can be read; it wrote {shown(asked.text)}" if asked.text.strip() else "none"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

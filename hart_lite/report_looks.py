@@ -1,0 +1,113 @@
+"""The same questions over time: where the model looked, what it saw there and what it answered, so that one sees the
+boxes tighten. And pictures of what was sampled in training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+from hart_lite.images import ImageFile
+from hart_lite.report_page import Pictures
+from hart_lite.report_run import PROGRESS, Moment, Run
+from hart_lite.types import HartError, cut
+
+IMAGE_SIDE, CROP_SIDE, SAMPLES_SIDE = 800, 160, 1100  # pixels of the longer sides in the page
+_NAME = re.compile(r"[\w.-]{1,200}\.jpg")  # of a picture beside the records: a name, not a path
+_SAMPLES = re.compile(r"step-(\d{1,9})-\d{1,4}\.jpg")
+
+
+def looks(run: Run, pictures: Pictures) -> str:
+    return "".join(_question(run, n, question, pictures) for n, question in enumerate(run.questions))
+
+
+def _question(run: Run, number: int, question: dict, pictures: Pictures) -> str:
+    seen = [(moment, row) for moment, rows in run.looks.items() for row in rows if row.get("id") == question["id"]]
+    if not seen:
+        return ""
+    url = _url(run, question["picture"], IMAGE_SIDE, pictures)
+    panels = ""
+    for n, (moment, row) in enumerate(seen):
+        picture = _panel(f"photo-{number}", url if n == 0 else "", question, row) if url else ""
+        panels += (
+            f"<figure>{picture}{_crops(run, row, pictures)}<figcaption>{_caption(moment, row)}</figcaption></figure>\n"
+        )
+    answer = question["answer"]
+    if question["choices"] and len(answer) == 1 and ord(answer) - ord("A") in range(len(question["choices"])):
+        answer = f"{answer}: {question['choices'][ord(answer) - ord('A')]}"
+    return (
+        f'<article class="card question"><h3>{escape(cut(question["question"]))}</h3>\n'
+        f'<p class="soft">Right is {escape(cut(answer))}.</p>\n<div class="looks">\n{panels}</div></article>\n'
+    )
+
+
+def _panel(name: str, url: str, question: dict, row: dict) -> str:
+    """The photo, which the first panel holds and the others use, under the boxes: original pixels are its units."""
+    width, height = (int(side) for side in question["size"])
+    photo = (
+        f'<image id="{name}" href="{url}" width="{width}" height="{height}" preserveAspectRatio="none"/>'
+        if url
+        else f'<use href="#{name}"/>'
+    )
+    truth = "".join(_rect("target", corners) for corners in _on_first(question["boxes"]))
+    boxes = "".join(_rect("casing", corners) + _rect("look", corners) for corners in _on_first(row["boxes"]))
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="the photo with the boxes">'
+        f"{photo}{truth}{boxes}</svg>"
+    )
+
+
+def _on_first(boxes: Sequence[Sequence[float]]) -> Iterator[Sequence[float]]:
+    return (corners for corners in boxes if corners[4] == 0)
+
+
+def _rect(kind: str, corners: Sequence[float]) -> str:
+    x1, y1, x2, y2 = (float(value) for value in corners[:4])
+    return f'<rect class="{kind}" x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"/>'
+
+
+def _crops(run: Run, row: dict, pictures: Pictures) -> str:
+    urls = [_url(run, name, CROP_SIDE, pictures) for name in row["crops"]]
+    return (
+        '<div class="seen">' + "".join(f'<img src="{url}" alt="what was in the box">' for url in urls if url) + "</div>"
+    )
+
+
+def _caption(moment: Moment, row: dict) -> str:
+    verdict = '<span class="good">right</span>' if row["right"] else '<span class="bad">wrong</span>'
+    said = f'<span class="answered">{escape(cut(row["answer"]))}</span>: {verdict}' if row["boxes"] else "no box"
+    fit = f", IoU {100 * row['grounding']['iou']:.0f} %" if "grounding" in row else ""
+    return f'<span class="when">{escape(moment.title)}</span><br>{said}{fit}'
+
+
+def samples(run: Run, pictures: Pictures) -> str:
+    """Of the first and the last step that each RL stage logged."""
+    out = ""
+    for stage, _ in run.rl:
+        folder = run.folder / "stages" / stage.name / "rollouts"
+        steps: dict[int, list[Path]] = {}
+        for path in sorted(folder.glob("*.jpg")):
+            if match := _SAMPLES.fullmatch(path.name):
+                steps.setdefault(int(match[1]), []).append(path)
+        for step in dict.fromkeys([min(steps), max(steps)]) if steps else ():
+            for path in steps[step]:
+                if url := _jpeg(path, SAMPLES_SIDE, pictures):
+                    words = f"{escape(stage.name)}, step {step + 1:,}"
+                    out += f'<figure class="card"><img src="{url}" alt=""><figcaption>{words}</figcaption></figure>\n'
+    return f'<div class="samples">\n{out}</div>\n' if out else ""
+
+
+def _url(run: Run, name: object, side: int, pictures: Pictures) -> str | None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        return None
+    return _jpeg(run.folder / PROGRESS / name, side, pictures)
+
+
+def _jpeg(path: Path, side: int, pictures: Pictures) -> str | None:
+    """None for a picture that cannot be read, or has no room: the words stand without it."""
+    try:
+        return pictures.url(ImageFile(path).load(), side)
+    except HartError:
+        return None
