@@ -22,6 +22,7 @@ from hart_lite.checkpoints import (
 )
 from hart_lite.files import write_whole
 from hart_lite.loading import load_policy
+from hart_lite.progress import Progress
 from hart_lite.rollout import Runner
 from hart_lite.sources import load_splits
 from hart_lite.train import Stage, train
@@ -165,8 +166,9 @@ def test_a_full_disk_names_the_last_whole_checkpoint(new_policy, tiny_base, tmp_
         return trainer
 
     stage._trainer = with_full_disk
+    runner = Runner(policy, recipe.pixels, recipe.rollout)
     with pytest.raises(HartError) as caught:
-        stage.run_on(Runner(policy, recipe.pixels, recipe.rollout), load_splits(recipe))
+        stage.run_on(runner, load_splits(recipe), Progress(tmp_path, runner, [], held_out=True))
     whole = stage.folder / "checkpoint-2"
     assert f"{stage.folder / 'checkpoint-3'} could not be saved" in str(caught.value)
     assert f"The last whole checkpoint is {whole}" in str(caught.value)
