@@ -58,6 +58,80 @@ def test_reads_c(text):
 @pytest.mark.parametrize(
     "text",
     [
+        # the same answer in the words and marks of other models
+        "**Answer**: C",
+        "**Answer:** C",
+        '{"answer": "C", "confidence": 0.9}',
+        "The letter is C",
+        "ANSWER: (c) Exit",
+        "c) exit",
+        "C - EXIT",
+        "**C** - EXIT",
+        "C.EXIT",
+        "C, EXIT",
+        "Option C: EXIT",
+        r"\boxed{C, EXIT}",
+        r"\boxed{\mathrm{\text{C}}}",
+        r"\(C\)",
+        "C<|im_end|>",
+        "Answer: C</s>",
+        "\u200bC\ufeff",
+        # reasoning, of which only the end counts
+        "<think>The answer is A.</think>C",
+        r"<think>\boxed{A}? Or B.</think> The answer is C",
+        "<think>The answer is C</think>",
+        "Thus, C is correct.",
+        "(C) is correct; (A) hangs elsewhere.",
+        "Option C is correct because of the door.",
+        "I would choose C.",
+        "I'd go with option C, not (A)",
+        "A. STOP: no\nB. SLOW: no\nC. EXIT: yes\n\nSo C.",
+        "(A) STOP is red.\n(B) SLOW is yellow.\nThe sign is green, so it must be C.",
+        "The answer is C, so option A is wrong",
+        "The answer is C (see (A) for the contrary).",
+        "The answer is C. Why not A or B? They hang elsewhere.",
+        "The answer is (A)? No, (C).",
+        # denials
+        "It is not (A), it is (C). It isn't (B)",
+        "The answer is not (A) but (C)",
+        "Is it (A)? If (A) was meant, it would be red. It is (C), it cannot be (A).",
+    ],
+)
+def test_reads_c_in_the_words_of_others(text):
+    assert read_answer(text, SIGNS) == "C"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # several at once
+        "The answer is (A) or (C).",
+        "Either (A) or (C)",
+        "(A), (C)",
+        "A, C",
+        "Answer: A/C",
+        "Answer: A and C",
+        "Answer: C or maybe A",
+        "Answer: C. On second thought: Answer: A or C",
+        r"\boxed{A or C}",
+        r"\boxed{C,A}",
+        "None of (A), (B), (C), (D)",
+        "(A) STOP (B) SLOW (C) EXIT (D) OPEN",
+        # the choices once more, and nothing else
+        "A. STOP\nB. SLOW\nC. EXIT\nD. OPEN",
+        "The choices are listed below:\n(A) STOP\n(B) SLOW\n(C) EXIT",
+        "- (B) SLOW\n- (C) EXIT",
+        # denials
+        "The answer is not (C).",
+        "The answer isn't (C)",
+        "It cannot be option (C)",
+        "I don't think that C is correct.",
+        "Whether C is correct?",
+        # refusals
+        "I'm sorry, but I can't help with that.",
+        "A refusal",
+        "The answer is: I don't know",
+        "<think>The answer is C. But no.</think> I cannot tell.",
         "",
         "   \n ",
         "Based on the sign",
@@ -87,6 +161,28 @@ def test_a_letter_is_the_label_even_where_choices_are_letters():
     assert read_answer("K", glyphs) == "A"
     assert read_answer("7", glyphs) == "D"
     assert read_answer("The answer is 7.0", glyphs) == "D"
+
+
+def test_twelve_choices():
+    twelve = [f"sign {n}" for n in range(1, 13)]
+    for text in ("L", "(l)", "The answer is L.", "sign 12", "L. sign 12", "So L is correct."):
+        assert read_answer(text, twelve) == "L", text
+    assert read_answer("The answer is I.", twelve) == read_answer("Option I", twelve) == "I"
+    assert read_answer("The answer is I think not there", twelve) is None
+    assert read_answer("M", twelve) is None
+
+
+def test_choices_with_commas_brackets_and_colons():
+    choices = ("red, white", "blue, (dark)", "green: light", "A. none")
+    for text, letter in {
+        "The answer is red, white.": "A",
+        "(B) blue, (dark)": "B",
+        r"\boxed{green: light}": "C",
+        "D. A. none": "D",
+        "A. none": "D",
+        "red": None,
+    }.items():
+        assert read_answer(text, choices) == letter, text
 
 
 def test_the_text_of_two_choices_is_no_answer():
@@ -176,6 +272,17 @@ def test_choice_lines():
         "option ",
         ",",
         "1,000",
+        "(A) ",
+        "(A) or (B) ",
+        "- (A)\n",
+        "not (A) ",
+        "A or B, ",
+        "answer is A or ",
+        "so B is correct ",
+        "I choose A. ",
+        "</think>",
+        "<|im_end|>",
+        "B - ",
     ],
 )
 @pytest.mark.parametrize("choices", [SIGNS, ()])
