@@ -26,7 +26,8 @@ Positive = Annotated[float, Field(gt=0)]
 
 class _Section(BaseModel):
     # A misspelt key must never become a silent default, and nothing may change a recipe once it was checked.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # The text below a key is its description: in JSON schema, and in the page that `recipe_reference` makes of it.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Lora(_Section):
@@ -175,6 +176,7 @@ class _Optimisation(_Section):
 
 class RLStage(_Optimisation):
     kind: Literal["rl"]
+    """Reinforcement learning from final answers."""
     steps: Count = 500
     """Optimizer steps."""
     questions_per_step: Count = 8
@@ -191,6 +193,7 @@ class RLStage(_Optimisation):
 
 class SFTStage(_Optimisation):
     kind: Literal["sft"]
+    """Supervised fine-tuning on answers."""
     epochs: Positive = 1.0
     """Passes over the SFT questions, unless `steps` says how far to go."""
     steps: Count | None = None

@@ -1,12 +1,14 @@
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from hart_lite import recipe as recipes
 from hart_lite.recipe import Recipe, check_machine, dump_recipe, load_recipe, shipped_recipes
+from hart_lite.recipe_reference import reference
 from hart_lite.types import HartError
 
 
@@ -223,3 +225,23 @@ def test_without_a_card(monkeypatch):
         check_machine(load_recipe("tiny_cpu", ["model.device=cuda"]))
     with pytest.raises(HartError, match="this run has no CUDA card"):
         check_machine(load_recipe("tiny_cpu", ["model.attention=flash_attention_2"]))
+
+
+def test_the_reference_page_is_that_of_the_typed_recipe():
+    page = Path(__file__).parents[1] / "recipes/README.md"
+    assert page.read_text(encoding="utf-8") == reference(), "hart-lite recipes --reference > recipes/README.md"
+
+
+def test_the_reference_says_of_every_key_what_it_takes_and_means():
+    rows = [line.strip("| ").split(" | ") for line in reference().splitlines() if line.startswith("| `")]
+    assert all(len(row) == 4 and all(row) for row in rows)
+    assert ["`k`", "number, at least 0, below 1", "`0.6`", "Strength of the asymmetric weights of ap_grpo."] in rows
+
+    def leaves(section):
+        for key, value in section.items():
+            stages = [s for s in value if isinstance(s, dict)] if isinstance(value, list) else []
+            nested = [value] if isinstance(value, dict) and value else stages
+            yield from [key] if not nested else [leaf for part in nested for leaf in leaves(part)]
+
+    known = {row[0].strip("`") for row in rows}
+    assert set(leaves(load_recipe("tiny_cpu").model_dump())) <= known | {"eval_world"}

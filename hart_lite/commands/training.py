@@ -30,6 +30,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=bench)
 
     command = commands.add_parser("recipes", help="list the shipped recipes", description=recipes.__doc__)
+    command.add_argument("--reference", action="store_true", help="every key, what it takes and means, as Markdown")
     command.set_defaults(run=recipes)
 
 
@@ -89,7 +90,11 @@ def bench(arguments: argparse.Namespace) -> int:
 def recipes(arguments: argparse.Namespace) -> int:
     """List the recipes that ship with hart-lite, with what each says of itself."""
     from hart_lite.recipe import shipped_recipes
+    from hart_lite.recipe_reference import reference
 
+    if arguments.reference:
+        print(reference(), end="")
+        return 0
     for path in shipped_recipes():
         about = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         print(f"{path.stem:20} {about}")
