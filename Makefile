@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test lint smoke methods pretrain clean
+.PHONY: train test test-lowest lint smoke methods trust pretrain clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -22,6 +23,16 @@ train: $(VENV)/.ready
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8
 
+# The same tests on the lowest versions that pyproject.toml allows, in an environment of their own; uv finds them.
+$(LOWEST)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --resolution lowest-direct --python $(LOWEST)/bin/python -e '.[dev]'
+	touch $@
+
+test-lowest: $(LOWEST)/.ready
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n auto --maxprocesses 8
+
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,6 +42,10 @@ smoke: $(VENV)/.ready
 	rm -rf runs/smoke
 	$(BIN)/hart-lite train tiny_cpu output=runs/smoke stages.0.steps=4 stages.1.steps=4 stages.2.steps=2 data.world.eval_scenes=16
 
+# Every promise of the README, measured: a table, and benchmarks/results/trust.md.
+trust: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.trust
+
 methods: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.methods
 
@@ -38,4 +53,4 @@ pretrain: $(VENV)/.ready
 	$(BIN)/python -m hart_lite.world.pretrain --out runs/base_model
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(LOWEST) runs

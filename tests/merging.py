@@ -116,7 +116,8 @@ def python(code: str, *arguments: object, cwd: Path | None = None, **environment
 PLAIN_PROCESSOR = """
 from transformers.utils import is_torchvision_available
 if not is_torchvision_available():
-    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
+    from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
     from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
     class Pictures(Qwen2_5_VLProcessor):
         def __init__(self, image_processor=None, tokenizer=None, chat_template=None):

@@ -194,7 +194,8 @@ import json, sys
 sys.modules["hart_lite"] = sys.modules["peft"] = None  # importing either fails
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 folder, inputs, said = sys.argv[1:]
 model, report = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
 assert not any(report.values()), report

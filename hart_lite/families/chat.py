@@ -7,7 +7,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
+
+# By the module's own name: at the top, transformers 5.17 hides it behind torchvision.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hart_lite.box_frames import BoxFrame, to_original
 from hart_lite.families.base import Content
