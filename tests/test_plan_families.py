@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from pictures import Photo
+from test_plan import TENTH
 from tiny_families import build_internvl, build_llava
 from transformers import (
     AutoModelForImageTextToText,
@@ -164,7 +165,7 @@ def test_encoding_is_predicted_within_a_tenth(name, wide, dtype):
         work()
         measured = peak_bytes(work) + pixels
     print(f"{name} {dtype}: measured {measured / 2**20:.2f}, predicted {cost.encoding(patches) / 2**20:.2f}")
-    assert cost.encoding(patches) == pytest.approx(measured, rel=0.1)
+    assert cost.encoding(patches) == pytest.approx(measured, rel=TENTH)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -186,7 +187,7 @@ def test_what_a_tower_with_adapters_keeps_is_predicted_within_a_tenth(name, dtyp
     section = ModelSection(dtype=dtype, lora=Lora(r=16, parts=["vision"]))
     predicted = Cost(dims, section).tower_kept(patches) / dims.vision.depth
     print(f"{name} {dtype}: a block keeps {measured / 2**20:.2f}, predicted {predicted / 2**20:.2f}")
-    assert predicted == pytest.approx(measured, rel=0.1)
+    assert predicted == pytest.approx(measured, rel=TENTH)
 
 
 @pytest.mark.parametrize("build", [build_internvl, build_llava])

@@ -39,8 +39,8 @@ def train(arguments: argparse.Namespace) -> int:
     from hart_lite.recipe import check_machine, load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    check_machine(recipe)
     if recipe.model.backend == "unsloth":
-        check_machine(recipe)
         import unsloth  # noqa: F401, it patches transformers, peft and trl and has to come before them
     quiet_libraries()
     from hart_lite import train as stages
