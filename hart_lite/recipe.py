@@ -87,8 +87,8 @@ def check_machine(recipe: Recipe) -> None:
             )
     if not cuda and Version(version("trl")) < Version("1.16") and os.environ.get("TRITON_INTERPRET") != "1":
         problems.append(
-            f"trl {version('trl')} computes losses by Triton kernels, which need a CUDA card; `pip install 'trl>=1.16'`, "
-            "or set TRITON_INTERPRET=1, which is slow"
+            f"trl {version('trl')} computes losses by Triton kernels, which need a CUDA card; "
+            "`pip install 'trl>=1.16'`, or set TRITON_INTERPRET=1, which is slow"
         )
     if model.quant == "nf4" and find_spec("bitsandbytes") is None:
         problems.append(
