@@ -1,0 +1,205 @@
+"""The page of `hart-lite demo` and the server behind it, on the loopback interface of this machine and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+
+from hart_lite.demo import (
+    MAX_BYTES,
+    MAX_WORDS,
+    Demo,
+    Request,
+    as_request,
+    choice_words,
+    held_out_examples,
+    read_photo,
+    read_request,
+)
+from hart_lite.demo_gate import Gate
+from hart_lite.demo_panels import STYLE, notice, panels
+from hart_lite.report_page import Pictures
+from hart_lite.types import Example, HartError
+
+HOST, FIRST_PORT, PORTS = "127.0.0.1", 7860, 100
+WAITING = 16  # questions in the queue; a further one is told so
+KEPT_BYTES = 8 * MAX_BYTES  # of uploaded photos
+CONNECTIONS = 256
+THUMBNAIL = 224  # pixels
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+PAGE_STYLE = """
+.gradio-container { max-width: 76rem !important; margin: 0 auto; }
+.head h1 { font-size: 1.7rem; font-weight: 700; letter-spacing: -.01em; margin: .4rem 0 .2rem; }
+.head p { margin: .15rem 0; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
+.try { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .6rem; }
+.try button { display: grid; grid-template-columns: 3.5rem 1fr; align-items: center; gap: .6rem; padding: .4rem;
+  text-align: left; font-size: .85rem; line-height: 1.25; cursor: pointer; color: var(--body-text-color);
+  background: var(--block-background-fill); border: 1px solid var(--border-color-primary); border-radius: .7rem; }
+.try button:hover, .try button:focus-visible { border-color: var(--primary-600); }
+.try img { width: 3.5rem; height: 3.5rem; border-radius: .4rem; margin: 0; }
+"""
+CLICKS = (
+    "element.addEventListener('click', event => { const button = event.target.closest('button'); "
+    "if (button) trigger('click', {number: Number(button.dataset.number)}); });"
+)
+
+from gradio.events import Dependency
+
+class Photo(gr.Image):
+    """Hands over the path of what was uploaded: it is decoded by us, within bounds, and only there."""
+
+    def get_block_name(self) -> str:
+        return "image"
+
+    def preprocess(self, payload) -> Path | None:
+        return Path(payload.path) if payload and payload.path else None
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def build_page(demo: Demo, about: str, folder: Path) -> gr.Blocks:
+    """`about` says who answers. Examples are drawn into `folder` as they are asked for."""
+    samples = held_out_examples()
+
+    def answer(request: Request, truth: Example | None = None) -> Iterator[str]:
+        found = {}
+        yield panels(request, demo.answerers, found, truth)
+        for who, asked in demo.answers(request):
+            found[who] = asked
+            yield panels(request, demo.answerers, found, truth)
+
+    def on_ask(photo: Path | None, questions: str, choices: str) -> Iterator[str]:
+        try:
+            yield from answer(read_request(photo, str(questions or ""), str(choices or "")))
+        except HartError as error:
+            yield notice(str(error))
+
+    def on_photo(photo: Path | None) -> str:
+        try:
+            read_photo(photo)
+        except HartError as error:
+            return notice(str(error))
+        return ""
+
+    def on_example(event: gr.EventData) -> Iterator[tuple]:
+        number = event._data.get("number")
+        if number not in range(len(samples)):
+            return
+        example = samples[number]
+        path = folder / f"{example.images[0].key}.png"
+        example.images[0].load().save(path)
+        filled = str(path), example.question, choice_words(example.choices)
+        for result in answer(as_request(example), example):
+            yield *filled, result
+            filled = gr.skip(), gr.skip(), gr.skip()
+
+    with gr.Blocks(title="hart-lite demo", analytics_enabled=False) as page:
+        gr.HTML(
+            f'<div class="head"><h1>Where does it look?</h1><p>{escape(about)}</p></div>', js_on_load=None, padding=False
+        )
+        with gr.Row(equal_height=True):
+            with gr.Column(min_width=300):
+                photo = Photo(label="Photo", type="filepath", sources=["upload", "clipboard"], buttons=[], height=300)
+            with gr.Column(min_width=300):
+                question = gr.Textbox(
+                    label="Question",
+                    info="Several go one a line.",
+                    placeholder="What does the red sign say?",
+                    lines=2,
+                    max_length=MAX_WORDS,
+                )
+                choices = gr.Textbox(
+                    label="Choices",
+                    info="Optional: apart by commas.",
+                    placeholder="STOP, SLOW, EXIT",
+                    max_length=MAX_WORDS,
+                )
+                button = gr.Button("Ask", variant="primary")
+        result = gr.HTML(js_on_load=None, padding=False, elem_id="result")
+        gr.HTML('<div class="head"><p>Or try a held-out scene of the embedded world:</p></div>', js_on_load=None)
+        tries = gr.HTML(_tries(samples), js_on_load=CLICKS, padding=False, elem_id="examples")
+
+        # One thing at a time goes through the model, or a decoder. Nothing of this is an API.
+        shared = {
+            "concurrency_id": "model",
+            "concurrency_limit": 1,
+            "api_visibility": "private",
+            "show_progress": "hidden",
+        }
+        button.click(on_ask, [photo, question, choices], result, **shared)
+        photo.upload(on_photo, photo, result, **shared)
+        tries.click(on_example, None, [photo, question, choices, result], **shared)
+    page.queue(max_size=WAITING)
+    return page
+
+
+def _tries(samples: list[Example]) -> str:
+    pictures = Pictures()
+    buttons = "".join(
+        f'<button type="button" data-number="{n}"><img src="{pictures.url(example.images[0].load(), THUMBNAIL)}" alt="">'
+        f"<span>{escape(example.question)}</span></button>"
+        for n, example in enumerate(samples)
+    )
+    return f'<div class="try">{buttons}</div>'
+
+
+def serve(demo: Demo, about: str, port: int | None) -> None:
+    """Until it is stopped. Uploads lie in a folder of their own, which goes with the server.
+
+    Raises `HartError` where the port, or every port, is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="hart-lite-demo-") as name, listening(port) as listener:
+        os.environ["GRADIO_TEMP_DIR"] = name  # where gradio keeps files, and from where it gives them out
+        theme = gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "Menlo", "Consolas", "monospace"))
+        app = gr.mount_gradio_app(
+            FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+            build_page(demo, about, Path(name)),
+            path="/",
+            server_name=HOST,
+            footer_links=[],
+            run_history=False,
+            allowed_paths=[],
+            show_error=False,
+            max_file_size=MAX_BYTES,
+            ssr_mode=False,
+            enable_monitoring=False,
+            pwa=False,
+            mcp_server=False,
+            theme=theme,
+            css=PAGE_STYLE + STYLE,
+        )
+        gate = Gate(app, Path(name), MAX_BYTES, KEPT_BYTES)
+        config = uvicorn.Config(
+            gate, log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2, server_header=False
+        )
+        print(f"hart-lite: the demo is at http://{HOST}:{listener.getsockname()[1]} (Ctrl+C stops it)", flush=True)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listening(port: int | None) -> socket.socket:
+    """A socket on the loopback interface: on `port`, or on the first free one."""
+    ports = [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS)
+    for number in ports:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, number))
+            listener.listen(CONNECTIONS)
+        except OSError:
+            listener.close()
+        else:
+            return listener
+    if port is not None:
+        raise HartError(f"port {port} is taken; choose another, or leave --port out for the first free one")
+    raise HartError(f"every port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is taken; give one: --port")
