@@ -1,7 +1,7 @@
 """What stands between the demo's server and who connects: an ASGI application around the page's.
 
-It lets through what the page itself asks for, from a page of this server, within bounds. The library that makes the page
-brings more than that (an API, proxying, sharing); none of it is reachable, whatever a later version adds.
+It lets through what the page itself asks for, from a page of this server, within bounds. The library that makes the
+page brings more than that (an API, proxying, sharing); none of it is reachable, whatever a later version adds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_BODY = 256 * 1024  # bytes of an event: two short texts, and ids
 UPLOADS_AT_ONCE = 4
 FORM_BYTES = 64 * 1024  # around the file in an upload
 UPLOAD, JOIN, FILE = "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/file="
-PAGE = ("/", "/config", "/theme.css", "/gradio_api/queue/data", "/gradio_api/upload_progress")
+PAGE = ("/", "/config", "/theme.css", "/favicon.ico", "/gradio_api/queue/data", "/gradio_api/upload_progress")
 PAGE_FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/", FILE)
 EVENTS = (UPLOAD, JOIN, "/gradio_api/reset", "/gradio_api/cancel")
 # The page runs its own scripts and reaches this server, and nothing else.
@@ -35,7 +35,7 @@ HEADERS = {
 }
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
@@ -64,7 +64,7 @@ class Gate:
 
         try:
             if scope["type"] != "http":
-                raise _Refused(404, "there is nothing here")
+                raise _RefusedError(404, "there is nothing here")
             self._check(scope)
             # A query can name a saved state of the page ("deep link"), which the library would read from disk.
             scope = dict(scope, query_string=b"") if scope["path"] == "/" else scope
@@ -75,7 +75,7 @@ class Gate:
                 if scope["path"] == JOIN:
                     self._check_files(body)
                 await self.app(scope, receive if body is None else _again(body, receive), send_guarded)
-        except _Refused as refusal:
+        except _RefusedError as refusal:
             text = f"{refusal}\n".encode()
             kind = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(text)).encode())]
             await send_guarded({"type": "http.response.start", "status": refusal.status, "headers": kind})
@@ -86,29 +86,29 @@ class Gate:
         host, path = headers.get("host", ""), scope["path"]
         # A page elsewhere may have a name that leads here (DNS rebinding), or send a form here.
         if host.partition(":")[0] not in HOSTS or headers.get("origin", f"http://{host}") != f"http://{host}":
-            raise _Refused(403, "this page is for the machine it runs on: open http://127.0.0.1 with its port")
+            raise _RefusedError(403, "this page is for the machine it runs on: open http://127.0.0.1 with its port")
         if scope["method"] in ("GET", "HEAD"):
             if path not in PAGE and not path.startswith(PAGE_FOLDERS):
-                raise _Refused(404, "there is nothing here")
+                raise _RefusedError(404, "there is nothing here")
             if path.startswith(FILE):
                 self._check_file(unquote(path.removeprefix(FILE)))
             return
         if scope["method"] != "POST" or path not in EVENTS:
-            raise _Refused(404, "there is nothing here")
+            raise _RefusedError(404, "there is nothing here")
         # The server holds a body to the length that is announced.
         length = headers.get("content-length", "")
         if "transfer-encoding" in headers or not length.isdecimal():
-            raise _Refused(411, "a request has to say how long it is")
+            raise _RefusedError(411, "a request has to say how long it is")
         most = self.max_file + FORM_BYTES if path == UPLOAD else MAX_BODY
         if len(length) > 15 or int(length) > most:
-            raise _Refused(413, f"the request is too large; at most {most:,} bytes are read")
+            raise _RefusedError(413, f"the request is too large; at most {most:,} bytes are read")
 
     def _check_files(self, body: bytes) -> None:
-        """Files are named by their paths, or by addresses that the server would fetch: only what was uploaded counts."""
+        """A file is named by its path, or by an address that the server would fetch: only what was uploaded counts."""
         try:
             values = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise _Refused(400, "the request is no JSON") from error
+            raise _RefusedError(400, "the request is no JSON") from error
         for path in _paths(values):
             self._check_file(path)
 
@@ -116,13 +116,13 @@ class Gate:
         try:
             inside = isinstance(path, str) and Path(path).resolve().is_relative_to(self.folder.resolve())
         except (OSError, ValueError, RuntimeError) as error:  # ValueError: a null byte; RuntimeError: links in a circle
-            raise _Refused(403, "no file has this name") from error
+            raise _RefusedError(403, "no file has this name") from error
         if not inside:
-            raise _Refused(403, "only photos that were uploaded can be read")
+            raise _RefusedError(403, "only photos that were uploaded can be read")
 
     async def _upload(self, scope: dict, receive: App, send: App) -> None:
         if self._uploads >= UPLOADS_AT_ONCE:
-            raise _Refused(503, "too many photos at once; try again in a moment")
+            raise _RefusedError(503, "too many photos at once; try again in a moment")
         self._uploads += 1
         try:
             keep_newest(self.folder, self.max_kept)
@@ -158,7 +158,7 @@ async def _body(receive: App) -> bytes:
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            raise _Refused(400, "the request broke off")
+            raise _RefusedError(400, "the request broke off")
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return b"".join(parts)

@@ -36,30 +36,24 @@ CONNECTIONS = 256
 THUMBNAIL = 224  # pixels
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 PAGE_STYLE = """
-.gradio-container { max-width: 76rem !important; margin: 0 auto; }
+.gradio-container main { width: 100%; max-width: 76rem; margin: 0 auto; }
 .head h1 { font-size: 1.7rem; font-weight: 700; letter-spacing: -.01em; margin: .4rem 0 .2rem; }
-.head p { margin: .15rem 0; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
-.try { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .6rem; }
+.try { container-type: inline-size; }  /* its strip scrolls, and makes the page no wider */
+.head p, .try p { margin: .15rem 0; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
+.try p { font-size: .9rem; margin-bottom: .5rem; }
+.try div { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(11rem, 1fr); gap: .6rem; overflow-x: auto;
+  padding: 2px 2px .6rem; scroll-snap-type: x proximity; }
 .try button { display: grid; grid-template-columns: 3.5rem 1fr; align-items: center; gap: .6rem; padding: .4rem;
-  text-align: left; font-size: .85rem; line-height: 1.25; cursor: pointer; color: var(--body-text-color);
-  background: var(--block-background-fill); border: 1px solid var(--border-color-primary); border-radius: .7rem; }
-.try button:hover, .try button:focus-visible { border-color: var(--primary-600); }
+  text-align: left; font-size: .8rem; font-weight: 400; line-height: 1.25; cursor: pointer; scroll-snap-align: start;
+  color: var(--body-text-color); background: var(--block-background-fill);
+  border: 1px solid var(--border-color-primary); border-radius: .7rem; }
+.try button:hover, .try button:focus-visible { border-color: var(--primary-500); }
 .try img { width: 3.5rem; height: 3.5rem; border-radius: .4rem; margin: 0; }
 """
 CLICKS = (
     "element.addEventListener('click', event => { const button = event.target.closest('button'); "
     "if (button) trigger('click', {number: Number(button.dataset.number)}); });"
 )
-
-
-class Photo(gr.Image):
-    """Hands over the path of what was uploaded: it is decoded by us, within bounds, and only there."""
-
-    def get_block_name(self) -> str:
-        return "image"
-
-    def preprocess(self, payload) -> Path | None:
-        return Path(payload.path) if payload and payload.path else None
 
 
 def build_page(demo: Demo, about: str, folder: Path) -> gr.Blocks:
@@ -73,15 +67,15 @@ def build_page(demo: Demo, about: str, folder: Path) -> gr.Blocks:
             found[who] = asked
             yield panels(request, demo.answerers, found, truth)
 
-    def on_ask(photo: Path | None, questions: str, choices: str) -> Iterator[str]:
+    def on_ask(photo: dict | None, questions: str | None, choices: str | None) -> Iterator[str]:
         try:
-            yield from answer(read_request(photo, str(questions or ""), str(choices or "")))
+            yield from answer(read_request(_path(photo), str(questions or ""), str(choices or "")))
         except HartError as error:
             yield notice(str(error))
 
-    def on_photo(photo: Path | None) -> str:
+    def on_photo(photo: dict | None) -> str:
         try:
-            read_photo(photo)
+            read_photo(_path(photo))
         except HartError as error:
             return notice(str(error))
         return ""
@@ -98,7 +92,7 @@ def build_page(demo: Demo, about: str, folder: Path) -> gr.Blocks:
             yield *filled, result
             filled = gr.skip(), gr.skip(), gr.skip()
 
-    with gr.Blocks(title="hart-lite demo", analytics_enabled=False) as page:
+    with gr.Blocks(title="hart-lite demo", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(
             f'<div class="head"><h1>Where does it look?</h1><p>{escape(about)}</p></div>',
             js_on_load=None,
@@ -106,7 +100,9 @@ def build_page(demo: Demo, about: str, folder: Path) -> gr.Blocks:
         )
         with gr.Row(equal_height=True):
             with gr.Column(min_width=300):
-                photo = Photo(label="Photo", type="filepath", sources=["upload", "clipboard"], buttons=[], height=300)
+                photo = gr.Image(
+                    label="Photo", type="filepath", sources=["upload", "clipboard"], buttons=[], height=300
+                )
             with gr.Column(min_width=300):
                 question = gr.Textbox(
                     label="Question",
@@ -122,32 +118,38 @@ def build_page(demo: Demo, about: str, folder: Path) -> gr.Blocks:
                     max_length=MAX_WORDS,
                 )
                 button = gr.Button("Ask", variant="primary")
-        result = gr.HTML(js_on_load=None, padding=False, elem_id="result")
-        gr.HTML('<div class="head"><p>Or try a held-out scene of the embedded world:</p></div>', js_on_load=None)
         tries = gr.HTML(_tries(samples), js_on_load=CLICKS, padding=False, elem_id="examples")
+        result = gr.HTML(js_on_load=None, padding=False, elem_id="result")
 
-        # One thing at a time goes through the model, or a decoder. Nothing of this is an API.
+        # One thing at a time goes through the model, or a decoder. Nothing of this is an API. The library is kept from
+        # opening the photo (`preprocess`): it would do so without our bounds, and answer for a broken one.
         shared = {
             "concurrency_id": "model",
             "concurrency_limit": 1,
             "api_visibility": "private",
             "show_progress": "hidden",
+            "preprocess": False,
         }
-        button.click(on_ask, [photo, question, choices], result, **shared)
+        button.click(on_ask, [photo, question, choices], result, scroll_to_output=True, **shared)
         photo.upload(on_photo, photo, result, **shared)
         tries.click(on_example, None, [photo, question, choices, result], **shared)
     page.queue(max_size=WAITING)
     return page
 
 
+def _path(photo: dict | None) -> Path | None:
+    return Path(photo["path"]) if photo and photo.get("path") else None
+
+
 def _tries(samples: list[Example]) -> str:
     pictures = Pictures()
     buttons = "".join(
-        f'<button type="button" data-number="{n}"><img src="{pictures.url(example.images[0].load(), THUMBNAIL)}" alt="">'
+        f'<button type="button" data-number="{n}">'
+        f'<img src="{pictures.url(example.images[0].load(), THUMBNAIL)}" alt="">'
         f"<span>{escape(example.question)}</span></button>"
         for n, example in enumerate(samples)
     )
-    return f'<div class="try">{buttons}</div>'
+    return f'<div class="try"><p>Or try a held-out scene of the embedded world:</p><div>{buttons}</div></div>'
 
 
 def serve(demo: Demo, about: str, port: int | None) -> None:
@@ -157,7 +159,10 @@ def serve(demo: Demo, about: str, port: int | None) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="hart-lite-demo-") as name, listening(port) as listener:
         os.environ["GRADIO_TEMP_DIR"] = name  # where gradio keeps files, and from where it gives them out
-        theme = gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "Menlo", "Consolas", "monospace"))
+        theme = gr.themes.Default(
+            primary_hue="indigo", font=FONTS, font_mono=("ui-monospace", "Menlo", "Consolas", "monospace")
+        )
+        theme.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
         app = gr.mount_gradio_app(
             FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
             build_page(demo, about, Path(name)),

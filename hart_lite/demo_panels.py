@@ -1,5 +1,5 @@
-"""Locate, crop, answer as HTML: the photo with its boxes, what was cut out, what was said. All text is escaped; pictures
-are data URLs. The colours of text and ground are those of the page around it, light or dark.
+"""Locate, crop, answer as HTML: the photo with its boxes, what was cut out, what was said. All text is escaped;
+pictures are data URLs. The colours of text and ground are those of the page around it, light or dark.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ STYLE = """
 .looks figure img { display: block; height: 8.5rem; max-width: 100%; width: auto; object-fit: contain; margin: 0;
   border: 3px solid var(--box); border-radius: .35rem; background: var(--box); }
 .looks figcaption, .looks .soft { font-size: .82rem; color: var(--body-text-color-subdued); margin: .35rem 0 0; }
-.looks .said { unicode-bidi: plaintext; white-space: pre-wrap; font: .82rem/1.45 ui-monospace, Menlo, Consolas, monospace;
+.looks .said { unicode-bidi: plaintext; white-space: pre-wrap; font: .82rem/1.45 var(--font-mono);
   background: var(--background-fill-secondary); border-radius: .4rem; padding: .3rem .5rem; margin: .2rem 0 0; }
 .looks .answer { font-size: 1.7rem; line-height: 1.2; font-weight: 650; margin: 0; unicode-bidi: plaintext; }
 .looks .answer.long { font-size: 1.05rem; line-height: 1.4; }
-.looks .verdict { display: inline-block; font-size: .85rem; font-weight: 600; border-radius: 1rem; padding: .1rem .65rem;
-  margin: .5rem 0 0; border: 1px solid currentColor; }
+.looks .verdict { display: inline-block; font-size: .85rem; font-weight: 600; border-radius: 1rem;
+  padding: .1rem .65rem; margin: .5rem 0 0; border: 1px solid currentColor; }
 .looks .right { color: #18794e; } .looks .wrong { color: #c02b2b; }
 .dark .looks .right { color: #5fd39a; } .dark .looks .wrong { color: #ff8080; }
 .looks .notice { border-left: 5px solid #b25d00; border-radius: .5rem; padding: .8rem 1rem; margin: .5rem 0;
@@ -95,10 +95,7 @@ def panels(
         for who in answerers:
             title, about = TITLES[who]
             head = f"<h4>{title}<small>{about}</small></h4>" if title else ""
-            if who in found:
-                steps = _steps(image, url, found[who][n], pictures, truth)
-            else:
-                steps = _waiting(image, url)
+            steps = _steps(image, url, found[who][n], pictures, truth) if who in found else _waiting(image, url)
             kind = ("fresh " if who in newest else "") + ("alone" if len(answerers) == 1 else "")
             columns += f'<article class="{kind}" data-who="{who}">{head}<div class="steps">{steps}</div></article>'
         out += f'<h3>{escape(question)}</h3><div class="who">{columns}</div>'

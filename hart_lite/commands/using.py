@@ -106,8 +106,8 @@ def ask(arguments: argparse.Namespace) -> int:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """A page on this machine: drop a photo, ask, and see where the model looks, what it cuts out and what it answers; the
-    base beside what was trained on it. Only this machine reaches it, and it reaches no other."""
+    """A page on this machine: drop a photo, ask, and see where the model looks, what it cuts out and what it answers;
+    the base beside what was trained on it. Only this machine reaches it, and it reaches no other."""
     from importlib.util import find_spec
 
     if find_spec("gradio") is None:
@@ -147,7 +147,7 @@ def _who(model: str | None, trained: bool) -> str:
     """Who answers, as the page says it."""
     if model is None or model == "embedded":
         return "The embedded base answers: it knows the scenes below, and nothing of photos."
-    return f"{model} answers, beside its base: the same weights without the adapter." if trained else f"{model} answers."
+    return f"{model} answers" + (", beside its base: the same weights without the adapter." if trained else ".")
 
 
 def _questions(words: Sequence[str]) -> Iterator[str]:
