@@ -7,14 +7,19 @@ page brings more than that (an API, proxying, sharing); none of it is reachable,
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from hart_lite.types import HartError
+
 App = Callable[..., Awaitable[None]]
 
-HOSTS = ("127.0.0.1", "localhost")
+HOST, FIRST_PORT, PORTS = "127.0.0.1", 7860, 100
+NAMES = (HOST, "localhost")
+CONNECTIONS = 256
 MAX_BODY = 256 * 1024  # bytes of an event: two short texts, and ids
 UPLOADS_AT_ONCE = 4
 FORM_BYTES = 64 * 1024  # around the file in an upload
@@ -85,7 +90,7 @@ class Gate:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host, path = headers.get("host", ""), scope["path"]
         # A page elsewhere may have a name that leads here (DNS rebinding), or send a form here.
-        if host.partition(":")[0] not in HOSTS or headers.get("origin", f"http://{host}") != f"http://{host}":
+        if host.partition(":")[0] not in NAMES or headers.get("origin", f"http://{host}") != f"http://{host}":
             raise _RefusedError(403, "this page is for the machine it runs on: open http://127.0.0.1 with its port")
         if scope["method"] in ("GET", "HEAD"):
             if path not in PAGE and not path.startswith(PAGE_FOLDERS):
@@ -129,6 +134,24 @@ class Gate:
             await self.app(scope, receive, send)
         finally:
             self._uploads -= 1
+
+
+def listening(port: int | None) -> socket.socket:
+    """A socket on the loopback interface: on `port`, or on the first free one from 7860. Raises `HartError`."""
+    for number in [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS):
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, number))
+            listener.listen(CONNECTIONS)
+        except OSError as error:
+            listener.close()
+            reason = error.strerror
+        else:
+            return listener
+    if port is not None:
+        raise HartError(f"port {port} cannot be used: {reason}; choose another, or leave --port out for a free one")
+    raise HartError(f"no port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is free: {reason}; give one with --port")
 
 
 def keep_newest(folder: Path, most: int) -> None:

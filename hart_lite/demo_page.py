@@ -24,15 +24,13 @@ from hart_lite.demo import (
     read_photo,
     read_request,
 )
-from hart_lite.demo_gate import Gate
+from hart_lite.demo_gate import CONNECTIONS, HOST, Gate
 from hart_lite.demo_panels import STYLE, notice, panels
 from hart_lite.report_page import Pictures
 from hart_lite.types import Example, HartError
 
-HOST, FIRST_PORT, PORTS = "127.0.0.1", 7860, 100
 WAITING = 16  # questions in the queue; a further one is told so
 KEPT_BYTES = 8 * MAX_BYTES  # of uploaded photos
-CONNECTIONS = 256
 THUMBNAIL = 224  # pixels
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 PAGE_STYLE = """
@@ -44,7 +42,7 @@ PAGE_STYLE = """
 .try div { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(11rem, 1fr); gap: .6rem; overflow-x: auto;
   padding: 2px 2px .6rem; scroll-snap-type: x proximity; }
 .try button { display: grid; grid-template-columns: 3.5rem 1fr; align-items: center; gap: .6rem; padding: .4rem;
-  text-align: left; font-size: .8rem; font-weight: 400; line-height: 1.25; cursor: pointer; scroll-snap-align: start;
+  text-align: left; font-size: .8rem; font-weight: 400; line-height: 1.25; cursor: pointer; scroll-snap-align: start; margin: 0;
   color: var(--body-text-color); background: var(--block-background-fill);
   border: 1px solid var(--border-color-primary); border-radius: .7rem; }
 .try button:hover, .try button:focus-visible { border-color: var(--primary-500); }
@@ -152,12 +150,9 @@ def _tries(samples: list[Example]) -> str:
     return f'<div class="try"><p>Or try a held-out scene of the embedded world:</p><div>{buttons}</div></div>'
 
 
-def serve(demo: Demo, about: str, port: int | None) -> None:
-    """Until it is stopped. Uploads lie in a folder of their own, which goes with the server.
-
-    Raises `HartError` where the port, or every port, is taken.
-    """
-    with tempfile.TemporaryDirectory(prefix="hart-lite-demo-") as name, listening(port) as listener:
+def serve(demo: Demo, about: str, listener: socket.socket) -> None:
+    """Until it is stopped. Uploads lie in a folder of their own, which goes with the server."""
+    with tempfile.TemporaryDirectory(prefix="hart-lite-demo-") as name:
         os.environ["GRADIO_TEMP_DIR"] = name  # where gradio keeps files, and from where it gives them out
         theme = gr.themes.Default(
             primary_hue="indigo", font=FONTS, font_mono=("ui-monospace", "Menlo", "Consolas", "monospace")
@@ -186,21 +181,3 @@ def serve(demo: Demo, about: str, port: int | None) -> None:
         )
         print(f"hart-lite: the demo is at http://{HOST}:{listener.getsockname()[1]} (Ctrl+C stops it)", flush=True)
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def listening(port: int | None) -> socket.socket:
-    """A socket on the loopback interface: on `port`, or on the first free one."""
-    ports = [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS)
-    for number in ports:
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, number))
-            listener.listen(CONNECTIONS)
-        except OSError:
-            listener.close()
-        else:
-            return listener
-    if port is not None:
-        raise HartError(f"port {port} is taken; choose another, or leave --port out for the first free one")
-    raise HartError(f"every port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is taken; give one: --port")

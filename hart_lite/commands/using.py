@@ -112,17 +112,20 @@ def demo(arguments: argparse.Namespace) -> int:
 
     if find_spec("gradio") is None:
         raise HartError("the demo needs gradio: pip install 'hart-lite[demo]'")
-    from hart_lite.demo import Demo
-    from hart_lite.demo_page import serve
-    from hart_lite.models import open_model
+    from hart_lite.demo_gate import listening
 
-    quiet_libraries()
-    if arguments.model is None:
-        print(NO_MODEL.replace("--model", "MODEL"), file=sys.stderr)
-    model = open_model(arguments.model or "embedded", quant=arguments.quant, device=arguments.device)
-    # As Ctrl+C does, so that the photos are removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(Demo(model), _who(arguments.model, "adapter" in model.weights), arguments.port)
+    with listening(arguments.port) as listener:  # before a large model is loaded for nothing
+        from hart_lite.demo import Demo
+        from hart_lite.demo_page import serve
+        from hart_lite.models import open_model
+
+        quiet_libraries()
+        if arguments.model is None:
+            print(NO_MODEL.replace("--model", "MODEL"), file=sys.stderr)
+        model = open_model(arguments.model or "embedded", quant=arguments.quant, device=arguments.device)
+        # Ends as Ctrl+C does, so that the photos are removed.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        serve(Demo(model), _who(arguments.model, "adapter" in model.weights), listener)
     return 0
 
 
