@@ -18,7 +18,7 @@ from hart_lite.types import Example, HartError, ImageSource
 from hart_lite.world.scenes import examples
 
 MAX_BYTES = 64 * 2**20  # of a photo's file
-MAX_PIXELS = 120_000_000  # of a photo: 0.5 GB decoded, and as much again while it is turned upright
+MAX_PIXELS = 64_000_000  # of a photo: 0.26 GB decoded, and three times as much on the way there
 MAX_WORDS = 500  # characters of the questions together, and of the choices
 MAX_QUESTIONS = 4
 SCENES = 5  # held-out scenes to try, a question each

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from hart_lite.demo import (
     MAX_BYTES,
     MAX_WORDS,
+    SCENES,
     Demo,
     Request,
     as_request,
@@ -42,7 +43,8 @@ PAGE_STYLE = """
 .try div { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(11rem, 1fr); gap: .6rem; overflow-x: auto;
   padding: 2px 2px .6rem; scroll-snap-type: x proximity; }
 .try button { display: grid; grid-template-columns: 3.5rem 1fr; align-items: center; gap: .6rem; padding: .4rem;
-  text-align: left; font-size: .8rem; font-weight: 400; line-height: 1.25; cursor: pointer; scroll-snap-align: start; margin: 0;
+  text-align: left; font-size: .8rem; font-weight: 400; line-height: 1.25; cursor: pointer; scroll-snap-align: start;
+  margin: 0;
   color: var(--body-text-color); background: var(--block-background-fill);
   border: 1px solid var(--border-color-primary); border-radius: .7rem; }
 .try button:hover, .try button:focus-visible { border-color: var(--primary-500); }
@@ -78,17 +80,15 @@ def build_page(demo: Demo, about: str, folder: Path) -> gr.Blocks:
             return notice(str(error))
         return ""
 
-    def on_example(event: gr.EventData) -> Iterator[tuple]:
-        number = event._data.get("number")
-        if number not in range(len(samples)):
-            return
-        example = samples[number]
+    def on_example(event: gr.EventData) -> tuple[str, str, str]:
+        example = samples[_number(event)]
         path = folder / f"{example.images[0].key}.png"
         example.images[0].load().save(path)
-        filled = str(path), example.question, choice_words(example.choices)
-        for result in answer(as_request(example), example):
-            yield *filled, result
-            filled = gr.skip(), gr.skip(), gr.skip()
+        return str(path), example.question, choice_words(example.choices)
+
+    def answer_example(event: gr.EventData) -> Iterator[str]:
+        example = samples[_number(event)]
+        yield from answer(as_request(example), example)
 
     with gr.Blocks(title="hart-lite demo", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(
@@ -130,9 +130,15 @@ def build_page(demo: Demo, about: str, folder: Path) -> gr.Blocks:
         }
         button.click(on_ask, [photo, question, choices], result, scroll_to_output=True, **shared)
         photo.upload(on_photo, photo, result, **shared)
-        tries.click(on_example, None, [photo, question, choices, result], **shared)
+        # Two listeners: what a stream of results leaves unchanged beside them, the page loses (gradio 6.31).
+        tries.click(on_example, None, [photo, question, choices], **shared)
+        tries.click(answer_example, None, result, **shared)
     page.queue(max_size=WAITING)
     return page
+
+
+def _number(event: gr.EventData) -> int:
+    return int(event._data["number"]) % SCENES
 
 
 def _path(photo: dict | None) -> Path | None:
