@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := .venv-demo
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test lint smoke methods pretrain clean
+.PHONY: train test browser-tests lint smoke methods pretrain clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -21,6 +22,21 @@ train: $(VENV)/.ready
 # A process for each core, with one thread each.
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8
+
+# The demo's library wants an older pillow than the rest is tested with: an environment of its own, on top of $(VENV).
+$(DEMO)/.ready: $(VENV)/.ready constraints-demo.txt
+	$(BIN)/python -m venv $(DEMO)
+	$(BIN)/python -c "import site; print('import site; site.addsitedir(%r)' % site.getsitepackages()[0])" \
+	    > $$($(DEMO)/bin/python -c "import site; print(site.getsitepackages()[0])")/beneath.pth
+	$(DEMO)/bin/python -m pip install --quiet -c constraints-demo.txt -e '.[demo,browser]'
+	touch $@
+
+# The demo in a headless Chromium: the one on the path, or `make browser-tests CHROMIUM=/path/to/one`.
+browser-tests: $(DEMO)/.ready
+	@command -v "$${CHROMIUM:-chromium}" > /dev/null || { command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; } || \
+	    { echo "no Chromium: install it, or name one: make browser-tests CHROMIUM=/path/to/chromium"; exit 1; }
+	@command -v "$${CHROMIUM:-chromium}" > /dev/null || { apt-get -qq update && apt-get -qq install chromium; }
+	OMP_NUM_THREADS=1 $(DEMO)/bin/python -m pytest -q tests/browser
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -38,4 +54,4 @@ pretrain: $(VENV)/.ready
 	$(BIN)/python -m hart_lite.world.pretrain --out runs/base_model
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(DEMO) runs
