@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hart_lite.ask import Asked, ask, check
+from hart_lite.ask import DEFAULT_MODE, Asked, ask, check
 from hart_lite.images import ImageBytes
 from hart_lite.models import OpenModel
 from hart_lite.recipe import load_recipe
@@ -70,7 +70,7 @@ def read_request(photo: Path | None, questions: str, choices: str) -> Request:
         raise HartError(f"{len(asked)} questions; at most {MAX_QUESTIONS} at once, one a line")
     between = "\n" if "\n" in choices.strip() else ","
     options = tuple(choice.strip() for choice in choices.strip().split(between)) if choices.strip() else ()
-    check(asked, options, "full+crops")
+    check(asked, options, DEFAULT_MODE)
     return Request(read_photo(photo), asked, options)
 
 

@@ -6,6 +6,7 @@ page brings more than that (an API, proxying, sharing); none of it is reachable,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -61,6 +62,9 @@ class Gate:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})  # the page has no use for one
+            return
 
         async def send_guarded(message: dict) -> None:
             if message["type"] == "http.response.start":
@@ -68,8 +72,6 @@ class Gate:
             await send(message)
 
         try:
-            if scope["type"] != "http":
-                raise _RefusedError(404, "there is nothing here")
             self._check(scope)
             # A query can name a saved state of the page ("deep link"), which the library would read from disk.
             scope = dict(scope, query_string=b"") if scope["path"] == "/" else scope
@@ -156,12 +158,17 @@ def listening(port: int | None) -> socket.socket:
 
 def keep_newest(folder: Path, most: int) -> None:
     """Deletes the oldest files until `most` bytes are left."""
-    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: -path.stat().st_mtime_ns)
+    files = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # an upload beside this one moves its file into place
+            status = path.lstat()
+            if not path.is_dir():
+                files.append((status.st_mtime_ns, status.st_size, path))
     kept = 0
-    for path in files:
-        kept += path.stat().st_size
+    for _, size, path in sorted(files, reverse=True):
+        kept += size
         if kept > most:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _paths(values: object) -> Iterator[object]:

@@ -312,6 +312,16 @@ def test_what_the_page_does_not_need_is_not_there(gate, method, path):
     assert not gate.app.scopes
 
 
+def test_a_web_socket_is_closed(gate):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(gate({"type": "websocket", "path": "/", "headers": []}, None, send))
+    assert sent == [{"type": "websocket.close"}] and not gate.app.scopes
+
+
 def test_bodies_are_bounded_and_say_how_long_they_are(gate):
     join, upload = "/gradio_api/queue/join", "/gradio_api/upload"
     body = json.dumps({"data": ["x" * 100]}).encode()
