@@ -21,7 +21,7 @@ PHOTO_SIDE, CROP_SIDE = 960, 320  # most pixels of the longer sides in the page
 TITLES = {BASE: ("Base", "adapter off"), TRAINED: ("Trained", "adapter on"), ONLY: ("", "")}
 
 STYLE = """
-.looks { color: var(--body-text-color); overflow-wrap: anywhere; container-type: inline-size; }
+.looks { color: var(--body-text-color); overflow-wrap: anywhere; }
 .looks h3 { font-size: 1.15rem; font-weight: 650; margin: 1.4rem 0 .7rem; unicode-bidi: plaintext; }
 .looks h4 { font-size: 1rem; font-weight: 650; margin: 0 0 .7rem; }
 .looks h4 small { font-weight: 400; color: var(--body-text-color-subdued); margin-left: .4rem; }
@@ -30,15 +30,11 @@ STYLE = """
 .looks h5 b { width: 1.35rem; height: 1.35rem; border-radius: 50%; background: var(--primary-600); color: #fff;
   display: grid; place-items: center; letter-spacing: 0; font-size: .75rem; }
 .looks .who { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
-.looks article { container-type: inline-size; min-width: 0; padding: 1rem; border-radius: 1rem;
+.looks article { min-width: 0; padding: 1rem; border-radius: 1rem;
   border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
-.looks .steps { display: grid; gap: 1.1rem; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); }
-.looks .steps > :first-child { grid-column: 1 / -1; }
-@container (min-width: 44rem) {
-  .looks .steps { grid-template-columns: minmax(0, 5fr) minmax(0, 3fr) minmax(0, 3fr); gap: 1.75rem; }
-  .looks .steps > :first-child { grid-column: auto; }
-}
-@container (max-width: 44rem) { .looks .alone .steps { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); } }
+.looks .steps { display: flex; flex-wrap: wrap; gap: 1.1rem 1.5rem; }
+.looks .step { flex: 3 1 7rem; min-width: 0; }
+.looks .step:first-child { flex: 5 1 min(100%, 24rem); }
 .looks .photo { position: relative; width: min(100%, 30rem * var(--aspect)); margin: 0 auto; }
 .looks .photo img { display: block; width: 100%; height: auto; border-radius: .5rem; }
 .looks .box { position: absolute; border: 3px solid var(--box); border-radius: .2rem; min-width: 10px; min-height: 10px;
@@ -48,9 +44,10 @@ STYLE = """
   border-radius: .2rem; box-shadow: 0 0 0 1.5px #101010; }
 .looks .high .mark { bottom: auto; top: 100%; margin: 3px 0 0; }
 .looks .crops { display: flex; flex-wrap: wrap; gap: .6rem; }
-.looks figure { margin: 0; min-width: 0; }
-.looks figure img { display: block; height: 8.5rem; max-width: 100%; width: auto; object-fit: contain; margin: 0;
-  border: 3px solid var(--box); border-radius: .35rem; background: var(--box); }
+.looks figure { margin: 0; min-width: 0; width: min(100%, 8.5rem * var(--aspect)); }
+.looks figure img { display: block; width: 100%; height: auto; margin: 0; border: 3px solid var(--box);
+  border-radius: .35rem; }
+.looks figcaption { white-space: nowrap; }
 .looks figcaption, .looks .soft { font-size: .82rem; color: var(--body-text-color-subdued); margin: .35rem 0 0; }
 .looks .said { unicode-bidi: plaintext; white-space: pre-wrap; font: .82rem/1.45 var(--font-mono);
   background: var(--background-fill-secondary); border-radius: .4rem; padding: .3rem .5rem; margin: .2rem 0 0; }
@@ -96,8 +93,8 @@ def panels(
             title, about = TITLES[who]
             head = f"<h4>{title}<small>{about}</small></h4>" if title else ""
             steps = _steps(image, url, found[who][n], pictures, truth) if who in found else _waiting(image, url)
-            kind = ("fresh " if who in newest else "") + ("alone" if len(answerers) == 1 else "")
-            columns += f'<article class="{kind}" data-who="{who}">{head}<div class="steps">{steps}</div></article>'
+            kind = ' class="fresh"' if who in newest else ""
+            columns += f'<article{kind} data-who="{who}">{head}<div class="steps">{steps}</div></article>'
         out += f'<h3>{escape(question)}</h3><div class="who">{columns}</div>'
     return f'<div class="looks">{out}</div>'
 
@@ -161,7 +158,8 @@ def _crops(image: Image.Image, crops: Sequence[Box], pictures: Pictures) -> str:
         cutting = image.crop(crop_pixels(crop, image.size))
         if url := pictures.url(cutting, CROP_SIDE):
             out += (
-                f'<figure style="{_colour(number)}"><img src="{url}" alt="crop {number + 1}">'
+                f'<figure style="{_colour(number)};--aspect:{cutting.width / cutting.height:.4f}">'
+                f'<img src="{url}" alt="crop {number + 1}">'
                 f"<figcaption>{cutting.width} x {cutting.height} px</figcaption></figure>"
             )
     return f'<div class="crops">{out}</div>' if out else '<p class="soft">nothing was cut out</p>'
