@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+DEMO := .venv-demo
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test test-lowest lint smoke methods trust pretrain clean
+.PHONY: train test test-lowest browser-tests lint smoke methods trust pretrain clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -34,6 +35,21 @@ $(LOWEST)/.ready: pyproject.toml
 test-lowest: $(LOWEST)/.ready
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n auto --maxprocesses 8
 
+# The demo's library wants an older pillow than the rest is tested with: an environment of its own, on top of $(VENV).
+$(DEMO)/.ready: $(VENV)/.ready constraints-demo.txt
+	$(BIN)/python -m venv $(DEMO)
+	$(BIN)/python -c "import site; print('import site; site.addsitedir(%r)' % site.getsitepackages()[0])" \
+	    > $$($(DEMO)/bin/python -c "import site; print(site.getsitepackages()[0])")/beneath.pth
+	$(DEMO)/bin/python -m pip install --quiet -c constraints-demo.txt -e '.[demo,browser]'
+	touch $@
+
+# The demo in a headless Chromium: the one on the path, or `make browser-tests CHROMIUM=/path/to/one`.
+browser-tests: $(DEMO)/.ready
+	@command -v "$${CHROMIUM:-chromium}" > /dev/null || { command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; } || \
+	    { echo "no Chromium: install it, or name one: make browser-tests CHROMIUM=/path/to/chromium"; exit 1; }
+	@command -v "$${CHROMIUM:-chromium}" > /dev/null || { apt-get -qq update && apt-get -qq install chromium; }
+	OMP_NUM_THREADS=1 $(DEMO)/bin/python -m pytest -q tests/browser
+
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,8 +60,8 @@ smoke: $(VENV)/.ready
 	$(BIN)/hart-lite train tiny_cpu output=runs/smoke stages.0.steps=4 stages.1.steps=4 stages.2.steps=2 data.world.eval_scenes=16
 
 # Every promise of the README, measured: a table, and benchmarks/results/trust.md.
-trust: $(VENV)/.ready
-	$(BIN)/python -m benchmarks.trust
+trust: $(DEMO)/.ready
+	$(DEMO)/bin/python -m benchmarks.trust
 
 methods: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.methods
@@ -54,4 +70,4 @@ pretrain: $(VENV)/.ready
 	$(BIN)/python -m hart_lite.world.pretrain --out runs/base_model
 
 clean:
-	rm -rf $(VENV) $(LOWEST) runs
+	rm -rf $(VENV) $(LOWEST) $(DEMO) runs

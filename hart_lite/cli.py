@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   hart-lite train recipes/qwen7b_lora.yaml data.train=my/rows.jsonl
   hart-lite train runs/tiny_cpu/recipe.yaml --resume
   hart-lite ask photo.jpg "What does the sign say?" --model runs/tiny_cpu
+  hart-lite demo runs/tiny_cpu                      a page: where it looks, base beside trained
   hart-lite report runs/tiny_cpu                    one page: before and after, curves, the boxes over time
   hart-lite data check my/rows.jsonl --preview sheet.png
   hart-lite eval runs/tiny_cpu --benchmark world    a trained run in our three modes (hart-lite eval --help for more)

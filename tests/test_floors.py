@@ -52,7 +52,7 @@ FLOORS = (
         *("bench.run", "bench.report", "eval_questions", "eval_settings", "eval_files"),
         *("eval_run", "eval_report", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
         *("ask", "ask_picture", "report", "report_page", "report_charts", "report_looks", "report_table"),
-        "report_eval",
+        *("report_eval", "demo", "demo_gate", "demo_panels", "demo_page"),
     ),
     # 7
     (

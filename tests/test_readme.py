@@ -96,7 +96,7 @@ def test_links_lead_somewhere():
 
 
 def test_make_targets_exist():
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = {command[1] for command in COMMANDS if command[0] == "make"}
     assert {"train", "test"} <= named <= targets
 
@@ -106,6 +106,8 @@ def test_every_hart_lite_command_runs(workplace, capsys):
         if command[0] != "hart-lite":
             continue
         arguments = command[1:]
+        if arguments[0] == "demo":
+            continue  # serves until it is stopped: tests/browser
         if arguments[0] == "train" and arguments[1].startswith("qwen"):
             shutil.rmtree("runs", ignore_errors=True)  # two commands start the same recipe
             arguments = [*arguments, *SMALL]

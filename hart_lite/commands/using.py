@@ -1,10 +1,11 @@
-"""ask, report: use a model on a photo, look back on a run."""
+"""ask, demo, report: use a model on a photo, in a terminal or on a page; look back on a run."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
 import json
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,6 +54,16 @@ def add(commands: argparse._SubParsersAction) -> None:
                          help="how an api: model writes boxes: pixels of the image it is sent, or 0-1000")  # fmt: skip
     command.set_defaults(run=ask)
 
+    command = commands.add_parser(
+        "demo", help="ask about photos on a page, base beside trained", description=inspect.cleandoc(demo.__doc__)
+    )
+    command.add_argument("model", nargs="?", metavar="MODEL", help="as for ask: run directory, adapter, checkpoint, "
+                         "Hub id, `embedded` or api:NAME; default: embedded")  # fmt: skip
+    command.add_argument("--port", type=_port, help="default: the first free one from 7860")
+    command.add_argument("--quant", choices=("none", "nf4"), help="4-bit weights, where no recipe says")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    command.set_defaults(run=demo)
+
     command = commands.add_parser("report", help="a run or an evaluation as one page", description=report.__doc__)
     command.add_argument("folder", type=Path, metavar="RUN", help="a run directory, or the folder of an evaluation")
     command.set_defaults(run=report)
@@ -94,6 +105,30 @@ def ask(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def demo(arguments: argparse.Namespace) -> int:
+    """A page on this machine: drop a photo, ask, and see where the model looks, what it cuts out and what it answers;
+    the base beside what was trained on it. Only this machine reaches it, and it reaches no other."""
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise HartError("the demo needs gradio: pip install 'hart-lite[demo]'")
+    from hart_lite.demo_gate import listening
+
+    with listening(arguments.port) as listener:  # before a large model is loaded for nothing
+        from hart_lite.demo import Demo
+        from hart_lite.demo_page import serve
+        from hart_lite.models import open_model
+
+        quiet_libraries()
+        if arguments.model is None:
+            print(NO_MODEL.replace("--model", "MODEL"), file=sys.stderr)
+        model = open_model(arguments.model or "embedded", quant=arguments.quant, device=arguments.device)
+        # Ends as Ctrl+C does, so that the photos are removed.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        serve(Demo(model), _who(arguments.model, "adapter" in model.weights), listener)
+    return 0
+
+
 def report(arguments: argparse.Namespace) -> int:
     """Write RUN/report.html: what was run, what came of it, curves, the boxes over time, and what to look out for. One
     file that needs nothing else. A run that was killed or still goes on is reported as far as it got; training writes
@@ -102,6 +137,20 @@ def report(arguments: argparse.Namespace) -> int:
 
     print(f"report: {write_report(arguments.folder)}")
     return 0
+
+
+def _port(word: str) -> int:
+    number = int(word)
+    if not 1 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{number} is no port; allowed: 1 to 65535")
+    return number
+
+
+def _who(model: str | None, trained: bool) -> str:
+    """Who answers, as the page says it."""
+    if model is None or model == "embedded":
+        return "The embedded base answers: it knows the scenes below, and nothing of photos."
+    return f"{model} answers" + (", beside its base: the same weights without the adapter." if trained else ".")
 
 
 def _questions(words: Sequence[str]) -> Iterator[str]:
