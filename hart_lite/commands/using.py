@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hart_lite.commands.libraries import quiet_libraries
-from hart_lite.types import HartError, shown
+from hart_lite.types import HartError, printable, shown
 
 if TYPE_CHECKING:
     from hart_lite.ask import Asked
@@ -37,7 +37,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("image", type=Path, metavar="IMAGE", help="a photo; EXIF orientation counts")
+    command.add_argument("image", metavar="IMAGE", help="the file of a photo; EXIF orientation counts")
     command.add_argument("questions", nargs="+", metavar="QUESTION", help="one or more; - reads one a line from stdin")
     command.add_argument("--choices", action="append", default=[], metavar="A,B,..",
                          help="what to choose from; given several times, each is one, commas and all")  # fmt: skip
@@ -71,10 +71,11 @@ def ask(arguments: argparse.Namespace) -> int:
 
     questions, choices = list(_questions(arguments.questions)), _choices(arguments.choices)
     check(questions, choices, arguments.mode)
-    image = ImageFile(arguments.image)
+    photo = _photo(arguments.image)
+    image = ImageFile(photo)
     image.load()
     wanted = arguments.out is not None or not arguments.json
-    places = picture_places(arguments.image, arguments.out, len(questions)) if wanted else [None] * len(questions)
+    places = picture_places(photo, arguments.out, len(questions)) if wanted else [None] * len(questions)
     if arguments.model is None:
         print(NO_MODEL, file=sys.stderr)
     quiet_libraries()
@@ -90,7 +91,7 @@ def ask(arguments: argparse.Namespace) -> int:
             print("\n".join(_lines(arguments.mode, asked, image.size(), picture)))
     failures = sorted({asked.failure for asked in found if asked.failure})
     for failure in failures:
-        print(f"hart-lite: no answer: {failure}", file=sys.stderr)
+        print(f"hart-lite: no answer: {printable(failure)}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -102,6 +103,14 @@ def report(arguments: argparse.Namespace) -> int:
 
     print(f"report: {write_report(arguments.folder)}")
     return 0
+
+
+def _photo(word: str) -> Path:
+    if not word.strip():
+        raise HartError("IMAGE is empty; give the file of a photo")
+    if "://" in word:
+        raise HartError(f"{shown(word)} is an address, and nothing is fetched: download the photo and give its file")
+    return Path(word)
 
 
 def _questions(words: Sequence[str]) -> Iterator[str]:
@@ -135,7 +144,7 @@ def _picture(asked: Asked, image: ImageSource, place: Path) -> str:
 
 def _record(arguments: argparse.Namespace, asked: Asked, size: tuple[int, int], picture: str | None) -> dict:
     return {
-        "image": str(arguments.image),
+        "image": arguments.image,
         "width": size[0],
         "height": size[1],
         "model": arguments.model or "embedded",
@@ -155,16 +164,16 @@ def _record(arguments: argparse.Namespace, asked: Asked, size: tuple[int, int], 
 
 def _lines(mode: str, asked: Asked, size: tuple[int, int], picture: str | None) -> Iterator[str]:
     """What a terminal is shown: nothing that a model wrote moves its cursor."""
-    yield _printable(asked.question)
+    yield printable(asked.question)
     if asked.failure:
         yield "  no answer"
         return
-    yield f"  answer: {_printable(_answer(asked))}"
+    yield f"  answer: {printable(_answer(asked))}"
     for number, box in enumerate(asked.boxes, 1):
         corners = ", ".join(f"{value:.0f}" for value in box.xyxy)
         yield f"  box {number}: {corners} of {size[0]} x {size[1]} pixels"
     if not asked.boxes:
-        wrote = f"; it wrote {_printable(shown(asked.located))}" if asked.located else ""
+        wrote = f"; it wrote {printable(shown(asked.located))}" if asked.located else ""
         yield "  no box: mode full answers at a glance" if mode == "full" else f"  no box found{wrote}"
     if asked.rejected:
         yield f"  boxes refused (outside the photo, empty, too large, or too many): {asked.rejected}"
@@ -176,7 +185,3 @@ def _answer(asked: Asked) -> str:
     if asked.answer is not None:
         return f"{asked.answer}: {asked.choice}" if asked.choices else asked.answer
     return f"none that can be read; it wrote {shown(asked.text)}" if asked.text.strip() else "none"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
