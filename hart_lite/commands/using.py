@@ -138,7 +138,7 @@ def _picture(asked: Asked, image: ImageSource, place: Path) -> str:
     replaced = place.exists()
     save_picture(answer_picture(image.load(), asked.boxes, asked.crops, [asked.question, _answer(asked)]), place)
     if replaced:
-        print(f"hart-lite: {place} was there and is replaced", file=sys.stderr)
+        print(f"hart-lite: {printable(str(place))} was there and is replaced", file=sys.stderr)
     return str(place)
 
 
@@ -178,7 +178,7 @@ def _lines(mode: str, asked: Asked, size: tuple[int, int], picture: str | None) 
     if asked.rejected:
         yield f"  boxes refused (outside the photo, empty, too large, or too many): {asked.rejected}"
     if picture:
-        yield f"  picture: {picture}"
+        yield f"  picture: {printable(picture)}"
 
 
 def _answer(asked: Asked) -> str:
