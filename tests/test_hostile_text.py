@@ -35,7 +35,9 @@ def made(tiny_base, tmp_path_factory) -> tuple[Path, Path, tuple[Path, Path]]:
     evaluations = []
     for name in "ab":
         found = rows_of(questions(4), sound, benchmark=f"rows {TEXT}")
-        out = write_evaluation(folder / name, found, model=TEXT, modes=["crops"], benchmarks={"rows": str(data)})
+        out = write_evaluation(
+            folder / name, found, model=TEXT, modes=["crops"], limit=None, benchmarks={"rows": str(data)}
+        )
         evaluations.append(out)
     assert sum(poison(place) for place in (folder / "run", *evaluations)) > 50
     return data, folder / "run", tuple(evaluations)
