@@ -61,6 +61,12 @@ class Names:
             )
         return name
 
+    def everywhere(self) -> dict[str, str]:
+        """{parameter: stored name}, of tied parameters each."""
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        tensors = {id(parameters[name]): stored for name, stored in self.stored.items() if name in parameters}
+        return {name: tensors[id(tensor)] for name, tensor in parameters.items() if id(tensor) in tensors}
+
     def quantised(self, left_out: tuple[str, ...]) -> dict[str, str]:
         """{parameter: stored name} of the weights that are kept in 4 bits when the model is loaded so."""
         from bitsandbytes.nn import Linear4bit

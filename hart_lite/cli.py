@@ -9,7 +9,7 @@ import os
 import sys
 
 from hart_lite.commands import data, evaluating, sharing, training, using
-from hart_lite.types import HartError
+from hart_lite.types import HartError, printable
 
 EXAMPLES = """examples:
   hart-lite train tiny_cpu                          the embedded world, on a laptop, in minutes
@@ -36,7 +36,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # overrides after an option: argparse takes a list of words in one piece only
         arguments.overrides += rest
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("httpx", "bitsandbytes", "trl", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
@@ -44,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except HartError as error:
-        print(f"hart-lite: {error}", file=sys.stderr)
+        print(f"hart-lite: {printable(str(error))}", file=sys.stderr)
     except KeyboardInterrupt:
         print("; ".join(["hart-lite: stopped", *filter(None, [arguments.go_on])]), file=sys.stderr)
     except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
@@ -54,8 +56,15 @@ def main(argv: list[str] | None = None) -> int:
             raise
         where = str(error.filename or "the run directory")
         where = where if len(where) < 200 else where[:80] + " .. " + where[-80:]
-        print(f"hart-lite: {error.strerror}: {where}; what was saved is intact", file=sys.stderr)
+        print(f"hart-lite: {error.strerror}: {printable(where)}; what was saved is intact", file=sys.stderr)
     return 1
+
+
+class _Printable(logging.Formatter):
+    """Messages quote names and rows that others wrote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,14 +52,14 @@ def convert(
     Layouts by `format`: see `layouts`. `image_dir`: where relative image paths start, else beside the file. `split` is
     of a Hub data set (llava, sharegpt, mgpo), `question` and `category_answer` of coco (see `read_coco`), `lite` of
     mme_realworld: the Lite benchmark, which is left out. Image files are named relative to `out`, with `copy_images`
-    copied into it; encoded ones are written there.
+    copied into it; encoded ones are written there. A row whose image path leaves the folder is dropped.
     Raises `HartError`, and writes nothing, if the source cannot be read or no row of it can be used.
     """
     rows = _rows(str(source), format, image_dir, split, question, category_answer, lite)
     dropped: list[str] = []
     long_answers = 0
     with data_folder(out, copy_images) as folder:
-        for where, result in tqdm(checked(rows), desc="converting", unit=" rows", disable=None):
+        for where, result in tqdm(checked(map(_kept_inside, rows)), desc="converting", unit=" rows", disable=None):
             if isinstance(result, HartError):
                 dropped.append(f"{where}: {result}")
             else:
@@ -91,6 +91,11 @@ def format_conversion(conversion: Conversion) -> str:
 def _first(problems: Sequence[str]) -> str:
     more = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     return "".join(f"\n  {problem}" for problem in problems[:SHOWN]) + more
+
+
+def _kept_inside(row: Row) -> Row:
+    """Other people's rows name images of their own folder."""
+    return row if row.inside else replace(row, inside=(row.folder,))
 
 
 def _is_long(example: Example) -> bool:

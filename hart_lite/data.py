@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 import re
 from collections import defaultdict
@@ -135,7 +136,7 @@ class _RowCheck:
         question = _text(fields, "question")
         choices = _choices(fields.get("choices", []))
         answer = _text(fields, "answer")
-        images = self._images(fields, row.folder)
+        images = self._images(fields, row)
         example = Example(
             id=self._id(fields.get("id", row.default_id), row.where),
             images=images,
@@ -155,13 +156,13 @@ class _RowCheck:
             raise HartError(f"id: {shown(str(value))} is taken by {self._first[str(value)]}; ids must differ")
         return str(value)
 
-    def _images(self, fields: Mapping[str, Any], folder: Path) -> tuple[ImageSource, ...]:
+    def _images(self, fields: Mapping[str, Any], row: Row) -> tuple[ImageSource, ...]:
         if ("image" in fields) == ("images" in fields):
             raise HartError("a row needs either `image` or `images`")
         values = [fields["image"]] if "image" in fields else fields["images"]
         if not isinstance(values, list) or not values:
             raise HartError(f"images: {shown(values)} given; a list of at least one image is allowed")
-        images = tuple(image_source(value, folder) for value in values)
+        images = tuple(image_source(value, row.folder, row.inside) for value in values)
         for image in images:
             if image.key not in self._sizes:
                 self._sizes[image.key] = image.checked_size()
@@ -192,10 +193,15 @@ class _RowCheck:
         return Box(x1, y1, x2, y2, int(number))
 
 
-def image_source(value: Any, folder: Path) -> ImageFile | ImageCell:
-    """An image as a row has it. Nothing is read; raises `HartError` for what cannot be one."""
+def image_source(value: Any, folder: Path, inside: Sequence[Path] = ()) -> ImageFile | ImageCell:
+    """An image as a row has it. Nothing is read; raises `HartError` for what cannot be one, and for a path that leads
+    out of the folders `inside`: a data set from elsewhere must not pick images of this machine, least of all for a
+    model behind an API."""
     if isinstance(value, str) and 0 < len(value) < MAX_PATH and "\0" not in value:
-        return ImageFile(folder / value)
+        path = folder / value
+        if inside and not any(Path(os.path.abspath(path)).is_relative_to(os.path.abspath(top)) for top in inside):
+            raise HartError(f"image: {shown(value)} leads out of {inside[0]}, the folder of its images (image_dir)")
+        return ImageFile(path)
     if isinstance(value, ImageCell):
         return value
     raise HartError(f"image: {shown(value)} given; a path or, in a table, an encoded image is allowed")

@@ -11,6 +11,7 @@ import math
 import os
 import struct
 import threading
+import warnings
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hart_lite.types import Box, BrokenImageError, HartError, ImageView, cut
+from hart_lite.types import Box, BrokenImageError, HartError, ImageView, cut, printable
 
 MAX_PIXELS = 300_000_000  # 0.9 GB as RGB; the largest images of the benchmarks have about a tenth of it
 CACHE_BYTES = 512 * 2**20  # decoded images kept: one 8K frame takes 127 MiB
@@ -32,6 +33,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM
 
 # PIL warns from 89 million pixels and refuses from 179 million, for the whole process; the limit here is our own.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # between the limit and its double we refuse
 
 # What PIL's decoders raise on damaged files (RuntimeError: AVIF; TypeError: TIFF headers).
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, RuntimeError, EOFError, OverflowError)
@@ -93,7 +95,7 @@ class ImageFile:
     @property
     def name(self) -> str:
         """For messages."""
-        return cut(str(self.path))
+        return cut(printable(str(self.path)).replace("\n", "\N{REPLACEMENT CHARACTER}"))
 
     @cached_property
     def key(self) -> str:
@@ -115,6 +117,8 @@ class ImageFile:
             return checked_size(stream, self.name)
 
     def _stream(self) -> BinaryIO:
+        if os.path.exists(self.path) and not os.path.isfile(self.path):  # a pipe would be waited for without end
+            raise HartError(f"{self.name}: not a file" + (", but a folder" if os.path.isdir(self.path) else ""))
         try:
             return open(self.path, "rb")
         except FileNotFoundError:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_SPECIAL = re.compile(r"[\\`*\[|]|<(?=\S)")
+from hart_lite.types import printable
+
+# An underscore within a word, and & or ~ alone, are no markup.
+_SPECIAL = re.compile(r"[\\`*\[|]|<(?=\S)|(?<!\w)_|_(?!\w)|~(?=~)|&(?=[#\w])")
 
 
 def percent(share: dict | None, with_n: bool = False) -> str:
@@ -29,4 +32,4 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], words: in
 
 def plain(text: str) -> str:
     """Text that Markdown shows as it is: names come from files and models."""
-    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\g<0>", printable(" ".join(text.split())))

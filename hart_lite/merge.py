@@ -24,9 +24,8 @@ from hart_lite.fingerprint import check_fingerprint
 from hart_lite.loading import ADAPTER_BASE, DTYPES, EMBEDDED, FAMILIES
 from hart_lite.lora_file import LoraFile, find_adapter, read_lora
 from hart_lite.lora_sum import Sum
-from hart_lite.merge_proof import LARGEST, Proof, prove
+from hart_lite.merge_proof import Proof, prove
 from hart_lite.recipe import Recipe
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.run_record import RunRecord, recipe_of, record_of
 from hart_lite.shards import INDEX, SINGLE, Checkpoint
 from hart_lite.types import HartError, shown
@@ -37,15 +36,12 @@ FETCHED = ("*.safetensors", *TRAVELS, "README.md")  # the base's card names its 
 ROOM = 64 << 20  # bytes for everything but weights
 
 
-def merge(
-    source: str | Path, out: str | Path, base: Base = "plain", force: bool = False, logits_up_to: int = LARGEST
-) -> Proof:
+def merge(source: str | Path, out: str | Path, base: Base = "plain", force: bool = False) -> Proof:
     """Merge the adapter of a run directory, or in a folder of its own, into `out`; returns what was proved of it.
 
     base: what B @ A is added to. `plain`: the unquantised base. `dequant`: the weights the run trained on; each one
     that nf4 quantised is replaced by what its 4 bits stand for.
     force: replace an earlier merge in `out`; anything else there is left alone.
-    logits_up_to: parameters of the largest base whose logits are compared, too.
 
     Equal inputs give equal bytes. Raises `HartError` for an adapter that is not plain LoRA or has no place in the base,
     a base that is quantised, damaged or another one, a place that is taken, and a merge that fails its proof.
@@ -73,14 +69,7 @@ def merge(
         record.model_copy(update={"merged": base}).save(work, pictures)
         _copy_files(checkpoint, work)
         _reach_the_disk(work)
-        how = ModelSection(
-            base=lora.base,
-            revision=revision,
-            quant="nf4" if base == "dequant" else "none",
-            dtype="float32",
-            device="cpu",
-        )
-        proof = prove(work, adapter, checkpoint, sums, how, logits_up_to)
+        proof = prove(work, adapter, names, sums, family)
         _check_place(out, force)  # a merge takes long, and something may have come there
         if out.exists():
             shutil.rmtree(out)

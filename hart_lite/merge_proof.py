@@ -1,28 +1,31 @@
-"""Is a merged checkpoint what it should be? Asked of the files on the disk, in two ways that share no arithmetic:
+"""Is a merged checkpoint what it should be? Asked of the files on the disk, in two ways:
 
 weights: rows of some of them are W + scale * B @ A in float64, to within the rounding of one sum; others are untouched.
-logits:  the merged model, loaded by its plain class, says what PEFT's adapter on the base says, about one picture.
+logits:  the merged model, in its plain class, says what PEFT's adapter on the base says, about one picture.
+
+Weights are in memory one at a time in both, so that the proof takes no more than the merge did.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from PIL import Image
+from tqdm import tqdm
 
+from hart_lite.base_names import Names
 from hart_lite.families.base import Family
 from hart_lite.images import ImageBytes
-from hart_lite.loading import load_policy
 from hart_lite.lora_sum import Sum
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.shards import FLOATS, Checkpoint
+from hart_lite.streamed import streamed
 from hart_lite.types import HartError, ImageView
 
-LARGEST = 1_000_000_000  # parameters whose logits are compared unless asked otherwise: 4 GB in float32
 SAMPLE, ROWS = 12, 32  # changed tensors looked at, rows of each; as many unchanged ones
 # Mean difference of logits, as a share of their standard deviation: rounding each changed weight once. Measured on 28
 # layers of random weights: 1e-6 in float32, 0.0012 in float16, 0.0074 in bfloat16.
@@ -46,9 +49,7 @@ class Proof:
     sampled: int
     untouched: int
     worst: float  # the largest error, as a share of what rounding explains
-    parameters: int
-    logits: Logits | None  # None: not compared
-    logits_up_to: int
+    logits: Logits
     is_zero: bool  # the adapter changes nothing
 
     def text(self) -> str:
@@ -59,39 +60,27 @@ class Proof:
         ]
         if self.is_zero:
             lines.append("note: every B is zero, so this adapter changes nothing; was it saved before training?")
-        if self.logits is None:
-            lines.append(
-                f"logits: not compared, {self.parameters / 1e9:.2f} B parameters are more than the "
-                f"{self.logits_up_to / 1e9:.2f} B that are loaded for it"
-            )
-        else:
-            lines.append(
-                f"logits: merged against adapter on the base, float32 on CPU, {self.logits.positions} positions: mean "
-                f"difference {self.logits.difference:.1e} of their standard deviation (allowed "
-                f"{self.logits.allowed:g}); the adapter itself moves them by {self.logits.moved:.1e}"
-            )
-            if self.logits.moved < self.logits.allowed:
-                lines.append("note: that is less than rounding may, so the logits say little of so small an adapter")
+        lines.append(
+            f"logits: merged against adapter on the base, float32 on CPU, {self.logits.positions} positions: mean "
+            f"difference {self.logits.difference:.1e} of their standard deviation (allowed {self.logits.allowed:g}); "
+            f"the adapter itself moves them by {self.logits.moved:.1e}"
+        )
+        if self.logits.moved < self.logits.allowed:
+            lines.append("note: that is less than rounding may, so the logits say little of so small an adapter")
         return "\n".join(lines)
 
 
-def prove(
-    folder: Path, adapter: Path, base: Checkpoint, sums: Mapping[str, Sum], section: ModelSection, logits_up_to: int
-) -> Proof:
-    """Of a merged checkpoint in `folder`; `section` loads what the adapter was added to. Raises `HartError` where it
-    fails."""
+def prove(folder: Path, adapter: Path, base: Names, sums: Mapping[str, Sum], family: Family) -> Proof:
+    """Of a merged checkpoint in `folder`, made of `base` by `sums`. Raises `HartError` where it fails."""
     merged = Checkpoint.open(folder)
-    sampled, untouched, worst = prove_weights(merged, base, sums)
-    dtypes = {base.places[name].dtype for name in sums}
+    sampled, untouched, worst = prove_weights(merged, base.checkpoint, sums)
     return Proof(
         changed=len(sums),
-        tensors=len(base.places),
+        tensors=len(merged.places),
         sampled=sampled,
         untouched=untouched,
         worst=worst,
-        parameters=base.parameters,
-        logits=prove_logits(folder, adapter, section, dtypes) if base.parameters <= logits_up_to else None,
-        logits_up_to=logits_up_to,
+        logits=prove_logits(Names.of(folder, merged), adapter, base, sums, family),
         is_zero=not any(s.pair.B.any() for s in sums.values() if s.pair),
     )
 
@@ -138,23 +127,24 @@ def _spread(names: Sequence[str]) -> list[str]:
     return [names[i * (len(names) - 1) // (SAMPLE - 1)] for i in range(SAMPLE)]
 
 
-def prove_logits(folder: Path, adapter: Path, section: ModelSection, stored_as: Iterable[str]) -> Logits:
-    """Loads the base with the adapter, then the merged model, one after the other. `stored_as`: the dtypes of changed
-    weights as safetensors names them. Raises `HartError` where they differ by more than rounding."""
-    policy = load_policy(section, adapter)
-    policy.model.eval()
-    batch = picture_and_question(policy.family)
-    with_adapter = _logits(policy.model, batch)
-    with policy.peft.disable_adapter():
-        alone = _logits(policy.model, batch)
-    family = type(policy.family)(str(folder))
-    del policy
-    merged = _logits(family.load_model(dtype=torch.float32).eval(), batch)
+def prove_logits(merged: Names, adapter: Path, base: Names, sums: Mapping[str, Sum], family: Family) -> Logits:
+    """Runs the base with the adapter, the base alone, and the merged model. Raises `HartError` where the first and the
+    last differ by more than rounding. `sums` say what stands for a quantised weight, and how changed ones are stored.
+    """
+    batch = picture_and_question(family)
+    with tqdm(total=3, desc="prove", unit="pass", leave=False) as bar:
+        model = PeftModel.from_pretrained(streamed(base, {name: s.start for name, s in sums.items()}), adapter).eval()
+        with_adapter = _logits(model, batch, bar)
+        with model.disable_adapter():
+            alone = _logits(model, batch, bar)
+        del model
+        found = _logits(streamed(merged), batch, bar)
     spread = with_adapter.std()
+    kinds = {FLOATS[base.checkpoint.places[name].dtype] for name in sums}
     logits = Logits(
-        difference=((merged - with_adapter).abs().mean() / spread).item(),
+        difference=((found - with_adapter).abs().mean() / spread).item(),
         moved=((with_adapter - alone).abs().mean() / spread).item(),
-        allowed=max(ALLOWED.get(FLOATS[dtype], ALLOWED[torch.float32]) for dtype in stored_as),
+        allowed=max(ALLOWED.get(kind, ALLOWED[torch.float32]) for kind in kinds),
         positions=with_adapter.shape[1],
     )
     if not logits.difference <= logits.allowed:
@@ -167,8 +157,10 @@ def prove_logits(folder: Path, adapter: Path, section: ModelSection, stored_as: 
 
 
 @torch.no_grad()
-def _logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    return model(**batch).logits.double()
+def _logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], bar: tqdm) -> torch.Tensor:
+    logits = model(**batch, use_cache=False).logits
+    bar.update()
+    return logits
 
 
 def picture_and_question(family: Family) -> dict[str, torch.Tensor]:

@@ -36,13 +36,17 @@ _MME_FIELDS = {"id": "Question_id", "image": "Image", "question": "Text", "choic
 
 @dataclass(frozen=True)
 class Row:
-    """One row as found: `fields` by the names in `FIELDS`, unchecked; `folder` is where relative image paths start."""
+    """One row as found: `fields` by the names in `FIELDS`, unchecked; `folder` is where relative image paths start.
+
+    `inside`: of a data set that somebody else wrote, the folders that image paths may lead into; empty: any.
+    """
 
     where: str  # "train.jsonl:7" for a line, "shard.parquet[6]" for an index
     default_id: str
     folder: Path
     fields: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+    inside: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ def read_mme_realworld(path: Path, folder: Path) -> Iterator[Row]:
             yield Row(*place, problem=f"not an MME-RealWorld question: no {', '.join(missing)}")
             continue
         fields = {ours: row[theirs] for ours, theirs in _MME_FIELDS.items()}
-        yield Row(*place, fields | {"category": f"{row['Task']}/{row['Subtask']}"})
+        yield Row(*place, fields | {"category": f"{row['Task']}/{row['Subtask']}"}, inside=(folder,))
 
 
 def _read_table(
@@ -182,6 +186,7 @@ def _read_table(
         first = Path(source if single else source[0])
         image_dir = first if first.is_dir() else first.parent
     folder = Path(image_dir or ".")
+    inside = _hub_folders(str(source), image_dir) if format == "hub" else ()
     for start in range(0, len(table), _BATCH):
         for index, values in enumerate(table[start : start + _BATCH].to_pylist(), start):
             where = f"{title}[{index}]"
@@ -189,7 +194,17 @@ def _read_table(
             for ours in ("image", "images"):
                 if found.get(ours) is not None:
                     found[ours] = _cell_images(found[ours], (table, index, names[ours]), where, folder)
-            yield Row(where, str(index), folder, found)
+            yield Row(where, str(index), folder, found, inside=inside)
+
+
+def _hub_folders(name: str, image_dir: str | Path | None) -> tuple[Path, ...]:
+    """Where the images of a Hub data set lie that has them as files: what was downloaded of it, and `image_dir`."""
+    import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    downloaded = Path(HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}")
+    given = (Path(image_dir),) if image_dir else ()
+    return (*given, downloaded, Path(datasets.config.DOWNLOADED_DATASETS_PATH))
 
 
 def open_table(source: Source, format: str, split: str | None, config: str | None = None) -> datasets.Dataset:

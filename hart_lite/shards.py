@@ -62,10 +62,6 @@ class Checkpoint:
         return cls(folder, tuple(expected), places)
 
     @property
-    def parameters(self) -> int:
-        return sum(place.numel for place in self.places.values())
-
-    @property
     def nbytes(self) -> int:
         return sum((self.folder / shard).stat().st_size for shard in self.shards)
 

@@ -14,6 +14,7 @@ RUN/report.html            all of it on one page
 from __future__ import annotations
 
 import logging
+import pickle
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -151,7 +152,14 @@ class Stage:
         if checkpoint and is_last(checkpoint):  # within an epoch, the Trainer would take one step more
             trainer._load_from_checkpoint(str(checkpoint))
         else:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            except pickle.UnpicklingError:  # its message advises to load the file all the same
+                raise HartError(
+                    f"checkpoint {checkpoint} holds more than numbers: its optimizer.pt, scheduler.pt or rng_state.pth "
+                    "asks to run code, and none was run. It was not written by this training; remove it, and --resume "
+                    "goes on from the one before"
+                ) from None
         save_adapter(runner.policy, self.adapter)
 
     def _trainer(self, runner: Runner, examples: Sequence[Example], held_out: Sequence[Example]) -> Trainer:

@@ -35,6 +35,11 @@ def cut(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:98]} .. {text[-98:]}"
 
 
+def printable(text: str) -> str:
+    """Text that neither moves a terminal's cursor nor turns the direction of what follows: for what others wrote."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 @dataclass(frozen=True)
 class Box:
     """A rectangle in original pixels, `x1 < x2`, `y1 < y2`; `image` is the index of the image it lies on."""

@@ -31,6 +31,7 @@ def make_base(folder: Path, dtype: torch.dtype = torch.float32, shards: int = 1,
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = tied
     for name, value in text.items():
         setattr(config.text_config, name, value)
+    config.vision_config.out_hidden_size = config.text_config.hidden_size
     if layers := text.get("num_hidden_layers"):
         config.text_config.layer_types = ["full_attention"] * layers
     model = Qwen2_5_VLForConditionalGeneration(config).to(dtype)

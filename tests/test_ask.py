@@ -192,7 +192,9 @@ def test_questions_come_from_standard_input(photo, capsys, monkeypatch):
     [
         (["nowhere.jpg", "What?"], "nowhere.jpg: no such image file"),
         (["text.jpg", "What?"], "text.jpg: not an image"),
-        ([".", "What?"], "cannot be read: Is a directory"),
+        ([".", "What?"], "not a file, but a folder"),
+        (["https://x.test/a.jpg", "What?"], "'https://x.test/a.jpg' is an address, and nothing is fetched"),
+        (["", "What?"], "IMAGE is empty"),
         (["scene.png", ""], "question 1 of 1 is empty"),
         (["scene.png", "What?", "--choices", "yes"], "give at least two"),
         (["scene.png", "What?", "--mode", "fulll"], "did you mean 'full'?"),

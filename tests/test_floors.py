@@ -32,7 +32,7 @@ FLOORS = (
         *("benchmarks.hrbench", "benchmarks.hrbench4k", "benchmarks.hrbench8k", "benchmarks.mmstar"),
         *("benchmarks.visual_cot", "data_folder", "convert", "world.make"),
         *("layouts.base", "layouts.conversations", "layouts.mgpo", "layouts.coco", "layouts.csv_folder"),
-        *("lora_file", "lora_sum", "base_names"),
+        *("lora_file", "lora_sum", "base_names", "streamed"),
     ),
     # 4: the algorithm
     ("loops", "rollout"),

@@ -9,12 +9,13 @@ from merging import deltas, edit_config, make_adapter, make_base, peft_adapter, 
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from hart_lite.base_names import Names
+from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.files import write_whole
 from hart_lite.lora_file import read_lora
 from hart_lite.lora_sum import Sum
 from hart_lite.merge import merge
 from hart_lite.merge_proof import prove_logits
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.shards import INDEX, SINGLE, Checkpoint
 from hart_lite.types import HartError
 
@@ -93,7 +94,7 @@ def test_a_licence_travels_and_other_files_do_not(base, adapter, tmp_path):
     for name in ("LICENSE", "LICENCE.md", "NOTICE", "merges.txt", "pytorch_model.bin", "README.md", "run.py"):
         (own / name).write_text(name)
     edit_config(shutil.copytree(adapter, tmp_path / "adapter"), base_model_name_or_path=str(own))
-    merge(tmp_path / "adapter", tmp_path / "out", logits_up_to=0)
+    merge(tmp_path / "adapter", tmp_path / "out")
     there = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"LICENSE", "LICENCE.md", "NOTICE", "merges.txt"} <= there
     assert not there & {"pytorch_model.bin", "README.md", "run.py", "adapter_config.json"}
@@ -118,8 +119,8 @@ def test_names_as_the_model_has_them_are_kept_too(base, adapter, tmp_path):
     mine = shutil.copytree(adapter, tmp_path / "adapter")
     edit_config(mine, base_model_name_or_path=str(own))
     (mine / "base.json").unlink()
-    merge(mine, tmp_path / "out", logits_up_to=0)
-    merge(adapter, tmp_path / "hub", logits_up_to=0)
+    merge(mine, tmp_path / "out")
+    merge(adapter, tmp_path / "hub")
     modern, hub = weights(tmp_path / "out"), weights(tmp_path / "hub")
     assert all(name.startswith(("model.language_model.", "model.visual.")) for name in modern)
     renamed = {
@@ -132,7 +133,7 @@ def test_a_head_of_its_own_is_merged_and_a_shared_one_refused(base, tmp_path):
     own = make_base(tmp_path / "base", tied=False)
     assert "lm_head.weight" in weights(own)
     peft_adapter(own, tmp_path / "own", r".*lm_head|.*layers\.0\.mlp\.up_proj")
-    merge(tmp_path / "own", tmp_path / "out", logits_up_to=0)
+    merge(tmp_path / "own", tmp_path / "out")
     before, after = weights(own), weights(tmp_path / "out")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"lm_head.weight", "model.layers.0.mlp.up_proj.weight"}
@@ -177,8 +178,8 @@ def test_dequant_is_what_training_ran_on_and_is_not_quantised_again(base, tmp_pa
 
 def test_plain_differs_from_dequant_by_the_error_of_4_bits(base, tmp_path):
     make_adapter(base, tmp_path / "adapter", quant="nf4")
-    merge(tmp_path / "adapter", tmp_path / "plain", logits_up_to=0)
-    merge(tmp_path / "adapter", tmp_path / "dequant", "dequant", logits_up_to=0)
+    merge(tmp_path / "adapter", tmp_path / "plain")
+    merge(tmp_path / "adapter", tmp_path / "dequant", "dequant")
     name = "model.layers.2.mlp.down_proj.weight"
     plain, dequant = weights(tmp_path / "plain")[name], weights(tmp_path / "dequant")[name]
     exact = weights(base)[name].double() + deltas(tmp_path / "adapter")[name]
@@ -225,7 +226,7 @@ def test_a_wrong_sum_is_found_and_leaves_nothing(adapter, tmp_path, monkeypatch,
     with pytest.raises(
         HartError, match=r"is not W \+ scale \* B @ A: the error is [\d.e+]+ times what rounding explains"
     ):
-        merge(adapter, tmp_path / "out", logits_up_to=0)
+        merge(adapter, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,10 +235,11 @@ def test_the_logits_alone_find_a_wrong_sum(base, adapter, tmp_path):
     other = shutil.copytree(adapter, tmp_path / "other")
     edit_tensors(other, lambda tensors: [t.neg_() for name, t in tensors.items() if "lora_B" in name])
     merge(other, tmp_path / "out")
-    section = ModelSection(base=str(base), dtype="float32", device="cpu")
+    names, merged = (Names.of(folder, Checkpoint.open(folder)) for folder in (base, tmp_path / "out"))
+    sums = {name: Sum(name, None, 1.0, False) for name in names.stored.values()}  # nothing is read otherwise
     with pytest.raises(HartError, match="does not say what the adapter on its base says: logits differ by 0"):
-        prove_logits(tmp_path / "out", adapter, section, ["F32"])
-    assert prove_logits(tmp_path / "out", other, section, ["F32"]).difference < 1e-5
+        prove_logits(merged, adapter, names, sums, Qwen25VL(str(base)))
+    assert prove_logits(merged, other, names, sums, Qwen25VL(str(base))).difference < 1e-5
 
 
 def test_a_tensor_that_should_stay_and_does_not_is_found(base, adapter, tmp_path, monkeypatch):
@@ -253,15 +255,12 @@ def test_a_tensor_that_should_stay_and_does_not_is_found(base, adapter, tmp_path
     original = Checkpoint.copy_shard
     monkeypatch.setattr(Checkpoint, "copy_shard", copy_and_spoil)
     with pytest.raises(HartError, match="was to stay as it is in the base"):
-        merge(adapter, tmp_path / "out", logits_up_to=0)
+        merge(adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_the_proof_says_what_was_not_looked_at(adapter, tmp_path):
-    proof = merge(adapter, tmp_path / "out", logits_up_to=1000)
-    assert proof.logits is None
-    assert "logits: not compared, " in proof.text() and "more than the 0.00 B" in proof.text()
-    text = merge(adapter, tmp_path / "again").text()
+def test_the_proof_says_what_was_looked_at(adapter, tmp_path):
+    text = merge(adapter, tmp_path / "out").text()
     assert "50 of 104 tensors changed" in text and "logits: merged against adapter on the base" in text
 
 

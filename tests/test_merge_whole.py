@@ -34,18 +34,18 @@ def adapter(base, tmp_path_factory):
 
 
 def test_equal_inputs_give_equal_bytes_and_force_replaces_only_a_merge(adapter, tmp_path):
-    merge(adapter, tmp_path / "one", logits_up_to=0)
+    merge(adapter, tmp_path / "one")
     merge(adapter, tmp_path / "two")
     before = contents(tmp_path / "one")
     assert before == contents(tmp_path / "two")
     with pytest.raises(HartError, match="is there already; choose another place, or add --force"):
-        merge(adapter, tmp_path / "one", logits_up_to=0)
+        merge(adapter, tmp_path / "one")
     (tmp_path / "one" / "config.json").write_text("spoilt")
     (tmp_path / "one" / "old.safetensors").write_text("of an earlier base")
-    merge(adapter, tmp_path / "one", force=True, logits_up_to=0)
+    merge(adapter, tmp_path / "one", force=True)
     assert contents(tmp_path / "one") == before
     (tmp_path / "empty").mkdir()
-    merge(adapter, tmp_path / "empty", logits_up_to=0)
+    merge(adapter, tmp_path / "empty")
     assert contents(tmp_path / "empty") == before
 
 
@@ -63,7 +63,7 @@ def test_force_leaves_alone_what_merge_did_not_make(base, adapter, tmp_path):
 
 
 def test_a_merge_is_a_base_like_another_and_is_not_replaced_by_its_own(adapter, tmp_path):
-    merge(adapter, tmp_path / "first", logits_up_to=0)
+    merge(adapter, tmp_path / "first")
     make_adapter(tmp_path / "first", tmp_path / "second", parts=["language"])
     with pytest.raises(HartError, match="holds what is to be merged"):
         merge(tmp_path / "second", tmp_path / "first", force=True)
@@ -145,7 +145,7 @@ UNDER_A_LIMIT = """
     def kib(name):
         return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1])
     if kind != "whole":  # libraries load what they need at their first use
-        merge(small, out + "-small", kind, logits_up_to=0)
+        merge(small, out + "-small", kind)
     limit = kib("VmSize") * 1024 + int(room)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
@@ -153,7 +153,7 @@ UNDER_A_LIMIT = """
     if kind == "whole":
         kept = [safetensors.torch.load(path.read_bytes()) for path in sorted(Path(adapter).glob("*.safetensors"))]
     else:
-        print(merge(adapter, out, kind, logits_up_to=0).text())
+        print(merge(adapter, out, kind).text())
     print("peak", (kib("VmHWM") - before) * 1024)
 """
 
@@ -181,7 +181,7 @@ def test_thirty_shards_merge_in_the_memory_of_a_few(large, adapter, tmp_path, ki
     # Of the largest tensor (4 MB, with what quantising it takes) there are a few; the allocator keeps some.
     assert int(done.stdout.split()[-1]) < 6 * max(shards) < sum(shards) / 5
     assert weights(tmp_path / "out").keys() == weights(base).keys()
-    assert f"{22 * 7} of" in done.stdout
+    assert f"{22 * 7} of" in done.stdout and "logits: merged against adapter on the base" in done.stdout
     # The limit bites: what reads the whole checkpoint does not fit under it.
     whole = python(UNDER_A_LIMIT, base, "", "whole", room, "")
     assert whole.returncode != 0 and "emory" in whole.stderr
@@ -243,7 +243,7 @@ def test_the_run_directory_of_the_embedded_base_is_merged(tmp_path, monkeypatch)
     proof = merge(run, tmp_path / "out")
     assert proof.logits.difference < proof.logits.allowed == 0.005 < proof.logits.moved
     assert json.loads((tmp_path / "out/training.json").read_text())["merged"] == "plain"
-    stage = merge(run / "stages/1-sft/adapter", tmp_path / "stage", logits_up_to=0)
+    stage = merge(run / "stages/1-sft/adapter", tmp_path / "stage")
     assert stage.changed == proof.changed
     assert weights(tmp_path / "out").keys() == weights(tmp_path / "stage").keys()
 

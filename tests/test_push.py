@@ -43,7 +43,7 @@ def run(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def merged(run, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("merged") / "out"
-    merge(run, out, logits_up_to=0)
+    merge(run, out)
     return out
 
 

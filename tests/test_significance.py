@@ -164,3 +164,21 @@ def test_the_p_of_a_permutation_is_never_zero():
     assert permutation_test(right, right, samples=99) == 0.01
     assert permutation_test([True] * 200, right, samples=99) == 1
     assert permutation_test([True, False, True], [True, False, True], clusters=["x", "x", "y"]) == 1
+
+
+def test_intervals_hold_what_they_say_on_questions_that_share_images():
+    """300 evaluations of 100 images with four questions each, which are right together; taken for independent, the
+    questions would give intervals that are too narrow."""
+    rng, clusters = np.random.default_rng(0), np.repeat(np.arange(100), 4)
+    held = dict.fromkeys(("by image", "by question", "difference"), 0)
+    for seed in range(300):
+        share = np.repeat(rng.beta(1.2, 0.8, 100), 4)  # of an image: 0.6 on average
+        a, b = rng.random(400) < share, rng.random(400) < 0.9 * share + 0.09
+        for name, of in (("by image", clusters), ("by question", range(400))):
+            low, high = bootstrap_interval(a, of, samples=500, seed=seed)
+            held[name] += low <= 0.6 <= high
+        found = paired_bootstrap(a, b, clusters, samples=500, seed=seed)
+        held["difference"] += found["low"] <= 0.03 <= found["high"]
+    assert 0.93 * 300 <= held["by image"] <= 0.97 * 300
+    assert 0.93 * 300 <= held["difference"] <= 0.97 * 300
+    assert held["by question"] < 0.87 * 300

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hart_lite.types import HartError
+from hart_lite.types import HartError, printable
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -59,7 +59,7 @@ def data_check(arguments: argparse.Namespace) -> int:
         image_dir=arguments.image_dir,
         preview=arguments.preview,
     )
-    print(format_report(report))
+    print(printable(format_report(report)))
     return 0 if report.ok else 1
 
 
@@ -72,7 +72,7 @@ def data_convert(arguments: argparse.Namespace) -> int:
 
     names = ("image_dir", "split", "question", "category_answer", "lite", "copy_images")
     options = {name: getattr(arguments, name) for name in names}
-    print(format_conversion(convert(arguments.source, arguments.out, arguments.format, **options)))
+    print(printable(format_conversion(convert(arguments.source, arguments.out, arguments.format, **options))))
     return 0
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from hart_lite.commands.libraries import quiet_libraries
-from hart_lite.types import HartError
+from hart_lite.types import HartError, printable
 
 EXAMPLES = """examples:
   hart-lite eval runs/tiny_cpu --benchmark world=scenes=40 --mode full,crops,full+crops,mgpo
@@ -120,7 +120,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if report.bad:
         print(f"{report.bad} rows could not be asked; {out / 'bad_rows.jsonl'} says why")
     for reason, count in report.failures.most_common(5):
-        print(f"hart-lite: {count} without an answer: {reason}", file=sys.stderr)
+        print(f"hart-lite: {count} without an answer: {printable(reason)}", file=sys.stderr)
     if report.missing:
         print(
             f"hart-lite: {report.missing} answers are missing; run the same command again to ask for them",

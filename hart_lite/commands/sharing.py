@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from hart_lite.commands.libraries import quiet_libraries
+from hart_lite.types import printable
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -51,5 +52,6 @@ def push(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from hart_lite.push import push as pushed
 
-    print(pushed(arguments.folder, arguments.repo, arguments.dry_run, arguments.private, not arguments.no_pictures))
+    said = pushed(arguments.folder, arguments.repo, arguments.dry_run, arguments.private, not arguments.no_pictures)
+    print(printable(said))
     return 0

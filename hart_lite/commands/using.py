@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hart_lite.commands.libraries import quiet_libraries
-from hart_lite.types import HartError, shown
+from hart_lite.types import HartError, printable, shown
 
 if TYPE_CHECKING:
     from hart_lite.ask import Asked
@@ -38,7 +38,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("image", type=Path, metavar="IMAGE", help="a photo; EXIF orientation counts")
+    command.add_argument("image", metavar="IMAGE", help="the file of a photo; EXIF orientation counts")
     command.add_argument("questions", nargs="+", metavar="QUESTION", help="one or more; - reads one a line from stdin")
     command.add_argument("--choices", action="append", default=[], metavar="A,B,..",
                          help="what to choose from; given several times, each is one, commas and all")  # fmt: skip
@@ -82,10 +82,11 @@ def ask(arguments: argparse.Namespace) -> int:
 
     questions, choices = list(_questions(arguments.questions)), _choices(arguments.choices)
     check(questions, choices, arguments.mode)
-    image = ImageFile(arguments.image)
+    photo = _photo(arguments.image)
+    image = ImageFile(photo)
     image.load()
     wanted = arguments.out is not None or not arguments.json
-    places = picture_places(arguments.image, arguments.out, len(questions)) if wanted else [None] * len(questions)
+    places = picture_places(photo, arguments.out, len(questions)) if wanted else [None] * len(questions)
     if arguments.model is None:
         print(NO_MODEL, file=sys.stderr)
     quiet_libraries()
@@ -101,7 +102,7 @@ def ask(arguments: argparse.Namespace) -> int:
             print("\n".join(_lines(arguments.mode, asked, image.size(), picture)))
     failures = sorted({asked.failure for asked in found if asked.failure})
     for failure in failures:
-        print(f"hart-lite: no answer: {failure}", file=sys.stderr)
+        print(f"hart-lite: no answer: {printable(failure)}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -153,6 +154,14 @@ def _who(model: str | None, trained: bool) -> str:
     return f"{model} answers" + (", beside its base: the same weights without the adapter." if trained else ".")
 
 
+def _photo(word: str) -> Path:
+    if not word.strip():
+        raise HartError("IMAGE is empty; give the file of a photo")
+    if "://" in word:
+        raise HartError(f"{shown(word)} is an address, and nothing is fetched: download the photo and give its file")
+    return Path(word)
+
+
 def _questions(words: Sequence[str]) -> Iterator[str]:
     for word in words:
         if word != "-":
@@ -178,13 +187,13 @@ def _picture(asked: Asked, image: ImageSource, place: Path) -> str:
     replaced = place.exists()
     save_picture(answer_picture(image.load(), asked.boxes, asked.crops, [asked.question, _answer(asked)]), place)
     if replaced:
-        print(f"hart-lite: {place} was there and is replaced", file=sys.stderr)
+        print(f"hart-lite: {printable(str(place))} was there and is replaced", file=sys.stderr)
     return str(place)
 
 
 def _record(arguments: argparse.Namespace, asked: Asked, size: tuple[int, int], picture: str | None) -> dict:
     return {
-        "image": str(arguments.image),
+        "image": arguments.image,
         "width": size[0],
         "height": size[1],
         "model": arguments.model or "embedded",
@@ -204,28 +213,24 @@ def _record(arguments: argparse.Namespace, asked: Asked, size: tuple[int, int], 
 
 def _lines(mode: str, asked: Asked, size: tuple[int, int], picture: str | None) -> Iterator[str]:
     """What a terminal is shown: nothing that a model wrote moves its cursor."""
-    yield _printable(asked.question)
+    yield printable(asked.question)
     if asked.failure:
         yield "  no answer"
         return
-    yield f"  answer: {_printable(_answer(asked))}"
+    yield f"  answer: {printable(_answer(asked))}"
     for number, box in enumerate(asked.boxes, 1):
         corners = ", ".join(f"{value:.0f}" for value in box.xyxy)
         yield f"  box {number}: {corners} of {size[0]} x {size[1]} pixels"
     if not asked.boxes:
-        wrote = f"; it wrote {_printable(shown(asked.located))}" if asked.located else ""
+        wrote = f"; it wrote {printable(shown(asked.located))}" if asked.located else ""
         yield "  no box: mode full answers at a glance" if mode == "full" else f"  no box found{wrote}"
     if asked.rejected:
         yield f"  boxes refused (outside the photo, empty, too large, or too many): {asked.rejected}"
     if picture:
-        yield f"  picture: {picture}"
+        yield f"  picture: {printable(picture)}"
 
 
 def _answer(asked: Asked) -> str:
     if asked.answer is not None:
         return f"{asked.answer}: {asked.choice}" if asked.choices else asked.answer
     return f"none that can be read; it wrote {shown(asked.text)}" if asked.text.strip() else "none"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -129,7 +129,7 @@ class _Coco:
         return [corners]
 
     def _size(self, name: Any) -> tuple[int, int]:
-        source = image_source(name, self.folder)
+        source = image_source(name, self.folder, (self.folder,))
         if name not in self.sizes:
             self.sizes[name] = source.size()
         return self.sizes[name]
