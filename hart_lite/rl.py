@@ -150,7 +150,7 @@ class RLTrainer(SealedCheckpoints, Guarded, Trainer):
     # -- one step --------------------------------------------------------------------------------------------------
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Roll out, weigh, and accumulate the gradients of all packs. Returns the loss, 0 for a step that is skipped."""
+        """Roll out, weigh, and accumulate the gradients of all packs. Returns the loss, 0 where it is skipped."""
         policy, step = self.runner.policy, self.state.global_step
         clock = Clock(policy.device)
         self.standing.agree()

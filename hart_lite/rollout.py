@@ -157,7 +157,7 @@ class Runner:
             else:
                 [prompt] = batch.values()
                 raise HartError(
-                    f"out of memory: up to {longest} tokens after a prompt of {len(prompt)} cannot be sampled, not even "
+                    f"out of memory: up to {longest} tokens after a prompt of {len(prompt)} do not fit, not even "
                     "alone. Lower pixels.full, pixels.crop or rollout.max_tokens_*, or set model.quant=nf4; `hart-lite "
                     "plan` says what fits"
                 )

@@ -168,7 +168,8 @@ class SFTStageTrainer(SealedCheckpoints, Guarded, SFTTrainer):
     # -- one step --------------------------------------------------------------------------------------------------
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """A micro-batch; the last one of a step judges the step. Returns its loss, 0 for one that is not finite."""
+        """A micro-batch. The last one of a step judges the step and returns its loss; the others, and one that is not
+        finite, return 0: the Trainer adds them up."""
         rows = inputs.pop(ROWS).tolist()
         if not self._read:
             self._draws = Draws(self.args.device)
@@ -180,10 +181,10 @@ class SFTStageTrainer(SealedCheckpoints, Guarded, SFTTrainer):
         finally:
             for hook in hooks:
                 hook.remove()
-        loss = self._losses[-1]
-        if self.accelerator.sync_gradients:
-            self._judge()
-        # Added up by the Trainer, one that is not finite would never leave its sum.
+        loss = torch.stack(self._losses).sum()
+        if not self.accelerator.sync_gradients:
+            return torch.zeros_like(loss)
+        self._judge()
         return loss if loss.isfinite() else torch.zeros_like(loss)
 
     def _within_memory(self, model, inputs: dict, tokens: torch.Tensor) -> list[torch.Tensor]:
