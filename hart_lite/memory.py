@@ -18,6 +18,8 @@ _WORDS = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc", "CUBLA
 
 def within_memory(work: Callable[[], T]) -> T | None:
     """What `work` returns; None where memory ran out in it: what it held is free again, what it did is not undone."""
+    with torch.enable_grad():
+        earlier = torch.zeros((), requires_grad=True) + 0
     try:
         return work()
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -25,6 +27,9 @@ def within_memory(work: Callable[[], T]) -> T | None:
             raise
     # Out here: the error held the frames of what failed, and they its tensors.
     gc.collect()
+    # A backward pass on CPU that fails leaves tasks in autograd's queue, which hold its graph. The youngest nodes come
+    # first there: a pass through one that is older than all of them clears them away.
+    earlier.backward()
     torch.cuda.empty_cache()  # nothing without a card
     return None
 

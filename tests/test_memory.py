@@ -263,6 +263,41 @@ def test_what_failed_is_let_go_before_it_is_tried_again():
     assert within_memory(lambda: 7) == 7
 
 
+def test_a_backward_pass_that_failed_holds_nothing():
+    """Two ways lead back to `x`: when the one fails, the other waits in autograd's queue, and with it the graph."""
+    held = []
+
+    class Exp(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            kept = x.exp()
+            held.append(weakref.ref(kept))
+            ctx.save_for_backward(kept)
+            return kept.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * ctx.saved_tensors[0]
+
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            run_out("backward")
+
+    def work():
+        x = torch.ones(3, requires_grad=True)
+        one = Exp.apply(x)
+        (one + Fails.apply(x)).sum().backward()
+
+    for _ in range(2):
+        assert within_memory(work) is None
+    assert [reference() for reference in held] == [None, None]
+
+
 def test_only_a_lack_of_memory_is_caught():
     def fail():
         raise RuntimeError("shapes cannot be multiplied")
