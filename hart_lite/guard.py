@@ -95,7 +95,8 @@ class Guarded:
         step, norm = self.state.global_step + 1, nn.utils.get_total_norm(gradients)
         # A norm may overflow where no gradient does; clipping would make them zero, and Adam still moves on such.
         if bool(torch.isfinite(norm)) and self._summed(torch.tensor(loss)).isfinite():
-            self.standing.bad.clear()
+            if norm > 0:  # one with nothing to learn from says neither
+                self.standing.bad.clear()
             return False
         self.model.zero_grad(set_to_none=True)  # without gradient, the optimizer passes a parameter by
         self.standing.count(step, spoilt, asked)

@@ -203,6 +203,17 @@ def test_questions_that_are_in_most_bad_steps_come_first_and_not_all_are_quoted(
         standing.stop_at_limit()
 
 
+def test_a_step_with_nothing_to_learn_from_does_not_start_the_count_anew(new_rl):
+    """Its gradient is finite because there is none."""
+    trainer = new_rl()
+    trainer.standing.bad = {1: ["a"]}
+    assert trainer._skipped(0.0, [], []) is False
+    assert trainer.standing.bad == {1: ["a"]}
+    trainer.runner.policy.adapter_parameters[0].grad = torch.ones_like(trainer.runner.policy.adapter_parameters[0])
+    assert trainer._skipped(0.0, [], []) is False
+    assert trainer.standing.bad == {}
+
+
 def test_a_resumed_run_goes_on_counting(new_rl, tmp_path, monkeypatch):
     """Bad from step 3 on, a checkpoint after step 4: it ends after step 7, resumed or not."""
     trainer = new_rl(stage={"steps": 12, "save_every": 4})
