@@ -41,6 +41,8 @@ def _shares(groups: Sequence[Group], replaced: Sequence[Group]) -> Shares:
     trajectories = [t for group in groups for t in group.trajectories]
     looked = [(g.example, t) for g in groups for t in g.trajectories if t.turns[0].kind == "locate"]
     turns = [turn for t in trajectories for turn in t.turns]
+    if not turns:  # the rollout came to nothing, and earned neither much nor little
+        return {"sampled": (0, 0)}
     drawn_again = [turn for group in replaced for t in group.trajectories for turn in t.turns]
     shares = {
         "reward": (sum(t.reward for t in trajectories), len(trajectories)),
@@ -82,7 +84,7 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 class Clock:
-    """Wall seconds of named laps, with the device's queue drained at each."""
+    """Wall seconds of named laps, those of one name together, with the device's queue drained at each."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.laps = device, {}
@@ -92,5 +94,5 @@ class Clock:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
-        self.laps[name] = now - self.last
+        self.laps[name] = self.laps.get(name, 0.0) + now - self.last
         self.last = now

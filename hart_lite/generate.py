@@ -12,7 +12,7 @@ import torch
 from hart_lite.attention import Branches
 from hart_lite.graph import record
 from hart_lite.packing import Node, trie
-from hart_lite.types import Slot, Tokens
+from hart_lite.types import NotFiniteError, Slot, Tokens
 
 if TYPE_CHECKING:
     from hart_lite.policy import Policy
@@ -104,7 +104,10 @@ class _Rows:
 
 
 def generate(policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
-    """One response for each prompt. The responses include the end token when one was sampled."""
+    """One response for each prompt. The responses include the end token when one was sampled.
+
+    Raises `NotFiniteError` when scores of the next token are not finite.
+    """
     if not prompts:
         return []
     rows, owners = _prefill(policy, prompts)
@@ -230,7 +233,13 @@ def _decode(policy: Policy, rows: _Rows, owners: list[int], sampling: Sampling) 
         ids = _pick(logits, sampling, uniforms[alive, step])
         drawn[alive, step] = ids
         going = going & ~torch.isin(ids, ends) & (step + 1 < limits[alive])
-        left = int(going.sum())
+        finite = logits.amax(-1).isfinite()  # NaN comes through; -inf is what is banned
+        left, lost = torch.stack([going.sum(), (~finite).sum()]).tolist()  # read at one time: a card is waited for
+        if lost:
+            raise NotFiniteError(
+                f"the scores of the next token are not finite after {lost} of {len(ids)} prompts: the model's weights "
+                f"are damaged, or {rows.last_N_H.dtype} is too narrow for it; try model.dtype=bfloat16, or float32"
+            )
         if not left:
             break
         if left <= len(going) // 2 if sampling.graph else left < len(going):

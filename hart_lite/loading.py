@@ -23,6 +23,7 @@ from hart_lite.families.internvl3 import InternVL3
 from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.fingerprint import check_fingerprint
+from hart_lite.finite import check_finite
 from hart_lite.policy import Policy
 from hart_lite.recipe_schema import ModelSection
 from hart_lite.types import HartError
@@ -73,6 +74,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
         way_out = "put the old files back, or train on this base in a new run"
         check_fingerprint(adapter / ADAPTER_BASE, family, f"the adapter in {adapter} was trained on", way_out)
         _take_frame(adapter, family, section)
+    check_finite(model, f"base {section.base!r}")
     policy = _with_adapter(family, model, section, adapter)
     policy.peft.peft_config["default"].base_model_name_or_path = section.base
     # LoRA leaves the embeddings as they are. Not told so, PEFT looks for the base's config at every saving, on the Hub
@@ -147,6 +149,7 @@ def _with_adapter(family: Family, model: nn.Module, section: ModelSection, adapt
             f"the adapter in {adapter} does not fit base {section.base!r}: {len(stored - expected)} of its "
             f"{len(stored)} tensors have no place there, {len(expected - stored)} of {len(expected)} are missing"
         )
+    check_finite(policy.model, f"the adapter in {adapter}", trained=True)
     return policy
 
 

@@ -6,6 +6,8 @@ depends on the weights, the seed and the step's number alone: resuming is starti
 
 from __future__ import annotations
 
+import logging
+import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,17 +21,22 @@ from transformers import Trainer, TrainingArguments
 from hart_lite.advantages import ap_weights, group_advantages
 from hart_lite.checkpoints import SealedCheckpoints
 from hart_lite.figures import Clock, measure
+from hart_lite.guard import Guarded, Standing
 from hart_lite.losses import gradient_scale, policy_loss, token_weights
+from hart_lite.memory import Budget, Draws, within_memory
 from hart_lite.packing import Pack, pack
 from hart_lite.recipe_schema import Recipe, RLStage
 from hart_lite.rollout import Runner
 from hart_lite.rollout_log import save_rollouts
-from hart_lite.types import Example, Group, Tokens
+from hart_lite.types import Example, Group, HartError, NotFiniteError, Tokens
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """Sequences to train on, with what each carries: N_seq sequences, the values of the trajectory each belongs to.
+    """Sequences to train on, with what each carries: N_seq sequences, the values of the trajectory each belongs to, and
+    the ids of their questions.
 
     weights sum to 1 over all sampled tokens of the step (less where a trajectory has no token to train).
     """
@@ -39,6 +46,7 @@ class Weighted:
     mu1: torch.Tensor
     mu2: torch.Tensor
     weights: torch.Tensor
+    asked: list[str]
 
 
 def weigh(groups: Sequence[Group], k: float, beta: float, live_everywhere: int | None = None) -> Weighted:
@@ -51,7 +59,7 @@ def weigh(groups: Sequence[Group], k: float, beta: float, live_everywhere: int |
     live = [group for group in groups if not group.flat]
     if not live:
         empty = torch.zeros(0)
-        return Weighted([], empty, empty, empty, empty)
+        return Weighted([], empty, empty, empty, empty, [])
     rewards_B_G = torch.tensor([group.rewards for group in live])
     lengths_B_G = torch.tensor(
         [[sum(b - a for s in t.sequences for a, b in s.sampled) for t in group.trajectories] for group in live]
@@ -69,7 +77,17 @@ def weigh(groups: Sequence[Group], k: float, beta: float, live_everywhere: int |
         per_sequence(mu1_B_G),
         per_sequence(mu2_B_G),
         per_sequence(token_weights(lengths_B_G)) * (len(live) / (live_everywhere or len(live))),
+        [group.example.id for group in live for t in group.trajectories for _ in t.sequences],
     )
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a pass over all packs came to: figures, and the ids of questions whose loss is not finite."""
+
+    packs: list[Pack]
+    figures: dict[str, float]
+    spoilt: list[str]
 
 
 class _StepIndices(Dataset):
@@ -90,7 +108,7 @@ class _StepIndices(Dataset):
         return {"index": self._order[place]}
 
 
-class RLTrainer(SealedCheckpoints, Trainer):
+class RLTrainer(SealedCheckpoints, Guarded, Trainer):
     """Trains `runner.policy` on `examples` as `recipe` and its `stage` say. `folder` receives the rollouts.
 
     `number` is the stage's place in the recipe: a second stage asks in another order and draws other samples.
@@ -112,8 +130,12 @@ class RLTrainer(SealedCheckpoints, Trainer):
         self.k = recipe.k if (stage.objective or recipe.objective) == "ap_grpo" else 0.0
         self._seed = f"{recipe.seed}/{number}"
         self._figures: dict[str, float] = {}
+        self._scale = gradient_scale(runner.policy.model.get_input_embeddings().weight.dtype)
+        self.budget = Budget(f"stages.{number}.tokens_per_pack", stage.tokens_per_pack)
+        self.standing = Standing([self.budget, runner.budget])
         indices = _StepIndices(len(examples), stage.steps * stage.questions_per_step, self._seed)
         super().__init__(model=runner.policy.peft, args=args, train_dataset=indices, **kwargs)
+        self.add_callback(self.standing)
 
     def _get_train_sampler(self, train_dataset=None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
@@ -128,26 +150,42 @@ class RLTrainer(SealedCheckpoints, Trainer):
     # -- one step --------------------------------------------------------------------------------------------------
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Roll out, weigh, and accumulate the gradients of all packs. Returns the step's loss."""
+        """Roll out, weigh, and accumulate the gradients of all packs. Returns the loss, 0 where it is skipped."""
         policy, step = self.runner.policy, self.state.global_step
         clock = Clock(policy.device)
+        self.standing.agree()
         asked = [self.examples[i] for i in inputs["index"].tolist()]
-        first_groups = self._rollout(asked, step)
-        groups, replaced = self._replace_flat(first_groups, step)
+        first_groups, groups, replaced = self._groups(asked, step)
         clock.lap("rollout")
         live = self._summed(torch.tensor(float(sum(not group.flat for group in groups))))
         batch = weigh(groups, self.k, self.recipe.beta, int(live))
-        packs = pack(batch.sequences, policy.family.positions, self.stage.tokens_per_pack)
-        references = self._reference_logps(packs)
-        clock.lap("reference")
-        metrics = self._accumulate(batch, packs, references)
+        update = self._update(batch, clock)
+        if not groups:
+            update = Update([], {"loss": math.nan}, [example.id for example in asked])
+        self._share_gradients()
+        self._unscale()
+        skipped = self._skipped(update.figures["loss"], update.spoilt, batch.asked)
         clock.lap("update")
         policy.forget_images()  # the weights that made the features are about to change
-        self._figures = measure(first_groups, replaced, packs, metrics, clock)
+        self._figures = measure(
+            first_groups, replaced, update.packs, update.figures | {"skipped": float(skipped)}, clock
+        )
+        self._figures |= {"tokens_per_pack": self.budget.value, "tokens_per_batch": self.runner.budget.value}
         every = self.stage.log_rollouts_every
         if every and self.state.is_world_process_zero and (step % every == 0 or step + 1 == self.stage.steps):
             save_rollouts(self.folder, step, groups)
-        return torch.tensor(self._figures["loss"], device=self.args.device)
+        # Added up by the Trainer, one that is not finite would never leave its sum.
+        return torch.tensor(0.0 if skipped else self._figures["loss"], device=self.args.device)
+
+    def _groups(self, asked: Sequence[Example], step: int) -> tuple[list[Group], list[Group], list[Group]]:
+        """(the first draw, groups to train on, groups drawn instead of flat ones); nothing where the policy's scores
+        were not finite, which its weights may not be to blame for: float16 ends at 65504."""
+        try:
+            first = self._rollout(asked, step)
+            return first, *self._replace_flat(first, step)
+        except NotFiniteError as error:
+            log.warning("step %d: %s", step + 1, error)
+            return [], [], []
 
     def _rollout(self, examples: Sequence[Example], step: int, attempt: int = 0) -> list[Group]:
         """One group for each question; each process draws what one process would have drawn for its questions."""
@@ -170,40 +208,73 @@ class RLTrainer(SealedCheckpoints, Trainer):
                 groups[n] = group
         return groups, replaced
 
+    def _update(self, batch: Weighted, clock: Clock) -> Update:
+        """Gradients of all packs. Where memory runs out they are thrown away, and made again in packs of half the size.
+
+        Processes do so each for itself: they wait for each other only to sum what came out. Raises `HartError` when
+        the longest sequence alone does not fit.
+        """
+        draws, longest = Draws(self.runner.policy.device), max(map(len, batch.sequences), default=0)
+        while (update := within_memory(lambda: self._pass(batch, longest, clock))) is None:
+            self.model.zero_grad(set_to_none=True)
+            draws.again()
+            if self.budget.value <= longest:
+                raise HartError(
+                    f"out of memory: a sequence of {longest} tokens does not fit alone ({self.budget.key} is "
+                    f"{self.stage.tokens_per_pack}, halved to {self.budget.value}). Lower pixels.full, pixels.crop or "
+                    "rollout.max_tokens_*, or set model.gradient_checkpointing=true or model.quant=nf4; `hart-lite "
+                    "plan` says what fits"
+                )
+            self.budget.halve(f"the update of step {self.state.global_step + 1}")
+        return update
+
+    def _pass(self, batch: Weighted, longest: int, clock: Clock) -> Update:
+        """Within the budget, but for a single sequence that is longer: the recipe allows it, so it is tried."""
+        most = min(max(self.budget.value, longest), self.stage.tokens_per_pack)
+        packs = pack(batch.sequences, self.runner.policy.family.positions, most)
+        references = self._reference_logps(packs)
+        clock.lap("reference")
+        return self._accumulate(batch, packs, references)
+
     def _reference_logps(self, packs: Sequence[Pack]) -> list[torch.Tensor | None]:
         if self.recipe.beta == 0:
             return [None] * len(packs)
         with self.runner.policy.reference():
             return [self.runner.policy.logps(p, self.recipe.rollout.temperature) for p in packs]
 
-    def _accumulate(
-        self, batch: Weighted, packs: Sequence[Pack], references: Sequence[torch.Tensor | None]
-    ) -> dict[str, float]:
-        policy, totals = self.runner.policy, defaultdict(float)
-        scale = gradient_scale(policy.model.get_input_embeddings().weight.dtype)
+    def _accumulate(self, batch: Weighted, packs: list[Pack], references: Sequence[torch.Tensor | None]) -> Update:
+        policy, totals, spoilt = self.runner.policy, defaultdict(float, loss=0.0), []
         policy.model.train()
-        for packed, reference in zip(packs, references, strict=True):
-            logps = policy.logps(packed, self.recipe.rollout.temperature)
-            owners = packed.owners_N
-            advantages, mu1, mu2, weights = (
-                values[owners].to(logps.device) for values in (batch.advantages, batch.mu1, batch.mu2, batch.weights)
-            )
-            loss, metrics = policy_loss(
-                logps_T=logps,
-                old_logps_T=logps.detach(),  # one update per rollout: the ratio is 1 and the clip never acts
-                advantages_T=advantages,
-                mu1_T=mu1,
-                weights_T=weights,
-                clip_eps=self.recipe.clip_eps,
-                ref_logps_T=reference,
-                mu2_T=None if reference is None else mu2,
-            )
-            self.accelerator.backward(loss * scale)
-            for name, value in {"loss": loss.detach(), **metrics}.items():
-                totals[name] += value.item()
-        policy.model.eval()
-        self._share_gradients()
-        return totals | {"skipped": float(self._unscale(scale))}
+        try:
+            for packed, reference in zip(packs, references, strict=True):
+                figures = self._backward(batch, packed, reference)
+                for name, value in figures.items():
+                    totals[name] += value
+                if not math.isfinite(figures["loss"]):
+                    spoilt += [batch.asked[n] for n in packed.owners_N.unique().tolist()]
+        finally:
+            policy.model.eval()
+        return Update(packs, dict(totals), spoilt)
+
+    def _backward(self, batch: Weighted, packed: Pack, reference: torch.Tensor | None) -> dict[str, float]:
+        """Add a pack's gradients to those that are there."""
+        logps = self.runner.policy.logps(packed, self.recipe.rollout.temperature)
+        owners = packed.owners_N
+        advantages, mu1, mu2, weights = (
+            values[owners].to(logps.device) for values in (batch.advantages, batch.mu1, batch.mu2, batch.weights)
+        )
+        loss, metrics = policy_loss(
+            logps_T=logps,
+            old_logps_T=logps.detach(),  # one update per rollout: the ratio is 1 and the clip never acts
+            advantages_T=advantages,
+            mu1_T=mu1,
+            weights_T=weights,
+            clip_eps=self.recipe.clip_eps,
+            ref_logps_T=reference,
+            mu2_T=None if reference is None else mu2,
+        )
+        self.accelerator.backward(loss * self._scale)
+        return {name: value.item() for name, value in {"loss": loss.detach(), **metrics}.items()}
 
     def _share_gradients(self) -> None:
         """Sum the adapters' gradients over processes: packs bypass the wrapper that would do it for a plain model."""
@@ -212,15 +283,9 @@ class RLTrainer(SealedCheckpoints, Trainer):
                 local = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self._summed(local)
 
-    def _summed(self, value: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.reduce(value.to(self.args.device), "sum") if self.args.world_size > 1 else value
-
-    def _unscale(self, scale: float) -> bool:
-        """Back to true gradients. One that is not finite skips the step: True, and the step's metrics say so."""
-        gradients = [p.grad for p in self.runner.policy.adapter_parameters if p.grad is not None]
-        if scale != 1.0:
-            torch._foreach_div_(gradients, scale)
-        finite = all(bool(torch.isfinite(g).all()) for g in gradients)
-        if not finite:
-            self.model.zero_grad(set_to_none=True)
-        return not finite
+    def _unscale(self) -> None:
+        """Back to true gradients."""
+        if self._scale != 1.0:
+            torch._foreach_div_(
+                [p.grad for p in self.runner.policy.adapter_parameters if p.grad is not None], self._scale
+            )

@@ -6,15 +6,17 @@ The full image never reaches the second turn of `hart`: that turn is a new seque
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 from hart_lite import loops
 from hart_lite.answers import grade
 from hart_lite.generate import Sampling, batches
+from hart_lite.memory import Budget, within_memory
 from hart_lite.policy import Policy
 from hart_lite.recipe_schema import PixelBudgets, Rollout
-from hart_lite.types import Box, Example, Group, ImageView, Tokens, Trajectory, Turn
+from hart_lite.types import Box, Example, Group, HartError, ImageView, Tokens, Trajectory, Turn
 from hart_lite.views import crop_view, full_views, read_boxes
 
 # The loops of training, and the two further ways of answering (method.md, section 4).
@@ -33,12 +35,19 @@ class Located:
 
 @dataclass(frozen=True)
 class Runner:
-    """A policy with the pixel budgets and rollout settings it is used under."""
+    """A policy with the pixel budgets and rollout settings it is used under.
+
+    `budget` is what of `settings.tokens_per_batch` fits: it shrinks where memory runs out.
+    """
 
     policy: Policy
     pixels: PixelBudgets
     settings: Rollout
     train_turns: frozenset[str] = frozenset({"locate", "verify"})
+    budget: Budget = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budget", Budget("rollout.tokens_per_batch", self.settings.tokens_per_batch))
 
     def rollout(self, examples: Sequence[Example], way: Way, samples: int, seed: int, first: int = 0) -> list[Group]:
         """Sampled trajectories, graded: for every example one group of `samples`.
@@ -134,10 +143,24 @@ class Runner:
         """One turn for each prompt, in order; the keys number the trajectories."""
         settings = self.settings
         longest = settings.max_tokens_locate if kind == "locate" else settings.max_tokens_answer
-        responses = []
-        for batch in batches(prompts, dict.fromkeys(prompts, longest), settings.tokens_per_batch):
+        responses: list[tuple[int, ...]] = []
+        waiting = dict(prompts)
+        while waiting:
+            batch = next(batches(waiting, dict.fromkeys(waiting, longest), self.budget.value))
             sampling = Sampling(longest, temperature, settings.top_p, seed, tuple(batch), graph=settings.cuda_graph)
-            responses += self.policy.generate(list(batch.values()), sampling)
+            said = within_memory(partial(self.policy.generate, list(batch.values()), sampling))
+            if said is not None:
+                responses += said
+                waiting = {n: prompt for n, prompt in waiting.items() if n not in batch}
+            elif len(batch) > 1:
+                self.budget.halve("sampling")
+            else:
+                [prompt] = batch.values()
+                raise HartError(
+                    f"out of memory: up to {longest} tokens after a prompt of {len(prompt)} do not fit, not even "
+                    "alone. Lower pixels.full, pixels.crop or rollout.max_tokens_*, or set model.quant=nf4; `hart-lite "
+                    "plan` says what fits"
+                )
         return [
             Turn(kind, prompt, ids, self.policy.family.text(ids))
             for prompt, ids in zip(prompts.values(), responses, strict=True)

@@ -7,7 +7,7 @@ right answer from the crops alone: self-verified, so still free of annotation. P
 from __future__ import annotations
 
 import json
-import logging
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,20 +15,21 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from tqdm import tqdm
-from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from hart_lite import loops
 from hart_lite.checkpoints import SealedCheckpoints
 from hart_lite.families.base import Family
 from hart_lite.files import write_whole
+from hart_lite.guard import Guarded, Standing
 from hart_lite.losses import gradient_scale
+from hart_lite.memory import Budget, Draws, within_memory
 from hart_lite.recipe_schema import SFTStage
 from hart_lite.rollout import Runner
 from hart_lite.types import Box, Example, HartError, Tokens
 
-log = logging.getLogger(__name__)
 IGNORED = -100  # label of a token without loss, as transformers has it
+ROWS = "rows"
 
 
 def locate_once(runner: Runner, examples: Sequence[Example], cache: Path, batch_size: int) -> dict[str, dict]:
@@ -104,7 +105,8 @@ class SFTRows:
 
 
 class Collator:
-    """Row numbers -> what the model's own forward takes, with labels on the answer tokens only."""
+    """Row numbers -> what the model's own forward takes, with labels on the answer tokens only; the numbers come along
+    as `rows`."""
 
     def __init__(self, family: Family, rows: SFTRows) -> None:
         self.family, self.rows = family, rows
@@ -116,24 +118,23 @@ class Collator:
         for n, tokens in enumerate(sequences):
             for start, stop in tokens.sampled:
                 labels[n, start:stop] = torch.tensor(tokens.ids[start:stop])
-        return batch | {"labels": labels}
+        return batch | {"labels": labels, ROWS: torch.tensor([item["row"] for item in numbers])}
 
 
-class SkipNonFinite(TrainerCallback):
-    """A gradient that is not finite takes no step: one overflow in half precision would spoil the adapter for good."""
+class SFTStageTrainer(SealedCheckpoints, Guarded, SFTTrainer):
+    """trl.SFTTrainer over rows that are already tokens: loss (8) of the paper, the mean over answer tokens.
 
-    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
-        if not all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None):
-            optimizer.zero_grad()
-            log.warning("step %d is skipped: its gradient is not finite", state.global_step + 1)
+    `number` is the stage's place in the recipe.
+    """
 
-
-class SFTStageTrainer(SealedCheckpoints, SFTTrainer):
-    """trl.SFTTrainer over rows that are already tokens: loss (8) of the paper, the mean over answer tokens."""
-
-    def __init__(self, runner: Runner, rows: SFTRows, args: SFTConfig, **kwargs) -> None:
+    def __init__(self, runner: Runner, rows: SFTRows, args: SFTConfig, number: int = 0, **kwargs) -> None:
         self.adapters = adapters = runner.policy.adapter_parameters
         self.scale = gradient_scale(runner.policy.model.get_input_embeddings().weight.dtype)
+        self.budget = Budget(f"stages.{number}.micro_batch_size", args.per_device_train_batch_size)
+        self.standing = Standing([self.budget, runner.budget])
+        self._figures: dict[str, float] = {}
+        self._read: list[list[int]] = []  # of the step under way: the rows of each micro-batch, and its loss
+        self._losses: list[torch.Tensor] = []
         kept = [p.detach().clone() for p in adapters]
         super().__init__(
             model=runner.policy.peft,
@@ -141,9 +142,9 @@ class SFTStageTrainer(SealedCheckpoints, SFTTrainer):
             train_dataset=Dataset.from_dict({"row": range(len(rows))}),
             data_collator=Collator(runner.policy.family, rows),
             processing_class=runner.policy.family.tokenizer,
-            callbacks=[SkipNonFinite()],
             **kwargs,
         )
+        self.add_callback(self.standing)
         # Qwen2.5-VL says it takes no loss arguments, so the mean would be one of micro-batches, in which a token of a
         # short answer weighs more. TRL computes the loss itself and only needs the token count of the whole batch.
         self.model_accepts_loss_kwargs = True
@@ -151,20 +152,89 @@ class SFTStageTrainer(SealedCheckpoints, SFTTrainer):
         for parameter, original in zip(adapters, kept, strict=True):
             parameter.data = original
 
+    def create_model_card(self, *args, **kwargs) -> None:
+        """No card beside each checkpoint: the run directory says what it is."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log({**logs, **self._figures}, start_time)
+        self._figures = {}
+
     def compute_loss(self, *args, **kwargs) -> torch.Tensor:
         """As it is, but scaled up in the backward pass: what is logged stays true."""
         loss = super().compute_loss(*args, **kwargs)
         loss.register_hook(lambda gradient: gradient * self.scale)
         return loss
 
-    def training_step(self, *args, **kwargs) -> torch.Tensor:
-        """Gradients are scaled back where they arrive, so that clipping and logging see true ones."""
+    # -- one step --------------------------------------------------------------------------------------------------
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """A micro-batch. The last one of a step judges the step and returns its loss; the others, and one that is not
+        finite, return 0: the Trainer adds them up."""
+        rows = inputs.pop(ROWS).tolist()
+        if not self._read:
+            self._draws = Draws(self.args.device)
+        self._read.append(rows)
+        # Gradients are scaled back where they arrive, so that clipping and logging see true ones.
         hooks = [p.register_hook(lambda gradient: gradient / self.scale) for p in self.adapters]
         try:
-            return super().training_step(*args, **kwargs)
+            self._losses = self._within_memory(model, inputs, num_items_in_batch)
         finally:
             for hook in hooks:
                 hook.remove()
+        loss = torch.stack(self._losses).sum()
+        if not self.accelerator.sync_gradients:
+            return torch.zeros_like(loss)
+        self._judge()
+        return loss if loss.isfinite() else torch.zeros_like(loss)
 
-    def create_model_card(self, *args, **kwargs) -> None:
-        """No card beside each checkpoint: the run directory says what it is."""
+    def _within_memory(self, model, inputs: dict, tokens: torch.Tensor) -> list[torch.Tensor]:
+        """The losses of the step's micro-batches so far. Where memory runs out, all gradients of the step are thrown
+        away, and made again from half as many rows at one time. `tokens` counts those with loss of the whole step, so
+        the sum is the same however it is cut."""
+        rows = self._read[-1]
+        losses = within_memory(lambda: [*self._losses, self._micro_batch(model, rows, tokens, inputs)])
+        while losses is None:
+            self._begin_again()
+            losses = within_memory(lambda: [self._micro_batch(model, rows, tokens) for rows in self._read])
+        return losses
+
+    def _micro_batch(self, model, rows: list[int], tokens: torch.Tensor, inputs: dict | None = None) -> torch.Tensor:
+        """The loss of some rows, whose `inputs` may be there already; their gradients are added to those there are."""
+        most, loss = self.budget.value, torch.zeros((), device=self.args.device)
+        if inputs is not None and len(rows) <= most:
+            return loss + super().training_step(model, inputs, tokens)
+        for start in range(0, len(rows), most):
+            part = self.data_collator([{"row": n} for n in rows[start : start + most]])
+            del part[ROWS]
+            loss = loss + super().training_step(model, part, tokens)
+        return loss
+
+    def _begin_again(self) -> None:
+        """Raises `HartError` where there is nothing left to halve."""
+        self.model.zero_grad(set_to_none=True)
+        self._draws.again()
+        self._metrics["train"].clear()  # TRL's figures of what is computed once more
+        longest = max(len(self.data_collator.rows[n]) for rows in self._read for n in rows)
+        less = "Lower pixels.full or pixels.crop, or set model.gradient_checkpointing=true or model.quant=nf4"
+        if self.args.world_size > 1:  # they would no longer wait for each other in the same places
+            raise HartError(
+                f"out of memory with {self.budget.key}={self.budget.value}, which several processes cannot halve in "
+                f"mid-run: set it to half. If it is 1: {less}"
+            )
+        if self.budget.value == 1:
+            raise HartError(
+                f"out of memory: a row of {longest} tokens does not fit alone ({self.budget.key} is "
+                f"{self.args.per_device_train_batch_size}, halved to 1). {less}; `hart-lite plan` says what fits"
+            )
+        self.budget.halve(f"step {self.state.global_step + 1} of SFT")
+
+    def _judge(self) -> None:
+        """Skip the step if it went wrong, and begin the next."""
+        losses = [loss.item() for loss in self._losses]
+        ids = [[self.data_collator.rows.items[n][1].id for n in rows] for rows in self._read]
+        spoilt = [i for of_rows, loss in zip(ids, losses, strict=True) if not math.isfinite(loss) for i in of_rows]
+        skipped = self._skipped(sum(losses), spoilt, [i for of_rows in ids for i in of_rows])
+        self._figures = {"skipped": float(skipped), "micro_batch_size": self.budget.value}
+        if spoilt:
+            self._figures["loss"] = math.nan
+        self._read, self._losses = [], []

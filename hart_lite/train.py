@@ -206,7 +206,7 @@ class Stage:
             max_length=None,  # cutting a prompt would cut its image tokens
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        return SFTStageTrainer(runner, rows, _one_card(args))
+        return SFTStageTrainer(runner, rows, _one_card(args), self.index)
 
     def _share(self, total: int, key: str) -> int:
         """What one process takes of a step's work."""

@@ -25,6 +25,10 @@ class BrokenImageError(HartError):
         self.key = key
 
 
+class NotFiniteError(HartError):
+    """The model's scores are NaN or infinite, so that nothing can be drawn from them."""
+
+
 def shown(value: object) -> str:
     """A value as messages quote it: no more than 200 characters of its `repr`, from both ends."""
     return cut(repr(value))

@@ -16,7 +16,7 @@ FLOORS = (
         *("markdown", "predictions", "paper"),
     ),
     # 1: tensors, no model
-    ("advantages", "losses", "packing", "attention", "graph", "measure", "shards"),
+    ("advantages", "losses", "packing", "attention", "graph", "measure", "shards", "memory", "finite"),
     # 2: pixels and model families
     (
         *("images", "fingerprint", "families.base", "families.box_text", "families.chat", "families.tiles"),
@@ -43,7 +43,7 @@ FLOORS = (
         *("protocols.deepeyes", "protocols.pixel_reasoner", "protocols.registry"),
         *("benchmarks.world", "benchmarks.own_rows", "benchmarks.registry", "benchmarks.listing"),
         *("benchmarks.scores", "significance", "findings", "trained", "run_record", "model_card", "merge_proof"),
-        *("progress", "report_run", "report_warnings"),
+        *("progress", "report_run", "report_warnings", "guard"),
     ),
     # 6: whole jobs
     (

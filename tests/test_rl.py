@@ -1,19 +1,18 @@
 """Stage 1 by hand: weights, the direction of a step, what it may not depend on, and what it prints."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from small_runs import group_of, make_up, metrics, rl_stage, small_recipe
+from small_runs import group_of, make_up, metrics
+from trainers import rl_trainer
 
 from hart_lite import rl
 from hart_lite.figures import Clock, measure, over_processes
 from hart_lite.packing import pack
 from hart_lite.policy import Policy
 from hart_lite.rl import RLTrainer, _StepIndices, weigh
-from hart_lite.rollout import Runner
-from hart_lite.sources import load_splits
-from hart_lite.train import Stage
 from hart_lite.types import Example, Group
 
 EXAMPLE = Example("q", (), "?", "A")
@@ -24,15 +23,7 @@ def new_trainer(new_policy, tiny_base, tmp_path, monkeypatch):
     """An `RLTrainer` as a run makes it, on made-up rewards and boxes; `adapter_std` 0 is an untouched adapter."""
     make_up(monkeypatch.setattr)
 
-    def make(adapter_std: float = 0.05, stage: dict | None = None, **changes) -> RLTrainer:
-        recipe = small_recipe(tiny_base, tmp_path, [rl_stage(**stage or {})], **changes)
-        policy = new_policy(adapter_std, dtype="float32", device="cpu", lora={"r": 4})
-        runner = Runner(policy, recipe.pixels, recipe.rollout, frozenset(recipe.train_turns))
-        folder = Stage(recipe, 0, tmp_path)
-        folder.folder.mkdir(parents=True, exist_ok=True)
-        return folder._trainer(runner, load_splits(recipe).rl, [])
-
-    return make
+    return partial(rl_trainer, new_policy, tiny_base, tmp_path)
 
 
 def gradients(trainer: RLTrainer, groups: list[Group] | None = None) -> list[torch.Tensor]:
@@ -241,7 +232,8 @@ def test_half_precision_gradients_are_scaled_back(new_trainer):
     trainer = new_trainer()
     for parameter in trainer.runner.policy.adapter_parameters:
         parameter.grad = torch.full_like(parameter, 1024.0)
-    assert trainer._unscale(1024.0) is False
+    trainer._scale = 1024.0
+    trainer._unscale()
     assert all(bool((p.grad == 1).all()) for p in trainer.runner.policy.adapter_parameters)
 
 

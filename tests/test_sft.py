@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from small_runs import make_up, metrics, sft_stage, small_recipe
+from trainers import sft_trainer
 from trl import SFTTrainer
 
 from hart_lite import loops
@@ -13,7 +14,6 @@ from hart_lite.recipe_schema import SFTStage
 from hart_lite.rollout import Runner
 from hart_lite.sft import IGNORED, Collator, SFTRows, answer_row, locate_once, locate_row
 from hart_lite.sources import load_splits
-from hart_lite.train import Stage
 from hart_lite.types import Box, HartError
 
 BOX = Box(42, 42, 126, 126)
@@ -188,14 +188,6 @@ def test_where_the_policy_looks_is_found_once(runner, examples, tmp_path, monkey
 
 
 # -- the trainer ---------------------------------------------------------------------------------------------------
-
-
-def sft_trainer(new_policy, tiny_base, tmp_path, model=None, **changes):
-    recipe = small_recipe(tiny_base, tmp_path, [sft_stage(**changes)])
-    policy = new_policy(**{"dtype": "float32", "device": "cpu", "lora": {"r": 4}} | (model or {}))
-    made = Stage(recipe, 0, tmp_path)
-    made.folder.mkdir(parents=True)
-    return made._trainer(Runner(policy, recipe.pixels, recipe.rollout), load_splits(recipe).sft, [])
 
 
 def test_a_few_steps_lower_the_loss(new_policy, tiny_base, tmp_path, monkeypatch):

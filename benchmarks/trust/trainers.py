@@ -1,0 +1,43 @@
+"""Trainers of both kinds on the embedded base, as a run makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import Trainer
+
+from hart_lite.loading import load_policy
+from hart_lite.recipe_schema import Recipe
+from hart_lite.rollout import Runner
+from hart_lite.sources import load_splits
+from hart_lite.train import Stage
+
+RL = {"kind": "rl", "steps": 12, "questions_per_step": 8, "lr": 1e-3, "save_every": 0, "log_rollouts_every": 0}
+SFT = {"kind": "sft", "steps": 12, "batch_size": 16, "micro_batch_size": 16, "lr": 1e-3, "save_every": 0}
+
+
+def trainer(folder: Path, stage: dict, **model) -> Trainer:
+    recipe = Recipe.model_validate(
+        {
+            "name": "trust",
+            "output": str(folder),
+            "model": {"dtype": "float32", "device": "cpu"} | model,
+            "pixels": {"full": 12544, "crop": 4704, "min": 784},
+            "data": {"world": {"scenes": 24, "eval_scenes": 0}},
+            "rollout": {"tokens_per_batch": 2048, "max_tokens_locate": 24, "max_tokens_answer": 8},
+            "stages": [stage],
+        }
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    runner = Runner(load_policy(recipe.model), recipe.pixels, recipe.rollout)
+    made, splits = Stage(recipe, 0, folder), load_splits(recipe)
+    made.folder.mkdir(parents=True, exist_ok=True)
+    return made._trainer(runner, splits.rl or splits.sft, [])
+
+
+def trained(of: Trainer) -> list[torch.Tensor]:
+    """Copies of what is trained, and of the optimizer's moments."""
+    states = of.optimizer.state.values() if of.optimizer else ()
+    moments = [value for state in states for _, value in sorted(state.items())]
+    return [t.detach().clone() for t in (*(p for p in of.model.parameters() if p.requires_grad), *moments)]

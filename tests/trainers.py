@@ -1,0 +1,49 @@
+"""Trainers of both kinds as a run makes them, at the sizes of `small_runs`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from small_runs import rl_stage, sft_stage, small_recipe
+
+from hart_lite.policy import Policy
+from hart_lite.rl import RLTrainer
+from hart_lite.rollout import Runner
+from hart_lite.sft import SFTStageTrainer
+from hart_lite.sources import load_splits
+from hart_lite.train import Stage
+
+NewPolicy = Callable[..., Policy]
+ON_CPU = {"dtype": "float32", "device": "cpu", "lora": {"r": 4}}
+
+
+def rl_trainer(
+    new_policy: NewPolicy, base: Path, run: Path, adapter_std: float = 0.05, stage=None, model=None, **changes
+) -> RLTrainer:
+    """`adapter_std` 0 is an untouched adapter."""
+    recipe = small_recipe(base, run, [rl_stage(**stage or {})], **changes)
+    policy = new_policy(adapter_std, **ON_CPU | (model or {}))
+    runner = Runner(policy, recipe.pixels, recipe.rollout, frozenset(recipe.train_turns))
+    folder = Stage(recipe, 0, run)
+    folder.folder.mkdir(parents=True, exist_ok=True)
+    return folder._trainer(runner, load_splits(recipe).rl, [])
+
+
+def sft_trainer(new_policy: NewPolicy, base: Path, run: Path, model=None, **stage) -> SFTStageTrainer:
+    recipe = small_recipe(base, run, [sft_stage(**stage)])
+    policy = new_policy(**ON_CPU | (model or {}))
+    made = Stage(recipe, 0, run)
+    made.folder.mkdir(parents=True, exist_ok=True)
+    return made._trainer(Runner(policy, recipe.pixels, recipe.rollout), load_splits(recipe).sft, [])
+
+
+def adapters(trainer) -> list[torch.Tensor]:
+    """Copies of what is trained, as it is now."""
+    return [p.detach().clone() for p in trainer.model.parameters() if p.requires_grad]
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    """To the bit."""
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
