@@ -202,8 +202,8 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
                 )
             if image.width * image.height > max(FREE_PIXELS, PIXELS_A_BYTE * _length(stream)):
                 raise HartError(
-                    f"{name}: {image.width} x {image.height} pixels in {_length(stream):,} bytes: a damaged header, or an "
-                    f"image made to fill the memory. Above {FREE_PIXELS:,} pixels a byte for each {PIXELS_A_BYTE:,} is needed"
+                    f"{name}: {image.width} x {image.height} pixels in {_length(stream):,} bytes: its header is damaged, "
+                    f"or it is made to fill the memory. Over {FREE_PIXELS:,} pixels need a byte for {PIXELS_A_BYTE:,}"
                 )
             yield image
     except _BOMB as error:
@@ -231,7 +231,7 @@ def _check_scans(stream: BinaryIO, name: str) -> None:
     while (marker := _MARKER.search(data, at)) and marker[1] != _JPEG_ENDS:
         scans += marker[1] == _SCAN
         if scans > MAX_SCANS:
-            raise HartError(f"{name}: a JPEG of over {MAX_SCANS} scans, which no camera or program writes. Save it anew")
+            raise HartError(f"{name}: a JPEG of over {MAX_SCANS} scans; no camera writes that many. Save it anew")
         skipped = 0 if marker[1] == _JPEG_BEGINS else int.from_bytes(data[marker.end() : marker.end() + 2])
         at = marker.end() + skipped
 

@@ -10,7 +10,7 @@ PACKAGE = Path(hart_lite.__file__).parent
 FLOORS = (
     # 0: plain Python, no torch, no PIL, no transformers
     (
-        *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary", "files"),
+        *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary", "files", "yaml_text"),
         *("dimensions", "activations", "plan", "plan_report", "box_frames", "towers"),
         *("markdown", "predictions", "paper"),
     ),

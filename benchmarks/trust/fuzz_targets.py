@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import queue
+import socket
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,8 @@ from safetensors.torch import save
 from benchmarks.trust.fuzz_watch import Target
 from hart_lite import checkpoints
 from hart_lite.answers import grade, normalise, read_answer
+from hart_lite.api_client import Client, RequestError
+from hart_lite.api_engine import ApiEngine
 from hart_lite.benchmarks.choices import from_question, from_text, lines
 from hart_lite.benchmarks.official import (
     hrbench_letter,
@@ -38,7 +43,7 @@ from hart_lite.layouts.csv_folder import read_csv_folder
 from hart_lite.layouts.mgpo import read_mgpo
 from hart_lite.lora_file import read_lora
 from hart_lite.predictions import read_evaluation
-from hart_lite.protocols.base import Setting
+from hart_lite.protocols.base import Say, Setting
 from hart_lite.protocols.registry import PROTOCOLS
 from hart_lite.recipe import dump_recipe, load_recipe, shipped_recipes
 from hart_lite.recipe_schema import Recipe
@@ -48,6 +53,12 @@ from hart_lite.run_record import RunRecord, record_of
 from hart_lite.shards import Checkpoint
 from hart_lite.types import Box, Example, HartError
 
+# For the coverage-guided fuzzer: those that read an input in a millisecond or so.
+PARSERS = (
+    *("responses", "boxes", "protocols", "choices", "overrides", "rows", "rows-mme", "layout-llava", "layout-mgpo"),
+    *("layout-coco", "layout-csv", "bench-mme", "bench-vstar", "bench-vstar-beside", "bench-treebench", "bench-mmstar"),
+    *("predictions", "eval-settings", "record", "shards", "shard-index", "adapter-config", "adapter-weights", "api"),
+)
 CHOICES = ("red", "blue", "green", "white")
 SIZE = (1120, 560)
 
@@ -73,12 +84,12 @@ RESPONSES = (
     rb"So \boxed{\text{B}} </s>",
     b"<answer>C. green</answer>",
     b"A or B? I choose D.\n\nAnswer: option (D)",
-    "Ａ. \u201cred\u201d \u2014 not (B), because 1,000.0".encode(),
+    "\uff21. \u201cred\u201d \u2014 not (B), because 1,000.0".encode(),
     b'[{"bbox_2d": [100, 40, 200, 140], "label": "x"}, {"bbox_2d": [1, 2, 3e9, nan], "image": 2}]',
     b'```json\n[{"bbox_2d": [10, 20, 110, 220], "label": "sign"}]\n```\nand more',
     b"<ref>image 2</ref><box>[[100, 200, 300, 400],[1,2,3]]</box>",
     b"image 1: [0.1, 0.25, 0.5, .75] <box>[10,20,30,40]</box>",
-    b'<tool_call>\n{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [10, 20, 100, 200], "label": "a"}}\n</tool_call>',
+    b'<tool_call>\n{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [10, 20, 100, 200]}}\n</tool_call>',
     b'<tool_call>{"name": "crop_image_normalized", "arguments": {"bbox_2d": [0.1, 0.2, 1.0, 0.9], "target_image": 1}}'
     b"</tool_call>",
 )
@@ -194,7 +205,10 @@ CONVERSATION = {
         *({"from": "human", "value": "And?"}, {"from": "gpt", "value": "No."}),
     ],
 }
-MESSAGES = {"images": ["a.png"], "messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "x"}]}
+MESSAGES = {
+    "images": ["a.png"],
+    "messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "x"}],
+}
 MGPO = {"image": "a.png", "question": "Q?", "choices": "(A) x\n(B) y", "reward_model": {"ground_truth": "A"}, "id": 3}
 COCO = {
     "images": [{"id": 1, "file_name": "a.png", "width": 24, "height": 16}],
@@ -215,7 +229,7 @@ MME = {
 }
 VSTAR = {
     "image": "a.png",
-    "text": "What is it made of?\n(A) rubber\n(B) cotton\nAnswer with the option's letter from the given choices directly.",
+    "text": "What is it made of?\n(A) rubber\n(B) cotton\nAnswer with the option's letter.",
     "category": "direct_attributes",
     "label": "B",
     "question_id": "0",
@@ -240,7 +254,9 @@ _LETTERS = {"A": "red", "B": "blue", "C": "green", "D": "white"}
 _OPTIONS = {"multi-choice options": '"A. red\nB. blue"', "target_instances": "[[1, 2, 9, 9]]"}
 TABLES = {
     "treebench": _tsv(index=0, image=_CELL, question="What?", answer="A", category="Perception/OCR", **_OPTIONS),
-    "hrbench4k": _tsv(index=0, question="What?", answer="A", category="single", **_LETTERS, cycle_category=0, image=_CELL),
+    "hrbench4k": _tsv(
+        index=0, question="What?", answer="A", category="single", **_LETTERS, cycle_category=0, image=_CELL
+    ),
     "mmstar": _tsv(index=0, question="What? Options: A: x, B: y", image=_CELL, answer="B", category="math"),
 }
 
@@ -292,7 +308,8 @@ def read_choices(data: bytes) -> None:
 # -- what our own commands left behind -----------------------------------------------------------------------------
 
 PREDICTION = {
-    "benchmark": "treebench", "mode": "crops", "id": "1", "category": "Perception/OCR", "cluster": "i", "question": "Q?",
+    "benchmark": "treebench", "mode": "crops", "id": "1", "category": "Perception/OCR", "cluster": "i",
+    "question": "Q?",
     "choices": ["a", "b"], "truth": "A", "text": "A", "answer": "A", "strict": True, "official": True,
     "boxes": [[1, 2, 3, 4, 0]], "truth_boxes": [[1, 2, 3, 4, 0]], "counts": {"rejected_boxes": 0},
     "turns": [{"kind": "verify", "text": "..", "prompt_tokens": 5, "response_tokens": None, "images": 1}],
@@ -412,6 +429,55 @@ _LAYER = "base_model.model.x.lora_{}.weight"
 LORA = save({_LAYER.format("A"): torch.ones(2, 3), _LAYER.format("B"): torch.ones(4, 2)})
 
 
+# -- what a server sends -------------------------------------------------------------------------------------------
+
+COMPLETION = {
+    "choices": [{"message": {"role": "assistant", "content": "(A)"}}],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 2},
+}
+REPLIES = tuple(
+    f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{headers}\r\n".encode() + body
+    for status, headers, body in (
+        ("200 OK", "", lists(COMPLETION)[0]),
+        ("200 OK", "Transfer-Encoding: chunked\r\n", b"3\r\n{}\n\r\n0\r\n\r\n"),
+        ("200 OK", "Content-Length: 2\r\n", b"{}"),
+        ("429 Slow", "Retry-After: 2\r\n", lists({"error": {"message": "wait"}})[0]),
+        ("503 Busy", "Retry-After: Wed, 21 Oct 2015 07:28:00 GMT\r\n", b""),
+        ("401 No", "WWW-Authenticate: Bearer\r\n", lists({"error": "no"})[0]),
+        ("302 Found", "Location: http://127.0.0.1/\r\n", b""),
+    )
+)
+
+
+def api(folder: Path) -> Callable[[bytes], None]:
+    """The real client and engine; the bytes are what a server on loopback sends back, head and all."""
+    server = socket.create_server(("127.0.0.1", 0))
+    replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def serve() -> None:
+        while True:
+            connection, _ = server.accept()
+            with connection, connection.makefile("rb") as request:
+                length = 0
+                while (line := request.readline()).strip():
+                    if line.lower().startswith(b"content-length:"):
+                        length = int(line.split(b":")[1])
+                request.read(length)
+                connection.sendall(replies.get())
+
+    threading.Thread(target=serve, daemon=True).start()
+    client = Client(f"http://127.0.0.1:{server.getsockname()[1]}", "sk-1234", timeout=0.5, attempts=1)
+    engine = ApiEngine("m", client, AbsoluteFrame(), threads=1)
+
+    def read(data: bytes) -> None:
+        replies.put(data)
+        text, turn = engine._request(Say(["?"]), [{"role": "user", "content": [{"type": "text", "text": "?"}]}])
+        assert isinstance(text, str) and turn.text == text
+        text.encode()
+
+    return read
+
+
 def targets(folder: Path) -> dict[str, Target]:
     """By name; each works in a folder of its own under `folder`."""
 
@@ -437,9 +503,21 @@ def targets(folder: Path) -> dict[str, Target]:
         Target("overrides", read_overrides, (*OVERRIDES, b"\x1e".join(OVERRIDES))),
         made("rows", rows_by, jsonl, "rows.jsonl", read_rows),
         made("rows-mme", rows_by, lists([MME]), "MME.json", lambda path: read_rows(path, format="mme_realworld")),
-        made("layout-llava", rows_by, lists([CONVERSATION, MESSAGES]), "x.json", lambda p: read_conversations(p, None, None)),
+        made(
+            "layout-llava",
+            rows_by,
+            lists([CONVERSATION, MESSAGES]),
+            "x.json",
+            lambda p: read_conversations(p, None, None),
+        ),
         made("layout-mgpo", rows_by, lists(MGPO), "x.jsonl", lambda path: read_mgpo(path, None, None)),
-        made("layout-coco", rows_by, lists(COCO), "x.json", lambda path: read_coco(path, None, "Where is {category}?", True)),
+        made(
+            "layout-coco",
+            rows_by,
+            lists(COCO),
+            "x.json",
+            lambda path: read_coco(path, None, "Where is {category}?", True),
+        ),
         made("layout-csv", rows_by, (CSV,), "x.csv", lambda path: read_csv_folder(path, None)),
         made("bench-mme", benchmark, lists([MME]), "mme-realworld", "MME_RealWorld.json"),
         made("bench-vstar", benchmark, lists(VSTAR), "vstar", "test_questions.jsonl"),
@@ -451,7 +529,12 @@ def targets(folder: Path) -> dict[str, Target]:
         made("run-evaluation", run_folder, lists({"full": {"strict": 0.5}}), "evaluation/before.json"),
         made("run-answers", run_folder, lists(PREDICTION), "evaluation/before.jsonl"),
         made("run-looks", run_folder, lists([ROLLOUT]), "progress/before.json"),
-        made("run-questions", run_folder, lists({"questions": [{"id": "1"}], "held_out": True}), "progress/questions.json"),
+        made(
+            "run-questions",
+            run_folder,
+            lists({"questions": [{"id": "1"}], "held_out": True}),
+            "progress/questions.json",
+        ),
         made("run-versions", run_folder, lists({"torch": "2.13", "python": "3.11"}), "versions.json"),
         made("rollouts", run_folder, lists(ROLLOUT), "stages/1-rl/rollouts/step-00001.jsonl"),
         made("record", record, lists(RECORD)),
@@ -462,6 +545,7 @@ def targets(folder: Path) -> dict[str, Target]:
         made("adapter-config", adapter, lists(ADAPTER), "adapter_config.json"),
         made("adapter-weights", adapter, (LORA,), "adapter_model.safetensors"),
     ]
+    found.append(Target("api", api(folder), REPLIES, (RequestError, HartError)))
     told.mkdir()
     (told / "gqa.json").write_bytes(lists([TOLD])[0])
     found.append(
