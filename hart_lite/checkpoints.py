@@ -64,8 +64,12 @@ def step_of(checkpoint: Path) -> int:
 
 def is_last(checkpoint: Path) -> bool:
     """Whether it was saved after the stage's last step."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    return state["global_step"] >= state["max_steps"]
+    path = checkpoint / "trainer_state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        return state["global_step"] >= state["max_steps"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # sealed so: no disk did this
+        raise HartError(f"{path} is damaged: {error!r}. Remove {checkpoint} to go on from the one before it") from error
 
 
 def _numbered(folder: Path) -> list[Path]:

@@ -55,7 +55,7 @@ def promises(folder: Path, quick: bool) -> Iterator[Promise]:
     harmless = sorted(set(bombs["read"]) - fuzz_images.HARMLESS)
     yield Promise(
         "decompression bombs are refused",
-        f"{bombs['inputs'] - len(bombs['read'])} of {bombs['inputs']} refused, the rest decodes as the small image it is; "
+        f"{bombs['inputs'] - len(bombs['read'])} of {bombs['inputs']} refused, the rest decodes as a small image; "
         f"slowest {bombs['slowest_s'] * 1000:.0f} ms, {bombs['memory'] / 2**20:.0f} MiB"
         + (f"; decoded: {', '.join(harmless)}" if harmless else ""),
         not harmless and not bombs["faults"] and bombs["memory"] <= PEAK_BYTES,
@@ -72,9 +72,7 @@ def promises(folder: Path, quick: bool) -> Iterator[Promise]:
 
 def _typed(promise: str, found: dict, least: int) -> Promise:
     outcomes = ", ".join(f"{count:,} {name}" for name, count in Counter(found["outcomes"]).most_common())
-    enough = found["inputs"] >= least
-    return Promise(
-        promise, f"{found['inputs']:,}: {outcomes}" + _shown(found["faults"]), enough and not found["faults"]
+XX        promise, f"{found['inputs']:,}: {outcomes}" + _shown(found["faults"]), enough and not found["faults"]
     )
 
 
