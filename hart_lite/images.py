@@ -203,7 +203,8 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
             if image.width * image.height > max(FREE_PIXELS, PIXELS_A_BYTE * _length(stream)):
                 raise HartError(
                     f"{name}: {image.width} x {image.height} pixels in {_length(stream):,} bytes: its header is "
-                    f"damaged, or it is made to fill the memory. Over {FREE_PIXELS:,} pixels need a byte for {PIXELS_A_BYTE:,}"
+                    f"damaged, or it is made to fill the memory. Over {FREE_PIXELS:,} pixels need a byte for "
+                    f"{PIXELS_A_BYTE:,}"
                 )
             yield image
     except _BOMB as error:

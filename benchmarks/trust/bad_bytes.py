@@ -72,8 +72,8 @@ def promises(folder: Path, quick: bool) -> Iterator[Promise]:
 
 def _typed(promise: str, found: dict, least: int) -> Promise:
     outcomes = ", ".join(f"{count:,} {name}" for name, count in Counter(found["outcomes"]).most_common())
-XX        promise, f"{found['inputs']:,}: {outcomes}" + _shown(found["faults"]), enough and not found["faults"]
-    )
+    measured = f"{found['inputs']:,}: {outcomes}" + _shown(found["faults"])
+    return Promise(promise, measured, found["inputs"] >= least and not found["faults"])
 
 
 def _quick(what: str, found: dict) -> Promise:
