@@ -28,8 +28,8 @@ from PIL import Image, ImageDraw
 from hart_lite.types import Box, BrokenImageError, HartError, ImageView, cut
 
 MAX_PIXELS = 300_000_000  # 1.2 GB as RGB; the largest images of the benchmarks have about a tenth of it
-# What is larger than an 8K frame must have a byte for every so many pixels. A JPEG whose header lies decodes without an
-# error, as grey: of 600 bytes the 300 million pixels that the header asks for.
+# What is larger than an 8K frame must have a byte for every so many pixels; a true JPEG has 512 at most, a bit for each
+# block. One whose header lies decodes without an error, as grey: from 600 bytes 300 million pixels.
 FREE_PIXELS, PIXELS_A_BYTE = 2**25, 1000
 MAX_SCANS = 100  # passes of a JPEG over its pixels, of which ten are usual; libtiff has the same limit
 CACHE_BYTES = 512 * 2**20  # decoded images kept: one 8K frame takes 127 MiB

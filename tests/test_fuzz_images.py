@@ -49,14 +49,13 @@ def test_bombs_are_refused_at_once(name):
 def test_a_header_that_lies_is_refused_before_anything_is_decoded(monkeypatch):
     """PIL decodes it without an error: 867 MB of grey from 631 bytes."""
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
-    for read in (ImageBytes(BOMBS["jpeg, 17,000 x 17,000 of 16 x 16"], "x").load,) * 2:
-        with pytest.raises(HartError, match=r"17000 x 17000 pixels in \d+ bytes: its header is damaged"):
-            read()
+    with pytest.raises(HartError, match=r"17000 x 17000 pixels in \d+ bytes: its header is damaged"):
+        ImageBytes(BOMBS["jpeg, 17,000 x 17,000 of 16 x 16"], "x").load()
 
 
 def test_a_large_image_needs_a_byte_for_a_thousand_pixels(monkeypatch):
     monkeypatch.setattr(images, "FREE_PIXELS", 10_000)
-    flat = ImageBytes(jpeg(Image.new("L", (4000, 3000)), optimize=True, progressive=True), "flat")
+    flat = ImageBytes(fuzz_images.encoded(Image.new("1", (4000, 3000)), "PNG"), "flat")
     assert len(flat.data) * 1000 < 4000 * 3000
     with pytest.raises(HartError, match="Over 10,000 pixels need a byte for 1,000"):
         flat.load()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.trust import fuzz_targets, fuzz_values
+from benchmarks.trust.fuzz_targets import CHOICES
 from benchmarks.trust.fuzz_watch import LIMIT_S
 from hart_lite import checkpoints
 from hart_lite.answers import grade, normalise, read_answer
@@ -83,12 +84,12 @@ LONG = {
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_reading_a_hundred_kilobytes_takes_under_a_second(name, tmp_path_factory):
-    text = (LONG[name] * 100_000)[:100_000].encode()[:100_000]
-    for read in (fuzz_targets.read_response, fuzz_targets.read_named_boxes):
+def test_reading_a_hundred_kilobytes_takes_under_a_second(name):
+    text = (LONG[name] * 100_000)[:100_000]
+    for read in (lambda: grade(text, "B", CHOICES), lambda: fuzz_targets.read_named_boxes(text.encode())):
         began = time.process_time()
-        read(text)
-        assert time.process_time() - began < LIMIT_S * 8  # eight readings of it and more
+        read()
+        assert time.process_time() - began < LIMIT_S
 
 
 @quick
@@ -114,7 +115,7 @@ def test_every_protocol_ends_with_boxes_in_the_image(talk, data):
 
 def test_free_text_and_letters_are_still_read():
     assert read_answer(r"so \boxed{\text{B}}", ("x", "y")) == "B" and grade("1,000", "1000")
-    assert normalise(" ‘Yes’. ") == normalise("‘yes’")
+    assert normalise(' "Yes". ') == normalise("yes")
 
 
 # -- recipes -------------------------------------------------------------------------------------------------------
@@ -176,9 +177,7 @@ def test_aliases_within_bounds_are_read():
 
 
 @pytest.mark.parametrize("value", ["0x" + "f" * 9000, ".nan", "-.inf", "1e999", "[" * 900, "{a: {a: 1}}", "2001-01-01"])
-@pytest.mark.parametrize(
-    "key", ["k", "seed", "stages", "stages.0", "stages.0.lr", "data", "data.columns", "name", "x.y"]
-)
+@pytest.mark.parametrize("key", ["k", "seed", "stages", "stages.0", "stages.0.lr", "data", "data.columns", "x.y"])
 def test_overrides_are_refused_by_name(key, value):
     with pytest.raises(HartError) as error:
         load_recipe("tiny_cpu", [f"{key}={value}"])

@@ -32,7 +32,7 @@ from benchmarks.trust.promise import Promise
 from hart_lite.images import CACHE_BYTES, FREE_PIXELS
 
 SEED = 0
-IMAGES, DAMAGED, BENT, GUIDED = 3000, 150, 150, 6000  # the second and third for each target
+IMAGES, DAMAGED, BENT, GUIDED = 3000, 180, 180, 6000  # the second and third for each target
 QUICK = 20  # times fewer
 FAULTS = REPOSITORY / "benchmarks" / "results" / "bad_bytes"
 # What images.py keeps, and the largest image that is decoded whatever its file holds, in all its copies on the way.
