@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.trust import fuzz_targets, fuzz_values
-from benchmarks.trust.fuzz_targets import CHOICES
+from benchmarks.trust import fuzz_own_files, fuzz_rows, fuzz_samples, fuzz_targets, fuzz_values, fuzz_written
+from benchmarks.trust.fuzz_samples import CHOICES
 from benchmarks.trust.fuzz_watch import LIMIT_S
 from hart_lite import checkpoints
 from hart_lite.answers import grade, normalise, read_answer
@@ -53,7 +53,7 @@ NESTED = "[" * 100_000
 @quick
 @given(WRITTEN)
 def test_the_grader_never_raises(text):
-    fuzz_targets.read_response(text.encode())
+    fuzz_written.read_response(text.encode())
 
 
 LONG = {
@@ -86,7 +86,7 @@ LONG = {
 @pytest.mark.parametrize("name", LONG)
 def test_reading_a_hundred_kilobytes_takes_under_a_second(name):
     text = (LONG[name] * 100_000)[:100_000]
-    for read in (lambda: grade(text, "B", CHOICES), lambda: fuzz_targets.read_named_boxes(text.encode())):
+    for read in (lambda: grade(text, "B", CHOICES), lambda: fuzz_written.read_named_boxes(text.encode())):
         began = time.process_time()
         read()
         assert time.process_time() - began < LIMIT_S
@@ -95,13 +95,13 @@ def test_reading_a_hundred_kilobytes_takes_under_a_second(name):
 @quick
 @given(st.text(st.sampled_from('[](){}<>/0123456789.,-: "_xyboeimagdn\n'), max_size=80))
 def test_boxes_lie_in_their_image_or_are_none(text):
-    fuzz_targets.read_named_boxes(text.encode())
-    fuzz_targets.read_named_boxes(f'"bbox_2d": [{text}] <box>[[{text}]]</box>'.encode())
+    fuzz_written.read_named_boxes(text.encode())
+    fuzz_written.read_named_boxes(f'"bbox_2d": [{text}] <box>[[{text}]]</box>'.encode())
 
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory):
-    return fuzz_targets.protocols(tmp_path_factory.mktemp("protocols"))
+    return fuzz_written.protocols(tmp_path_factory.mktemp("protocols"))
 
 
 @quick
@@ -226,15 +226,15 @@ def test_rows_are_read_or_refused(readers, name):
 
 @pytest.mark.parametrize("number", [10**400, -(10**400)])
 def test_integers_that_no_float_holds(readers, tmp_path, number):
-    rows = [fuzz_targets.MME | {"Question_id": number}, fuzz_targets.MME]
-    (tmp_path / "a.png").write_bytes(fuzz_targets.png())
+    rows = [fuzz_rows.MME | {"Question_id": number}, fuzz_rows.MME]
+    (tmp_path / "a.png").write_bytes(fuzz_samples.png())
     (tmp_path / "MME_RealWorld.json").write_text(json.dumps(rows))
     named, good = BENCHMARKS["mme-realworld"].read(str(tmp_path / "MME_RealWorld.json"))
     assert named.id == str(number) and good.answer == "B"
-    beside = fuzz_targets.BESIDE | {"bbox": [[number, 0.5, number, 4]]}
+    beside = fuzz_rows.BESIDE | {"bbox": [[number, 0.5, number, 4]]}
     (tmp_path / "direct_attributes").mkdir()
     (tmp_path / "direct_attributes" / "a.json").write_text(json.dumps(beside))
-    (tmp_path / "direct_attributes" / "a.png").write_bytes(fuzz_targets.png())
+    (tmp_path / "direct_attributes" / "a.png").write_bytes(fuzz_samples.png())
     (bad,) = BENCHMARKS["vstar"].read(str(tmp_path))
     assert bad.problem.startswith("bbox: ")
 
@@ -252,7 +252,7 @@ def test_values_too_large_to_show():
 @pytest.mark.parametrize("boxes", [5, "text", {"a": 1}, True])
 def test_true_boxes_must_be_a_list(boxes):
     with pytest.raises(HartError, match=r"x:1: truth_boxes is .*; it should be a list"):
-        read_row(json.dumps(fuzz_targets.PREDICTION | {"truth_boxes": boxes}).encode(), "x:1")
+        read_row(json.dumps(fuzz_own_files.PREDICTION | {"truth_boxes": boxes}).encode(), "x:1")
 
 
 @pytest.mark.parametrize("line", ["[1]", "{}", '{"stage": "1-rl", "step": []}', "\udcff", NESTED, '{"stage": "1-rl"}'])
@@ -287,15 +287,15 @@ def test_a_tensor_of_an_impossible_shape_is_damage(tmp_path, shape):
 
 
 def test_an_adapter_whose_settings_are_nested_is_damaged(tmp_path):
-    (tmp_path / "adapter_model.safetensors").write_bytes(fuzz_targets.LORA)
+    (tmp_path / "adapter_model.safetensors").write_bytes(fuzz_own_files.LORA)
     (tmp_path / "adapter_config.json").write_text(NESTED)
     with pytest.raises(HartError, match=r"adapter_config\.json is damaged"):
         read_lora(tmp_path)
 
 
 def test_rollouts_that_are_none_are_left_out_of_a_record(tmp_path):
-    read = fuzz_targets.run_folder(tmp_path, "stages/1-rl/rollouts/step-00001.jsonl")
-    good = fuzz_targets.ROLLOUT
+    read = fuzz_own_files.run_folder(tmp_path, "stages/1-rl/rollouts/step-00001.jsonl")
+    good = fuzz_own_files.ROLLOUT
     bad = [[1], {}, good | {"picture": []}, good | {"picture": ".."}, good | {"reward": []}, good | {"question": 5}]
     read(b"\xff\n" + NESTED.encode() + b"\n" + b"\n".join(json.dumps(row).encode() for row in (*bad, good)))
     record, pictures = record_of(tmp_path / "adapter", "embedded")
