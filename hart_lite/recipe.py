@@ -162,8 +162,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _index(items: list[Any], part: str, key: str) -> int:
-    if not part.isdecimal() or int(part) >= len(items):
-        raise HartError(f"override {key!r}: {part!r} should be the index of an item, 0 to {len(items) - 1}")
+    if part not in map(str, range(len(items))):
+        raise HartError(f"override {shown(key)}: {shown(part)} should be the index of an item, 0 to {len(items) - 1}")
     return int(part)
 
 

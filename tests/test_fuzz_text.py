@@ -151,6 +151,8 @@ BAD_YAML = {
     "nested": ("a: " + "[" * 60 + "]" * 60, "or over 50 levels"),
     "deeply nested": ("a: " + "[" * 30_000, "or over 50 levels"),
     "long": ("a: " + "x" * MOST_CHARACTERS, "over 65,536 characters"),
+    "many digits": ("a: 0x" + "f" * 9000, "a number of over 64 bits"),
+    "many parts": ("a: 1" + ":1" * 30_000, "a number of over 64 bits"),
     "twice": ("a: 1\na: 2", "key 'a' is given twice"),
     "surrogate": (r'a: "\ud800"', "text that no file can hold"),
     "zero": (r'a: "\0"', "text that no file can hold"),
@@ -182,6 +184,11 @@ def test_overrides_are_refused_by_name(key, value):
     with pytest.raises(HartError) as error:
         load_recipe("tiny_cpu", [f"{key}={value}"])
     assert len(str(error.value)) < 2000
+
+
+def test_an_index_of_thousands_of_digits():
+    with pytest.raises(HartError, match="should be the index of an item, 0 to 2"):
+        load_recipe("tiny_cpu", [f"stages.{'9' * 5000}=1"])
 
 
 def test_names_that_no_disk_can_hold(tmp_path):
