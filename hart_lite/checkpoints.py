@@ -44,7 +44,7 @@ def damage(folder: Path) -> str | None:
         hashes = json.loads((folder / SEAL).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return "it was never finished"
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"its {SEAL} is damaged"
     if not isinstance(hashes, dict) or not hashes:
         return f"its {SEAL} is damaged"
@@ -64,8 +64,12 @@ def step_of(checkpoint: Path) -> int:
 
 def is_last(checkpoint: Path) -> bool:
     """Whether it was saved after the stage's last step."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    return state["global_step"] >= state["max_steps"]
+    path = checkpoint / "trainer_state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        return state["global_step"] >= state["max_steps"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # sealed so: no disk did this
+        raise HartError(f"{path} is damaged: {error!r}. Remove {checkpoint} to go on from the one before it") from error
 
 
 def _numbered(folder: Path) -> list[Path]:
@@ -128,12 +132,13 @@ def rewind_metrics(path: Path, stage: str, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
-            continue  # the last line of a killed run
-        if row["stage"] != stage or row["step"] <= step:
+            keep = row["stage"] != stage or row["step"] <= step
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # the last line of a killed run, or what a disk made of one
+        if keep:
             kept.append(json.dumps(row) + "\n")
     write_whole(path, "".join(kept))
 

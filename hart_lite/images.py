@@ -9,6 +9,8 @@ import hashlib
 import io
 import math
 import os
+import re
+import stat
 import struct
 import threading
 import warnings
@@ -26,7 +28,11 @@ from PIL import Image, ImageDraw
 
 from hart_lite.types import Box, BrokenImageError, HartError, ImageView, cut, printable
 
-MAX_PIXELS = 300_000_000  # 0.9 GB as RGB; the largest images of the benchmarks have about a tenth of it
+MAX_PIXELS = 300_000_000  # 1.2 GB as RGB; the largest images of the benchmarks have about a tenth of it
+# What is larger than an 8K frame must have a byte for every so many pixels; a true JPEG has 512 at most, a bit for each
+# block. One whose header lies decodes without an error, as grey: from 600 bytes 300 million pixels.
+FREE_PIXELS, PIXELS_A_BYTE = 2**25, 1000
+MAX_SCANS = 100  # passes of a JPEG over its pixels, of which ten are usual; libtiff has the same limit
 CACHE_BYTES = 512 * 2**20  # decoded images kept: one 8K frame takes 127 MiB
 # Named so that PIL never tries the rest: EPS, for one, would start Ghostscript on a file from a data set.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
@@ -43,6 +49,8 @@ _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # How a file begins -> how it ends when it was written to its end.
 _ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82", b"GIF8": b";"}
 _PADDING = b"\0\r\n"
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")  # of a JPEG; those left out have no length behind them
+_JPEG_BEGINS, _JPEG_ENDS, _SCAN = b"\xd8", b"\xd9", b"\xda"
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -104,8 +112,8 @@ class ImageFile:
     def load(self) -> Image.Image:
         """RGB, upright, shared with other callers: do not draw on it. Raises `HartError` naming the file."""
         with self._stream() as stream:
-            stat = os.fstat(stream.fileno())  # a file written anew is read anew
-            version = (self.key, stat.st_mtime_ns, stat.st_size)
+            found = os.fstat(stream.fileno())  # a file written anew is read anew
+            version = (self.key, found.st_mtime_ns, found.st_size)
             return DECODED.get(version, lambda: decode(stream, self.name))
 
     def size(self) -> tuple[int, int]:
@@ -120,6 +128,8 @@ class ImageFile:
         if os.path.exists(self.path) and not os.path.isfile(self.path):  # a pipe would be waited for without end
             raise HartError(f"{self.name}: not a file" + (", but a folder" if os.path.isdir(self.path) else ""))
         try:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):  # a pipe would be waited for
+                raise HartError(f"{self.name}: cannot be read: it is no regular file")
             return open(self.path, "rb")
         except FileNotFoundError:
             raise HartError(f"{self.name}: no such image file") from None
@@ -158,6 +168,8 @@ def decode(stream: BinaryIO, name: str) -> Image.Image:
     """The first frame of an encoded image as upright RGB. Raises `HartError` starting with `name`."""
     with _opened(stream, name) as image:
         turn = _UPRIGHT.get(_orientation(image, stream))
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(stream, name)
         image.load()
         image = _rgb(image)
         return image.transpose(turn) if turn is not None else image
@@ -192,6 +204,12 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
                 raise HartError(
                     f"{name}: {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded. Scale it down"
                 )
+            if image.width * image.height > max(FREE_PIXELS, PIXELS_A_BYTE * _length(stream)):
+                raise HartError(
+                    f"{name}: {image.width} x {image.height} pixels in {_length(stream):,} bytes: its header is "
+                    f"damaged, or it is made to fill the memory. Over {FREE_PIXELS:,} pixels need a byte for "
+                    f"{PIXELS_A_BYTE:,}"
+                )
             yield image
     except _BOMB as error:
         raise HartError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are decoded. Scale it down") from error
@@ -199,6 +217,28 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
         raise HartError(f"{name}: not an image (readable are {', '.join(FORMATS)})") from error
     except _DECODE_ERRORS as error:
         raise HartError(f"{name}: damaged image: {error}") from error
+
+
+def _length(stream: BinaryIO) -> int:
+    position = stream.tell()
+    length = stream.seek(0, os.SEEK_END)
+    stream.seek(position)
+    return length
+
+
+def _check_scans(stream: BinaryIO, name: str) -> None:
+    """A JPEG of a kilobyte can ask for thousands of passes over millions of pixels: minutes for nothing."""
+    position = stream.tell()
+    stream.seek(0)
+    data = stream.read()
+    stream.seek(position)
+    scans = at = 0
+    while (marker := _MARKER.search(data, at)) and marker[1] != _JPEG_ENDS:
+        scans += marker[1] == _SCAN
+        if scans > MAX_SCANS:
+            raise HartError(f"{name}: a JPEG of over {MAX_SCANS} scans; no camera writes that many. Save it anew")
+        skipped = 0 if marker[1] == _JPEG_BEGINS else int.from_bytes(data[marker.end() : marker.end() + 2])
+        at = marker.end() + skipped
 
 
 def _orientation(image: Image.Image, stream: BinaryIO) -> int:
@@ -223,7 +263,7 @@ def _png_exif(stream: BinaryIO) -> bytes:
     while not data and len(head := stream.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"eXIf":
-            data = stream.read(length)
+            data = stream.read(min(length, _length(stream)))  # room is made for as much as is asked for
         stream.seek(length + 4, os.SEEK_CUR)
     stream.seek(position)
     return data

@@ -80,7 +80,7 @@ def read_config(folder: Path) -> dict:
             raise HartError(f"{folder} holds no adapter: {name} is missing")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HartError(f"{folder / CONFIG} is damaged: {error}") from error
     if not isinstance(config, dict):
         raise HartError(f"{folder / CONFIG} is damaged: it holds {shown(config)}")

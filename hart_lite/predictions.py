@@ -145,6 +145,8 @@ def read_row(line: bytes, where: str) -> dict:
     turns = row.get("turns", [])
     if not (isinstance(turns, list) and all(map(_is_turn, turns))):
         refuse("turns", "a list of objects, each with a text and numbers of tokens")
+    if not isinstance(row.get("truth_boxes") or [], list):
+        refuse("truth_boxes", "a list")
     for key in ("boxes", "truth_boxes"):
         for corners in row.get(key) or []:
             if not (isinstance(corners, list) and len(corners) == 5 and all(map(_is_number, corners))):

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from hart_lite.recipe_schema import Recipe, RLStage, SFTStage
 from hart_lite.types import HartError, shown
+from hart_lite.yaml_text import parse_yaml
 
 __all__ = ["RLStage", "Recipe", "SFTStage", "check_machine", "dump_recipe", "load_recipe", "shipped_recipes"]
 
@@ -129,24 +130,10 @@ def _find(path_or_name: str | Path) -> Path:
     return shipped[name]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which plain YAML silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: bad UTF-8, a number of 5000 digits
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:  # bad UTF-8 is a ValueError, too
         raise HartError(f"Recipe {path} cannot be read as YAML: {error}") from error
     if not isinstance(raw, dict):
         raise HartError(f"Recipe {path} should hold `key: value` lines, and holds {shown(raw)}")
@@ -159,8 +146,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if not equals or not all(key.split(".")):
         raise HartError(f"override {shown(override)} should look like section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+        value = parse_yaml(text)
+    except ValueError as error:
         raise HartError(f"override {shown(override)}: {shown(text)} is not a YAML value") from error
     node: Any = raw
     *parents, last = key.split(".")
@@ -182,8 +169,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _index(items: list[Any], part: str, key: str) -> int:
-    if not part.isdecimal() or int(part) >= len(items):
-        raise HartError(f"override {key!r}: {part!r} should be the index of an item, 0 to {len(items) - 1}")
+    if part not in map(str, range(len(items))):
+        raise HartError(f"override {shown(key)}: {shown(part)} should be the index of an item, 0 to {len(items) - 1}")
     return int(part)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -62,4 +62,4 @@ def _stage_contradictions(recipe: Recipe, stage: RLStage | SFTStage) -> list[str
 
 
 def _same_source(a: str, b: str) -> bool:
-    return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))
+    return a == b or (os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b))  # no error for any name

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Literal
 
-import yaml
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,6 +21,7 @@ from hart_lite.loading import EMBEDDED
 from hart_lite.recipe import load_recipe
 from hart_lite.recipe_schema import Recipe
 from hart_lite.types import HartError, cut
+from hart_lite.yaml_text import parse_yaml
 
 log = logging.getLogger(__name__)
 RECORD, PICTURES = "training.json", "pictures"
@@ -32,6 +32,7 @@ CLOSED = ("mme_realworld",)  # layouts of data whose licence lets nobody pass th
 HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
 LICENCE = r"^[\w.:/() -]{1,200}$"  # one line: it stands in front matter
 OURS = ("embedded", "world")  # what comes with hart-lite
+_PICTURE = re.compile(r"[\w-]{1,60}\.jpg", re.ASCII)
 _DATA_FILE = (".json", ".jsonl", ".parquet", ".csv")
 
 
@@ -122,7 +123,7 @@ def record_of(adapter: Path, base: str) -> tuple[RunRecord, dict[str, bytes]]:
     record = RunRecord(
         **about,
         recipe=public_recipe(recipe, stages),
-        libraries={k: v for k, v in _json(run / "versions.json").items() if k in LIBRARIES},
+        libraries={k: v for k, v in _json(run / "versions.json").items() if k in LIBRARIES and isinstance(v, str)},
         evaluations=_evaluations(run, recipe, stages),
         pictures=[picture for picture, _ in shown],
     )
@@ -160,8 +161,8 @@ def licence_of(base: str, revision: str | None = None) -> dict[str, str]:
     lines = text.splitlines()
     end = next((n for n, line in enumerate(lines[1:], start=1) if line.rstrip() == "---"), 0)
     try:
-        said = yaml.safe_load("\n".join(lines[1:end])) if text.startswith("---") else None
-    except (yaml.YAMLError, ValueError):  # ValueError: no such day, say
+        said = parse_yaml("\n".join(lines[1:end])) if text.startswith("---") else None
+    except ValueError:
         said = None
     said = said if isinstance(said, dict) else {}
     values = {key: said.get(key) for key in ("license", "license_name", "license_link")}
@@ -202,7 +203,7 @@ def _json(path: Path) -> dict:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HartError(f"{path} is damaged: {error}") from error
     if not isinstance(found, dict):
         raise HartError(f"{path} is damaged: it holds no object")
@@ -221,7 +222,7 @@ def _pictures(run: Path, stages: int) -> Iterator[tuple[Picture, bytes]]:
         stage = path.parent.parent.name
         for name, samples in list(_samples(path).items())[:PER_STEP]:
             try:
-                data = _bounded(path.with_name(Path(name).name))
+                data = _bounded(path.with_name(name))
             except HartError as error:  # a run that was killed may leave half a picture
                 log.warning("a picture is left out: %s", error)
                 continue
@@ -243,12 +244,14 @@ def _number(stage: Path) -> int:
 def _samples(path: Path) -> dict[str, list[dict]]:
     """The transcripts of a logged step, by picture."""
     rows: dict[str, list[dict]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             row = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
-            continue
-        rows.setdefault(row["picture"], []).append(row)
+        except (ValueError, RecursionError):  # the last line of a run that was killed
+            row = None
+        match row:
+            case {"picture": str(picture), "question": str(), "reward": int() | float()} if _PICTURE.fullmatch(picture):
+                rows.setdefault(picture, []).append(row)
     return rows
 
 

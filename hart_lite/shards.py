@@ -8,6 +8,7 @@ header, the tensors.)
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from hart_lite.types import HartError, shown
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+LONGEST = 2**40  # side of a tensor
 PIECE = 1 << 22  # bytes copied at one time
 
 Change = Callable[[torch.Tensor], torch.Tensor]  # same shape and dtype
@@ -38,7 +40,7 @@ class Place:
 
     @property
     def numel(self) -> int:
-        return torch.Size(self.shape).numel()
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,12 @@ def _expected(folder: Path) -> dict[str, set[str]]:
         raise HartError(f"{folder} holds no safetensors checkpoint: neither {SINGLE} nor {INDEX} is there")
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not all(isinstance(shard, str) for shard in names.values()):
+            raise ValueError("its weight_map should name a file for each tensor")
         shards: dict[str, set[str]] = {shard: set() for shard in sorted(set(names.values()))}
         for name, shard in names.items():
             shards[shard].add(name)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HartError(f"{index} is damaged: {error!r}") from error
     for shard in shards:
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
@@ -133,13 +137,15 @@ def _header(folder: Path, shard: str) -> dict[str, Place]:
             end = place.stop
         if end != size:
             raise ValueError(f"it has {size:,} bytes, not {end:,}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise HartError(f"{path} is damaged: {error}. Download or save it again") from error
     return places
 
 
 def _place(shard: str, begin: int, entry: dict) -> Place:
     start, stop = entry["data_offsets"]
+    if not all(type(length) is int and 0 <= length < LONGEST for length in entry["shape"]):
+        raise ValueError(f"a tensor has the shape {shown(entry['shape'])}")
     place = Place(shard, entry["dtype"], tuple(entry["shape"]), begin + start, begin + stop)
     if place.dtype in FLOATS and place.numel * FLOATS[place.dtype].itemsize != stop - start:
         raise ValueError("a tensor has more or fewer bytes than its shape says")

@@ -31,7 +31,10 @@ class NotFiniteError(HartError):
 
 def shown(value: object) -> str:
     """A value as messages quote it: no more than 200 characters of its `repr`, from both ends."""
-    return cut(repr(value))
+    try:
+        return cut(repr(value))
+    except (RecursionError, ValueError):  # nested a thousand times; a number of over 4,300 digits
+        return f"a {type(value).__name__} that is too large to show"
 
 
 def cut(text: str) -> str:

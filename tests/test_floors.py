@@ -11,7 +11,7 @@ FLOORS = (
     # 0: plain Python, no torch, no PIL, no transformers
     (
         *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "recipe_reference"),
-        *("summary", "files"),
+        *("summary", "files", "yaml_text"),
         *("dimensions", "activations", "plan", "plan_report", "box_frames", "towers"),
         *("markdown", "predictions", "paper"),
     ),

@@ -55,7 +55,8 @@ def _made(
 def text(record: Record, name: str) -> str:
     """A field that must hold text or a number. Raises `HartError` naming it."""
     value = record.fields.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    # Compared, not math.isfinite: JSON has integers too large for a float.
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
         return str(value)
     if not isinstance(value, str) or not value.strip():
         raise HartError(f"{name}: {shown(value)} given; text is needed")

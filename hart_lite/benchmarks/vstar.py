@@ -34,6 +34,7 @@ CATEGORIES = ("direct_attributes", "relative_position")
 _FILE = "test_questions.jsonl"
 _TABLE = ("text", "category", "label", "question_id")
 _BESIDE = ("question", "options", "bbox")
+LARGEST = 1e9  # no coordinate is larger, and integers too large for a float cannot be added to one
 _SUFFIX = "\nAnswer with the option's letter from the given choices directly."
 
 
@@ -138,7 +139,8 @@ def _boxes(fields: dict, size: tuple[int, int]) -> tuple[Box, ...]:
     """`bbox` is a list of [x, y, width, height] in original pixels."""
     boxes = fields["bbox"]
     if not isinstance(boxes, list) or not all(
-        isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box) for box in boxes
+        isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) < LARGEST for v in box)
+        for box in boxes
     ):
         raise HartError(f"bbox: {shown(boxes)} given; a list of [x, y, width, height] is needed")
     return boxes_inside([[x, y, x + width, y + height] for x, y, width, height in boxes], size)

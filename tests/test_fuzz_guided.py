@@ -1,0 +1,62 @@
+"""The coverage-guided fuzzer is guided: it finds what blind damage does not, and what it finds can be read again."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from benchmarks.trust.fuzz_bytes import damaged_of
+from benchmarks.trust.fuzz_guided import guided, installed
+from benchmarks.trust.fuzz_planted import PLANTED, PlantedError
+from benchmarks.trust.fuzz_watch import HangError, Target, Watch
+from hart_lite.types import HartError
+
+INPUTS = 60_000
+
+
+def test_blind_damage_does_not_find_the_planted_fault(tmp_path):
+    watch = Watch(tmp_path)
+    for data in itertools.islice(damaged_of(0, PLANTED.seeds), INPUTS):
+        watch.give(PLANTED, data)
+    assert watch.inputs == INPUTS and not watch.faults
+
+
+@pytest.mark.skipif(not installed(), reason="needs atheris: pip install -e '.[fuzz]'")
+def test_the_guided_fuzzer_finds_it(tmp_path):
+    found = guided("planted", seed=0, inputs=INPUTS, folder=tmp_path / "work")
+    assert found.edges > 5 and found.kept > 3
+    assert found.faults and "PlantedError" in found.faults[0]
+    saved = Path(found.faults[0].partition(": ")[0])
+    with pytest.raises(PlantedError):
+        PLANTED.read(saved.read_bytes())
+
+
+def _endless(data: bytes) -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("read", "fault"),
+    [
+        (lambda data: data[9], "UNTYPED IndexError at test_fuzz_guided.py"),
+        (lambda data: sum(range(10**8)), "took "),
+        (_endless, "UNTYPED HangError"),
+    ],
+)
+def test_the_watch_notices(tmp_path, monkeypatch, read, fault):
+    monkeypatch.setattr("benchmarks.trust.fuzz_watch.STOP_S", 2.0)
+    monkeypatch.setattr("benchmarks.trust.fuzz_watch.LIMIT_S", 0.1)
+    watch = Watch(tmp_path)
+    watch.give(Target("x", read, ()), b"bytes")
+    assert fault in watch.faults[0]
+    assert Path(watch.faults[0].partition(": ")[0]).read_bytes() == b"bytes"
+
+
+def test_a_typed_error_is_no_fault(tmp_path):
+    def refuse(data: bytes) -> None:
+        raise HartError("refused")
+
+    watch = Watch(tmp_path)
+    watch.give(Target("x", refuse, ()), b"")
+    assert watch.outcomes == {"HartError": 1} and not watch.faults and issubclass(HangError, Exception)
