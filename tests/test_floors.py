@@ -11,6 +11,7 @@ FLOORS = (
     # 0: plain Python, no torch, no PIL, no transformers
     (
         *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "summary", "files"),
+        *("locks", "stopping"),
         *("dimensions", "activations", "plan", "plan_report", "box_frames", "towers"),
         *("markdown", "predictions", "paper"),
     ),
@@ -42,7 +43,7 @@ FLOORS = (
         *("protocols.deepeyes", "protocols.pixel_reasoner", "protocols.registry"),
         *("benchmarks.world", "benchmarks.own_rows", "benchmarks.registry", "benchmarks.listing"),
         *("benchmarks.scores", "significance", "findings", "trained", "run_record", "model_card", "merge_proof"),
-        *("progress", "report_run", "report_warnings"),
+        *("progress", "report_run", "report_warnings", "callbacks", "endings"),
     ),
     # 6: whole jobs
     (
