@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -82,6 +83,7 @@ def fill(how: str, place: Path) -> None:
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
     notes = Notes(Path(sys.argv[1]))
     from hart_lite.commands.libraries import quiet_libraries
 
