@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -99,24 +100,30 @@ class SealedCheckpoints:
         folder = Path(self.args.output_dir)
         newest = folder / f"checkpoint-{self.state.global_step}"
         partial = folder / PARTIAL / newest.name
-        try:
+        with _full_disk_explained(newest):
             super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()  # each process adds the state of its generators
-            if not self.args.should_save:
-                return
+        self.accelerator.wait_for_everyone()  # each process adds the state of its generators
+        if not self.args.should_save:
+            return
+        with _full_disk_explained(newest):
             # A pickle of the arguments that nothing here reads: the resolved recipe says the same.
             (partial / "training_args.bin").unlink(missing_ok=True)
             seal(partial)
             move_whole(partial, newest)
-        except DISK_ERRORS as error:
-            shutil.rmtree(folder / PARTIAL, ignore_errors=True)
-            last = newest_checkpoint(folder)
-            raise HartError(
-                f"checkpoint {newest} could not be saved: {error}\nThe last whole checkpoint is {last or 'none yet'}. "
-                "Free some space, then go on with --resume"
-            ) from error
         for old in (folder / PARTIAL, *_numbered(folder)[:-KEPT]):
             shutil.rmtree(old)
+
+
+@contextmanager
+def _full_disk_explained(newest: Path) -> Iterator[None]:
+    try:
+        yield
+    except DISK_ERRORS as error:
+        last = newest_checkpoint(newest.parent)
+        raise HartError(
+            f"checkpoint {newest} could not be saved: {error}\nThe last whole checkpoint is {last or 'none yet'}. "
+            "Free some space, then go on with --resume"
+        ) from error
 
 
 class MetricsFile(TrainerCallback):
