@@ -141,6 +141,8 @@ def _write_adapter(policy: Policy, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         policy.peft.save_pretrained(partial)
+        # An empty form that names a path of this machine and the stages that this very process has trained.
+        (partial / "README.md").unlink(missing_ok=True)
         policy.family.save_processor(partial)
         made_for = {KEY: fingerprint(policy.family), FRAME: policy.family.box_frame}
         write_whole(partial / ADAPTER_BASE, json.dumps(made_for) + "\n")
