@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,14 +129,12 @@ def _timeless(run: Path) -> list[dict]:
 
 def _report(run: Path) -> str:
     """The page as it is without times, made anew of a copy."""
-    copy = run.parent / "copy" / run.name
-    shutil.rmtree(copy.parent, ignore_errors=True)
-    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoint-*"))
     lines = [json.dumps({name: 1 if is_time(name) else value for name, value in row.items()}) for row in metrics(run)]
-    (copy / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    text = write_report(copy).read_text().replace(str(copy), "run")
-    shutil.rmtree(copy.parent)
-    return text
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / run.name
+        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoint-*"))
+        (copy / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        return write_report(copy).read_text().replace(str(copy), "run")
 
 
 def kept(found: Sequence[str]) -> str:
