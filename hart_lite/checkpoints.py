@@ -194,5 +194,9 @@ class LiveProgress(TrainerCallback):
         return text
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """A bar that is left open draws itself once more, below what is said of the end."""
         if self.bar:
             self.bar.close()

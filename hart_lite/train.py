@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -144,7 +145,7 @@ class Stage:
             log.info("stage %s continues from step %d", self.name, step)
         for unwanted in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(unwanted)
-        with self.stop.noting():
+        with self.stop.noting(), closing(self.live):
             if checkpoint and is_last(checkpoint):  # within an epoch, the Trainer would take one step more
                 trainer._load_from_checkpoint(str(checkpoint))
             else:
@@ -157,7 +158,8 @@ class Stage:
         make = self._rl_trainer if isinstance(self.spec, RLStage) else self._sft_trainer
         trainer = make(runner, examples)
         trainer.add_callback(MetricsFile(self.run / "metrics.jsonl", self.name))
-        trainer.add_callback(LiveProgress(self.name, _live_figures))
+        self.live = LiveProgress(self.name, _live_figures)
+        trainer.add_callback(self.live)
         trainer.add_callback(StopAfterStep(self.stop))  # first: after it, what is due is left to the resumed run
         every = self.recipe.evaluate.every
         if every and held_out:

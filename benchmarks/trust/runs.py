@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ SMALL = (  # three stages of the embedded base in ten seconds, a checkpoint afte
     *("stages.2.steps=3", "stages.2.batch_size=8", "stages.2.micro_batch_size=8", "stages.2.save_every=2"),
 )
 STEPS = [("1-rl", n) for n in range(1, 6)] + [("2-sft", n) for n in range(1, 5)] + [("3-sft", n) for n in range(1, 4)]
+ONE_AT_A_TIME = threading.Lock()  # the charts are drawn by matplotlib, which knows no threads
 LAUNCH = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
 
 
@@ -130,7 +132,7 @@ def _timeless(run: Path) -> list[dict]:
 def _report(run: Path) -> str:
     """The page as it is without times, made anew of a copy."""
     lines = [json.dumps({name: 1 if is_time(name) else value for name, value in row.items()}) for row in metrics(run)]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ONE_AT_A_TIME:
         copy = Path(folder) / run.name
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoint-*"))
         (copy / "metrics.jsonl").write_text("\n".join(lines) + "\n")
