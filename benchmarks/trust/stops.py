@@ -21,12 +21,13 @@ SIGNALS = (  # each chain is one run: (signal, phase, at which of its times, sin
     ((TERM, "evaluation", 1), (INT, "rollout", 2), (TERM, "evaluation", 1), (INT, "locate", 1), (TERM, "SFT", 3)),
     ((INT, "watching", 1), (TERM, "update", 2), (INT, "save", 1), (TERM, "adapter", 1), (INT, "SFT", 2)),
 )
-LIMIT = 0.07  # minutes of a launch: a few steps
 LONGEST = 60.0  # seconds in which a process notices that another is gone
 
 
 def promises(folder: Path, quick: bool) -> Iterator[Promise]:
+    began = time.monotonic()
     unbroken = finish(folder / "unbroken")
+    whole = time.monotonic() - began
     chains = [SIGNALS[0][1:2]] if quick else SIGNALS
     with ThreadPoolExecutor(2) as pool:
         work = [folder / f"signals-{n}" for n in range(len(chains))]
@@ -39,7 +40,7 @@ def promises(folder: Path, quick: bool) -> Iterator[Promise]:
         not found,
     )
     if not quick:
-        yield _limited(folder / "minutes", unbroken)
+        yield _limited(folder / "minutes", unbroken, whole / 3)
     yield _twice(folder / "twice", unbroken)
     yield _held(folder / "held", unbroken)
     if not quick:
@@ -75,11 +76,11 @@ def _left(folder: Path, code: int, expected: int) -> list[str]:
     return found
 
 
-def _limited(folder: Path, unbroken: Path) -> Promise:
+def _limited(folder: Path, unbroken: Path, seconds: float) -> Promise:
     """`--max-minutes` until it is finished, with a launch for every few steps."""
     found, launches, code = [], 0, 124
     while code == 124 and launches < 20:
-        code = ended(begin(folder, "--max-minutes", str(LIMIT)))
+        code = ended(begin(folder, "--max-minutes", str(seconds / 60)))
         launches += 1
         found += _left(folder, code, 124 if code else 0)
     if code == 124:  # a slow machine
@@ -87,7 +88,7 @@ def _limited(folder: Path, unbroken: Path) -> Promise:
     found += differences(folder / "run", unbroken)
     return Promise(
         "--max-minutes: saved, exit code 124, until the run is finished like the unbroken one",
-        f"{launches} launches of {60 * LIMIT:.1f} s: {kept(found)}",
+        f"{launches} launches of {seconds:.1f} s: {kept(found)}",
         not found and launches > 1,
     )
 
