@@ -34,8 +34,8 @@ def endings_explained(run: Path, splits: Splits) -> Iterator[None]:
         if error.errno not in DISK:
             raise
         raise HartError(
-            f"{error.filename or run} could not be written: {error.strerror}\n{intact}. Free some space, then "
-            f"{resume_command(run)}"
+            f"{error.filename or run} could not be written: {error.strerror}\n{intact}. Once that is mended, go on "
+            f"with {resume_command(run)}"
         ) from error
     except RuntimeError as error:
         if not _lost_a_process(error):

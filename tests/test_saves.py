@@ -120,7 +120,7 @@ class SmallDisk:
 
     def __init__(self, place: Path) -> None:
         self.place, self.hard = place, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(place)]
         self.mounted = os.geteuid() == 0 and not subprocess.run(mount, capture_output=True).returncode
 
     def fill(self) -> None:

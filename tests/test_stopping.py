@@ -15,13 +15,12 @@ from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, with
 
 from hart_lite import cli, rl, run_dir, sft
 from hart_lite import train as training
-from hart_lite.checkpoints import SealedCheckpoints, damage
+from hart_lite.checkpoints import damage
 from hart_lite.stopping import TIME_UP, Stop, Stopped
 from hart_lite.train import train
 from hart_lite.types import HartError
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
-WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture(autouse=True)
@@ -106,15 +105,11 @@ def test_a_stop_in_an_evaluation_along_the_way_saves_the_step_it_is_after(tiny_b
     assert [row["step"] for row in metrics(run)] == [1, 2]
     assert damage(run / "stages" / "1-rl" / "checkpoint-2") is None
     assert not (run / "evaluation" / "during-1-rl-00002.json").exists()
-    resumed_at = []
-    monkeypatch.setattr(training.AtSteps, "on_step_end", lambda *a, **k: os.kill(os.getpid(), TERM))
-    monkeypatch.setattr(
-        SealedCheckpoints, "_save_checkpoint", lambda self, *a: resumed_at.append(self.state.global_step)
-    )
+    signal_at(monkeypatch, TERM, rl.RLTrainer, "_rollout", 1)
     with pytest.raises(Stopped):
         train(recipe, resume=True)
     assert (run / "evaluation" / "during-1-rl-00002.json").exists()  # before the next step
-    assert resumed_at == [4]
+    assert [row["step"] for row in metrics(run)] == [1, 2, 3]
 
 
 # -- the limit on time ---------------------------------------------------------------------------------------------
