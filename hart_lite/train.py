@@ -127,6 +127,10 @@ class Stage:
                 f"stage {self.name} has no questions: data.rl_size = {self.recipe.data.rl_size} left none for it "
                 "(questions on one image stay together); lower data.rl_size, or give data.sft"
             )
+        if isinstance(self.spec, RLStage):
+            self._share(self.spec.questions_per_step, "questions_per_step")
+        else:
+            self._share(self.spec.batch_size // self.spec.micro_batch_size, "batch_size / micro_batch_size")
 
     def run_on(self, runner: Runner, splits: Splits, progress: Progress) -> None:
         """Train, from the newest checkpoint where there is one, and save the adapter."""
@@ -196,7 +200,9 @@ class Stage:
             max_steps=spec.steps or -1,
             num_train_epochs=spec.epochs,
             per_device_train_batch_size=spec.micro_batch_size,
-            gradient_accumulation_steps=self._share(spec.batch_size // spec.micro_batch_size, "batch_size"),
+            gradient_accumulation_steps=self._share(
+                spec.batch_size // spec.micro_batch_size, "batch_size / micro_batch_size"
+            ),
             max_length=None,  # cutting a prompt would cut its image tokens
             dataset_kwargs={"skip_prepare_dataset": True},
         )

@@ -21,7 +21,7 @@ SMALL = (  # three stages of the embedded base in ten seconds, a checkpoint afte
     *("evaluate.every=2", "evaluate.watch=2"),
     *("stages.0.steps=5", "stages.0.questions_per_step=4", "stages.0.save_every=1", "stages.0.log_rollouts_every=2"),
     *("stages.1.steps=4", "stages.1.batch_size=8", "stages.1.micro_batch_size=4", "stages.1.save_every=1"),
-    *("stages.2.steps=3", "stages.2.batch_size=8", "stages.2.micro_batch_size=8", "stages.2.save_every=2"),
+    *("stages.2.steps=3", "stages.2.batch_size=8", "stages.2.micro_batch_size=4", "stages.2.save_every=2"),
 )
 STEPS = [("1-rl", n) for n in range(1, 6)] + [("2-sft", n) for n in range(1, 5)] + [("3-sft", n) for n in range(1, 4)]
 ONE_AT_A_TIME = threading.Lock()  # the charts are drawn by matplotlib, which knows no threads
