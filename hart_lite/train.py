@@ -47,6 +47,7 @@ from hart_lite.stopping import Stop
 from hart_lite.types import Example, HartError
 
 log = logging.getLogger(__name__)
+MICRO_BATCHES = "batch_size / micro_batch_size"
 
 
 def train(recipe: Recipe, resume: bool = False, max_minutes: float | None = None) -> dict:
@@ -130,7 +131,7 @@ class Stage:
         if isinstance(self.spec, RLStage):
             self._share(self.spec.questions_per_step, "questions_per_step")
         else:
-            self._share(self.spec.batch_size // self.spec.micro_batch_size, "batch_size / micro_batch_size")
+            self._share(self.spec.batch_size // self.spec.micro_batch_size, MICRO_BATCHES)
 
     def run_on(self, runner: Runner, splits: Splits, progress: Progress) -> None:
         """Train, from the newest checkpoint where there is one, and save the adapter."""
