@@ -1,7 +1,8 @@
 """Checkpoints that are whole or not there, and the metrics file that goes with them.
 
-A checkpoint counts once it is sealed: `complete.json` lists the hash of each of its files and is written last. What a
-kill leaves half-written has no seal, what a disk damages no longer matches it; resuming passes both by.
+A checkpoint is made in `checkpoint.part` and gets its place once it is sealed and on the disk: `complete.json` lists
+the hash of each of its files. What a kill leaves half-written never gets there, what a disk damages no longer matches
+its seal; resuming passes both by.
 """
 
 from __future__ import annotations
@@ -11,30 +12,31 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from hart_lite.files import write_whole
+from hart_lite.files import move_whole, write_whole
 from hart_lite.types import HartError
 
 SEAL = "complete.json"
+PARTIAL = "checkpoint.part"
 KEPT = 2  # the newest and the one before it
 DISK_ERRORS = (OSError, RuntimeError, SafetensorError)  # a full disk comes as any of the three
 log = logging.getLogger(__name__)
 
 
 def seal(folder: Path) -> None:
-    """Mark a checkpoint folder as complete. Everything in it reaches the disk before the seal does."""
+    """Mark a checkpoint folder as complete."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEAL)
     hashes = {}
     for path in files:
         with path.open("rb") as file:
             hashes[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
     write_whole(folder / SEAL, json.dumps(hashes, indent=1))
 
 
@@ -79,7 +81,9 @@ def _numbered(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole `checkpoint-N` in a stage's folder; damaged newer ones are named in the log and removed."""
+    """The newest whole `checkpoint-N` in a stage's folder; damaged newer ones are named in the log and removed, and so
+    is what a kill left half-made."""
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     for checkpoint in reversed(_numbered(folder)):
         reason = damage(checkpoint)
         if reason is None:
@@ -90,31 +94,45 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 class SealedCheckpoints:
-    """Mixin for trainers: seals what `transformers.Trainer` saves, then lets go of the oldest."""
+    """Mixin for trainers: seals what `transformers.Trainer` saves, puts it in its place, lets go of the oldest."""
+
+    def _get_output_dir(self, trial) -> str:
+        """Where the Trainer makes its `checkpoint-N`."""
+        return str(Path(self.args.output_dir) / PARTIAL)
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir)
         newest = folder / f"checkpoint-{self.state.global_step}"
-        try:
+        partial = folder / PARTIAL / newest.name
+        with _full_disk_explained(newest):
             super()._save_checkpoint(model, trial)
-            if not self.args.should_save:
-                return
+        self.accelerator.wait_for_everyone()  # each process adds the state of its generators
+        if not self.args.should_save:
+            return
+        with _full_disk_explained(newest):
             # A pickle of the arguments that nothing here reads: the resolved recipe says the same.
-            (newest / "training_args.bin").unlink(missing_ok=True)
-            seal(newest)
-        except DISK_ERRORS as error:
-            shutil.rmtree(newest, ignore_errors=True)
-            last = newest_checkpoint(folder)
-            raise HartError(
-                f"checkpoint {newest} could not be saved: {error}\nThe last whole checkpoint is {last or 'none yet'}. "
-                "Free some space, then go on with --resume"
-            ) from error
-        for old in _numbered(folder)[:-KEPT]:
+            (partial / "training_args.bin").unlink(missing_ok=True)
+            seal(partial)
+            move_whole(partial, newest)
+        for old in (folder / PARTIAL, *_numbered(folder)[:-KEPT]):
             shutil.rmtree(old)
 
 
+@contextmanager
+def _full_disk_explained(newest: Path) -> Iterator[None]:
+    try:
+        yield
+    except DISK_ERRORS as error:
+        last = newest_checkpoint(newest.parent)
+        raise HartError(
+            f"checkpoint {newest} could not be saved: {error}\nThe last whole checkpoint is {last or 'none yet'}. "
+            "Free some space, then go on with --resume"
+        ) from error
+
+
 class MetricsFile(TrainerCallback):
-    """Appends every step's figures to metrics.jsonl, flushed: a killed run keeps what it had printed."""
+    """Appends every step's figures to metrics.jsonl. They are on the disk before the step's checkpoint is, or a machine
+    that stops would leave a gap before it."""
 
     def __init__(self, path: Path, stage: str) -> None:
         self.path, self.stage = path, stage
@@ -125,6 +143,8 @@ class MetricsFile(TrainerCallback):
             row.pop("num_tokens", None)  # TRL counts it from zero after a resume
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def rewind_metrics(path: Path, stage: str, step: int) -> None:
@@ -179,5 +199,9 @@ class LiveProgress(TrainerCallback):
         return text
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """A bar that is left open draws itself once more, below what is said of the end."""
         if self.bar:
             self.bar.close()

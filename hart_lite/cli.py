@@ -9,6 +9,7 @@ import os
 import sys
 
 from hart_lite.commands import data, evaluating, sharing, training, using
+from hart_lite.stopping import Stopped
 from hart_lite.types import HartError, printable
 
 EXAMPLES = """examples:
@@ -29,7 +30,8 @@ EXAMPLES = """examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 1 after an error that the message explains."""
+    """Returns the exit code: 0, 1 after an error that the message explains, 130 after Ctrl-C, as a shell has it, and
+    that of a run that was stopped and can go on (`hart_lite.stopping`)."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "overrides")):
@@ -47,8 +49,12 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except HartError as error:
         print(f"hart-lite: {printable(str(error))}", file=sys.stderr)
+    except Stopped as stop:
+        print(f"hart-lite: {printable(str(stop))}", file=sys.stderr)
+        return stop.code
     except KeyboardInterrupt:
         print("; ".join(["hart-lite: stopped", *filter(None, [arguments.go_on])]), file=sys.stderr)
+        return 130
     except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
     except OSError as error:

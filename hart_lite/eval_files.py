@@ -9,23 +9,16 @@ EVAL/summary.json, .md   the figures
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from hart_lite.benchmarks.base import BadRow
 from hart_lite.files import write_whole
+from hart_lite.locks import LOCK, FolderLock
 from hart_lite.predictions import read_row
 from hart_lite.types import HartError, shown
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
-
-log = logging.getLogger(__name__)
-_BEGUN = {"eval.json.part", "predictions.jsonl"}  # all that a kill leaves before the settings are written
+_BEGUN = {LOCK, "eval.json.part", "predictions.jsonl"}  # all that a kill leaves before the settings are written
 Key = tuple[str, str, str]  # benchmark, mode, id
 
 
@@ -48,8 +41,9 @@ class EvalFolder:
         if not saved.is_file() and folder.exists() and not _is_free(folder):
             raise HartError(f"{folder} is not empty and holds no evaluation; choose another place with --out")
         folder.mkdir(parents=True, exist_ok=True)
-        self._held = _held(self.predictions)
+        self._held = FolderLock(folder, "evaluating", "wait for it, stop it, or choose another place with --out")
         try:
+            self.predictions.touch()
             if saved.is_file():
                 _check_same(saved, settings)
             else:
@@ -106,27 +100,6 @@ def _is_free(folder: Path) -> bool:
     return {path.name for path in found} <= _BEGUN and not any(
         p.name == "predictions.jsonl" and p.stat().st_size for p in found
     )
-
-
-def _held(path: Path) -> BinaryIO:
-    """The file, locked until it is closed. The system lets go of it when the process ends, however it ends.
-
-    Raises `HartError` if another process holds it.
-    """
-    file = path.open("ab")
-    if fcntl is None:
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise HartError(
-            f"{path.parent}: another process is evaluating there; wait for it, stop it, or choose another place with "
-            "--out"
-        ) from None
-    except OSError as error:  # some network file systems
-        log.warning("%s cannot be locked (%s): see that only one process writes there", path.parent, error.strerror)
-    return file
 
 
 def _check_same(saved: Path, settings: dict) -> None:

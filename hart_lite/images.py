@@ -324,3 +324,9 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], colour: str = "red", wi
         left, top, right, bottom = crop_pixels(box, image.size)
         draw.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline=colour, width=width)
     return image
+
+
+def jpeg(image: Image.Image, quality: int) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()

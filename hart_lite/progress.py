@@ -20,7 +20,7 @@ from PIL import Image
 
 from hart_lite.analysis import grounding
 from hart_lite.files import write_whole
-from hart_lite.images import view_pixels
+from hart_lite.images import jpeg, view_pixels
 from hart_lite.report_run import PROGRESS, QUESTIONS
 from hart_lite.rollout import Runner
 from hart_lite.types import Example, HartError, ImageView, Trajectory
@@ -138,6 +138,6 @@ def _within(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def _save(image: Image.Image, path: Path) -> None:
     try:
-        image.save(path, quality=85)
+        write_whole(path, jpeg(image, quality=85))
     except OSError as error:
         raise HartError(f"{path} cannot be written: {error}. Free some space, then go on with --resume") from error

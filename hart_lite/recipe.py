@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ import yaml
 from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
+from hart_lite.files import write_whole
 from hart_lite.recipe_schema import Recipe, RLStage, SFTStage
 from hart_lite.types import HartError, shown
 from hart_lite.yaml_text import parse_yaml
@@ -51,11 +51,8 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 def dump_recipe(recipe: Recipe, path: str | Path) -> None:
     """Save every value, defaults included. An existing file is replaced whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(Path(path), text)
 
 
 def check_machine(recipe: Recipe) -> None:

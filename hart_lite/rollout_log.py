@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from hart_lite.images import draw_boxes, view_pixels
+from hart_lite.files import write_whole
+from hart_lite.images import draw_boxes, jpeg, view_pixels
 from hart_lite.types import Box, Example, Group, Trajectory
 
 QUESTIONS, SAMPLES = 2, 4  # kept of each logged step
@@ -28,10 +29,10 @@ def save_rollouts(folder: Path, step: int, groups: Sequence[Group]) -> None:
     for n, group in enumerate(groups[:QUESTIONS]):
         picture = f"step-{step:05d}-{n}.jpg"
         shown = group.trajectories[:SAMPLES]
-        draw_rollout(group.example, shown).save(folder / picture, quality=85)
+        write_whole(folder / picture, jpeg(draw_rollout(group.example, shown), quality=85))
         rows += [{"picture": picture, **transcript(group.example, t)} for t in shown]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / f"step-{step:05d}.jsonl").write_text(text, encoding="utf-8")
+    write_whole(folder / f"step-{step:05d}.jsonl", text)
 
 
 def transcript(example: Example, trajectory: Trajectory) -> dict:

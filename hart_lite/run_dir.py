@@ -9,18 +9,21 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from hart_lite.checkpoints import DISK_ERRORS
 from hart_lite.evaluate import evaluate
 from hart_lite.families.base import Family
-from hart_lite.files import write_whole
+from hart_lite.files import move_whole, write_whole
 from hart_lite.fingerprint import KEY, check_fingerprint, fingerprint
 from hart_lite.loading import ADAPTER_BASE, FRAME
+from hart_lite.locks import LOCK, FolderLock
 from hart_lite.policy import Policy
 from hart_lite.recipe import Recipe, dump_recipe, load_recipe
 from hart_lite.rollout import Runner
@@ -28,6 +31,42 @@ from hart_lite.summary import summary_table
 from hart_lite.types import Example, HartError
 
 LIBRARIES = ("hart-lite", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "pillow")
+BEGUN = {LOCK, "versions.json", "versions.json.part", "recipe.yaml.part"}  # all that a kill leaves before recipe.yaml
+
+
+@contextmanager
+def held_run(run: Path, recipe: Recipe, resume: bool) -> Iterator[None]:
+    """The place checked, and held by this run alone. A refusal is every process's; a place that was made for the run
+    and stays empty is taken away again."""
+    lock, made = None, False
+    try:
+        refusal = None
+        try:
+            if PartialState().is_main_process:
+                check_place(run)
+                made = not run.exists()
+                run.mkdir(parents=True, exist_ok=True)
+                lock = FolderLock(run, "training", "wait for it, stop it, or choose another place with output=...")
+                check_run(run, recipe, resume)
+        except HartError as error:
+            refusal = str(error)
+        [refusal] = broadcast_object_list([refusal])
+        if refusal:
+            raise HartError(refusal)
+        yield
+    finally:
+        if lock:
+            lock.close()
+        if made:
+            with suppress(OSError):  # it holds something now
+                run.rmdir()
+
+
+def check_place(run: Path) -> None:
+    """Where the run shall be is a folder to write in, or may become one."""
+    ground = next(place for place in (run.absolute(), *run.absolute().parents) if place.exists())
+    if not ground.is_dir() or not os.access(ground, os.W_OK):
+        raise HartError(f"{run} cannot be written: {ground} is no folder to write in; choose another with output=...")
 
 
 def check_run(run: Path, recipe: Recipe, resume: bool) -> None:
@@ -45,11 +84,8 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> None:
                 f"{saved} was made by another recipe; differing: {', '.join(changed)}. Resume with the same values: "
                 f"hart-lite train {saved} --resume"
             )
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+    elif any(path.name not in BEGUN for path in run.iterdir()):
         raise HartError(f"{run} is not empty and holds no run; choose another place with output=...")
-    ground = next(place for place in (run.absolute(), *run.absolute().parents) if place.exists())
-    if not ground.is_dir() or not os.access(ground, os.W_OK):
-        raise HartError(f"{run} cannot be written: {ground} is no folder to write in; choose another with output=...")
 
 
 def open_run(run: Path, recipe: Recipe, family: Family) -> None:
@@ -62,9 +98,8 @@ def open_run(run: Path, recipe: Recipe, family: Family) -> None:
         way_out = "put the old files back, or start a new run with output=..."
         check_fingerprint(made_with, family, f"{run} was begun on", way_out)
         return
-    run.mkdir(parents=True, exist_ok=True)
-    dump_recipe(recipe, run / "recipe.yaml")
     write_whole(made_with, json.dumps(versions() | {KEY: fingerprint(family)}, indent=2) + "\n")
+    dump_recipe(recipe, run / "recipe.yaml")  # last: with it the run has begun
 
 
 def versions() -> dict[str, str]:
@@ -106,17 +141,18 @@ def _write_adapter(policy: Policy, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         policy.peft.save_pretrained(partial)
+        # An empty form that names a path of this machine and the stages that this very process has trained.
+        (partial / "README.md").unlink(missing_ok=True)
         policy.family.save_processor(partial)
         made_for = {KEY: fingerprint(policy.family), FRAME: policy.family.box_frame}
         write_whole(partial / ADAPTER_BASE, json.dumps(made_for) + "\n")
+        move_whole(partial, folder)
     except DISK_ERRORS as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise HartError(
             f"adapter {folder} could not be saved: {error}\nThe stage's checkpoints are whole. Free some space, then "
             "go on with --resume"
         ) from error
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
 
 
 def summarise(run: Path, names: Sequence[str]) -> dict:

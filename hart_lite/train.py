@@ -16,14 +16,16 @@ from __future__ import annotations
 import logging
 import pickle
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from trl import SFTConfig
 
+from hart_lite.callbacks import AtSteps, StopAfterStep, highest_of_all
 from hart_lite.checkpoints import (
     LiveProgress,
     MetricsFile,
@@ -32,53 +34,62 @@ from hart_lite.checkpoints import (
     rewind_metrics,
     step_of,
 )
+from hart_lite.endings import endings_explained
 from hart_lite.loading import load_policy
 from hart_lite.progress import Progress, missed_before, quarters, watched
 from hart_lite.recipe import Recipe, RLStage, SFTStage, check_machine
 from hart_lite.report import write_report
 from hart_lite.rl import RLTrainer
 from hart_lite.rollout import Runner
-from hart_lite.run_dir import check_run, evaluate_once, open_run, save_adapter, summarise
+from hart_lite.run_dir import evaluate_once, held_run, open_run, save_adapter, summarise
 from hart_lite.sft import SFTRows, SFTStageTrainer, locate_once
 from hart_lite.sources import Splits, load_splits
-from hart_lite.types import BrokenImageError, Example, HartError, shown
+from hart_lite.stopping import Stop
+from hart_lite.types import Example, HartError
 
 log = logging.getLogger(__name__)
+MICRO_BATCHES = "batch_size / micro_batch_size"
 
 
-def train(recipe: Recipe, resume: bool = False) -> dict:
+def train(recipe: Recipe, resume: bool = False, max_minutes: float | None = None) -> dict:
     """Run all stages; returns the summary {name of evaluation: figures}.
 
-    Everything that can be wrong with recipe, machine and data is said before the model is loaded.
+    Everything that can be wrong with recipe, machine and data is said before the model is loaded. Raises `Stopped`
+    after Ctrl-C, SIGTERM or `max_minutes`, with what was done saved, and `HartError` where the run cannot go on.
     """
     check_machine(recipe)
     splits = load_splits(recipe)
     run = recipe.run_dir
-    stages = [Stage(recipe, index, run) for index in range(len(recipe.stages))]
+    processes = PartialState(cpu=recipe.model.device == "cpu")
+    stop = Stop(run, max_minutes, highest_of_all if processes.num_processes > 1 else None)
+    stages = [Stage(recipe, index, run, stop) for index in range(len(recipe.stages))]
     for stage in stages:
         stage.check(splits)
-    processes = PartialState(cpu=recipe.model.device == "cpu")
-    check_run(run, recipe, resume)
-    processes.wait_for_everyone()
+    with stop, held_run(run, recipe, resume), endings_explained(run, splits):
+        return _train(recipe, splits, stages, stop)
+
+
+def _train(recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop) -> dict:
+    processes, run = PartialState(), recipe.run_dir
     done = [stage for stage in stages if stage.done]
     policy = load_policy(recipe.model, done[-1].adapter if done else None, recipe.seed)
     runner = Runner(policy, recipe.pixels, recipe.rollout, frozenset(recipe.train_turns))
     with processes.main_process_first():
         open_run(run, recipe, policy.family)
-    with _broken_images_named(splits, run):
-        if not done:
-            evaluate_once(run, "before", runner, splits.eval, recipe)
-        asked = splits.eval or splits.rl or splits.sft
-        chosen = watched(asked, recipe.evaluate.watch, missed_before(run))
-        progress = Progress(run, runner, chosen, held_out=bool(splits.eval))
-        if not done:
-            progress.record("before")
-        for stage in stages:
-            if not stage.done:
-                stage.run_on(runner, splits, progress)
-            if stage not in done[:-1]:  # after those the policy was another one
-                evaluate_once(run, f"after-{stage.name}", runner, splits.eval, recipe)
-                progress.record(f"after-{stage.name}")
+    if not done:
+        evaluate_once(run, "before", runner, splits.eval, recipe)
+    asked = splits.eval or splits.rl or splits.sft
+    chosen = watched(asked, recipe.evaluate.watch, missed_before(run))
+    progress = Progress(run, runner, chosen, held_out=bool(splits.eval))
+    if not done:
+        progress.record("before")
+    for stage in stages:
+        stop.check()
+        if not stage.done:
+            stage.run_on(runner, splits, progress)
+        if stage not in done[:-1]:  # after those the policy was another one
+            evaluate_once(run, f"after-{stage.name}", runner, splits.eval, recipe)
+            progress.record(f"after-{stage.name}")
     save_adapter(policy, run / "adapter")
     with processes.main_process_first():
         summary = summarise(run, ["before", *(f"after-{stage.name}" for stage in stages)])
@@ -95,25 +106,12 @@ def _report(run: Path) -> None:
         log.warning("no report: %s\nOnce that is mended: hart-lite report %s", error, run)
 
 
-@contextmanager
-def _broken_images_named(splits: Splits, run: Path) -> Iterator[None]:
-    """An image found broken in mid-run ends the run with its file, its rows, and how to go on."""
-    try:
-        yield
-    except BrokenImageError as error:
-        examples = (*splits.rl, *splits.sft, *splits.eval)
-        rows = [e.id for e in examples if any(image.key == error.key for image in e.images)]
-        raise HartError(
-            f"{error}\nIt is the image of {len(rows)} rows, id {shown(rows[0])} the first. The checkpoints in {run} "
-            f"are intact: put a whole image in its place, then hart-lite train {run / 'recipe.yaml'} --resume"
-        ) from error
-
-
 class Stage:
     """One stage of a recipe and its folder in the run directory."""
 
-    def __init__(self, recipe: Recipe, index: int, run: Path) -> None:
+    def __init__(self, recipe: Recipe, index: int, run: Path, stop: Stop | None = None) -> None:
         self.recipe, self.spec, self.run, self.index = recipe, recipe.stages[index], run, index
+        self.stop = stop or Stop(run)
         self.name = f"{index + 1}-{self.spec.kind}"
         self.folder = run / "stages" / self.name
         self.adapter = self.folder / "adapter"
@@ -131,6 +129,10 @@ class Stage:
                 f"stage {self.name} has no questions: data.rl_size = {self.recipe.data.rl_size} left none for it "
                 "(questions on one image stay together); lower data.rl_size, or give data.sft"
             )
+        if isinstance(self.spec, RLStage):
+            self._share(self.spec.questions_per_step, "questions_per_step")
+        else:
+            self._share(self.spec.batch_size // self.spec.micro_batch_size, MICRO_BATCHES)
 
     def run_on(self, runner: Runner, splits: Splits, progress: Progress) -> None:
         """Train, from the newest checkpoint where there is one, and save the adapter."""
@@ -138,7 +140,7 @@ class Stage:
         trainer = self._trainer(runner, self._examples(splits), splits.eval)
         if isinstance(self.spec, RLStage):
             at = quarters(self.spec.steps)
-            trainer.add_callback(_AtSteps(at.__contains__, lambda step: progress.record(self._during(step))))
+            trainer.add_callback(AtSteps(at.__contains__, lambda n: progress.record(self._during(n)), self.stop))
         processes = PartialState()
         with processes.main_process_first():  # it clears away what is damaged
             checkpoint = newest_checkpoint(self.folder)
@@ -149,28 +151,26 @@ class Stage:
             log.info("stage %s continues from step %d", self.name, step)
         for unwanted in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(unwanted)
-        if checkpoint and is_last(checkpoint):  # within an epoch, the Trainer would take one step more
-            trainer._load_from_checkpoint(str(checkpoint))
-        else:
-            try:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            except pickle.UnpicklingError:  # its message advises to load the file all the same
-                raise HartError(
-                    f"checkpoint {checkpoint} holds more than numbers: its optimizer.pt, scheduler.pt or rng_state.pth "
-                    "asks to run code, and none was run. It was not written by this training; remove it, and --resume "
-                    "goes on from the one before"
-                ) from None
-        save_adapter(runner.policy, self.adapter)
+        with self.stop.noting(), closing(self.live):
+            if checkpoint and is_last(checkpoint):  # within an epoch, the Trainer would take one step more
+                trainer._load_from_checkpoint(str(checkpoint))
+            else:
+                _train_from(trainer, checkpoint)
+                if trainer.state.global_step < trainer.state.max_steps:
+                    self.stop.check()
+            save_adapter(runner.policy, self.adapter)
 
     def _trainer(self, runner: Runner, examples: Sequence[Example], held_out: Sequence[Example]) -> Trainer:
         make = self._rl_trainer if isinstance(self.spec, RLStage) else self._sft_trainer
         trainer = make(runner, examples)
         trainer.add_callback(MetricsFile(self.run / "metrics.jsonl", self.name))
-        trainer.add_callback(LiveProgress(self.name, _live_figures))
+        self.live = LiveProgress(self.name, _live_figures)
+        trainer.add_callback(self.live)
+        trainer.add_callback(StopAfterStep(self.stop))  # first: after it, what is due is left to the resumed run
         every = self.recipe.evaluate.every
         if every and held_out:
-            evaluation = _AtSteps(lambda step: step % every == 0, lambda step: self._evaluate(runner, held_out, step))
-            trainer.add_callback(evaluation)
+            evaluate = partial(self._evaluate, runner, held_out)
+            trainer.add_callback(AtSteps(lambda step: step % every == 0, evaluate, self.stop))
         return trainer
 
     def _during(self, step: int) -> str:
@@ -202,7 +202,9 @@ class Stage:
             max_steps=spec.steps or -1,
             num_train_epochs=spec.epochs,
             per_device_train_batch_size=spec.micro_batch_size,
-            gradient_accumulation_steps=self._share(spec.batch_size // spec.micro_batch_size, "batch_size"),
+            gradient_accumulation_steps=self._share(
+                spec.batch_size // spec.micro_batch_size, "batch_size / micro_batch_size"
+            ),
             max_length=None,  # cutting a prompt would cut its image tokens
             dataset_kwargs={"skip_prepare_dataset": True},
         )
@@ -242,21 +244,21 @@ class Stage:
         }
 
 
+def _train_from(trainer: Trainer, checkpoint: Path | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except pickle.UnpicklingError:  # its message advises to load the file all the same
+        raise HartError(
+            f"checkpoint {checkpoint} holds more than numbers: its optimizer.pt, scheduler.pt or rng_state.pth "
+            "asks to run code, and none was run. It was not written by this training; remove it, and --resume "
+            "goes on from the one before"
+        ) from None
+
+
 def _one_card(args: TrainingArguments) -> TrainingArguments:
     """The policy is on one card. Seeing two, the Trainer would double the batch and copy the model to both."""
     args._n_gpu = min(args.n_gpu, 1)
     return args
-
-
-class _AtSteps(TrainerCallback):
-    """Calls `act(step)` after each step that is `due`, the last one of the stage left out."""
-
-    def __init__(self, due: Callable[[int], bool], act: Callable[[int], None]) -> None:
-        self.due, self.act = due, act
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        if self.due(state.global_step) and state.global_step < state.max_steps:
-            self.act(state.global_step)
 
 
 def _live_figures(logs: dict) -> dict[str, str]:

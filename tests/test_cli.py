@@ -111,7 +111,9 @@ def test_words_that_are_no_command_are_refused_with_the_usage(words, capsys):
 @pytest.mark.parametrize("words", [["k=0.3", "seed=4", "--resume"], ["--resume", "k=0.3", "seed=4"]])
 def test_overrides_and_options_come_in_any_order(words, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(training, "train", lambda recipe, resume: seen.append((recipe.k, recipe.seed, resume)) or {})
+    monkeypatch.setattr(
+        training, "train", lambda recipe, resume, minutes: seen.append((recipe.k, recipe.seed, resume)) or {}
+    )
     code, out, _ = run("train", "tiny_cpu", *words, capsys=capsys)
     assert (code, seen) == (0, [(0.3, 4, True)])
     assert "run directory: runs/tiny_cpu" in out
@@ -119,7 +121,7 @@ def test_overrides_and_options_come_in_any_order(words, monkeypatch, capsys):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
 def test_a_full_or_closed_disk_gets_one_line(number, monkeypatch, capsys):
-    def fail(recipe, resume):
+    def fail(recipe, resume, minutes):
         raise OSError(number, "No room", "runs/x/metrics.jsonl")
 
     monkeypatch.setattr(training, "train", fail)
@@ -137,12 +139,12 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
-    def stop(recipe, resume):
+    def stop(recipe, resume, minutes):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train", stop)
     code, _, err = run("train", "tiny_cpu", capsys=capsys)
-    assert code == 1
+    assert code == 130
     assert "--resume" in err
 
 

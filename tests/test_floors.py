@@ -12,6 +12,7 @@ FLOORS = (
     (
         *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "recipe_reference"),
         *("summary", "files", "yaml_text"),
+        *("locks", "stopping"),
         *("dimensions", "activations", "plan", "plan_report", "box_frames", "towers"),
         *("markdown", "predictions", "paper"),
     ),
@@ -43,7 +44,7 @@ FLOORS = (
         *("protocols.deepeyes", "protocols.pixel_reasoner", "protocols.registry"),
         *("benchmarks.world", "benchmarks.own_rows", "benchmarks.registry", "benchmarks.listing"),
         *("benchmarks.scores", "significance", "findings", "trained", "run_record", "model_card", "merge_proof"),
-        *("progress", "report_run", "report_warnings", "guard"),
+        *("progress", "report_run", "report_warnings", "guard", "callbacks", "endings"),
     ),
     # 6: whole jobs
     (

@@ -192,7 +192,8 @@ def test_a_run_killed_twice_ends_like_an_unbroken_one(finished, tmp_path):
     dump_recipe(recipe, tmp_path / "killed.yaml")
 
     killed(tmp_path / "killed.yaml", "before the seal", resume=False)
-    assert (run / "stages" / "1-rl" / "checkpoint-4" / WEIGHTS).exists()
+    assert (run / "stages" / "1-rl" / "checkpoint.part" / "checkpoint-4" / WEIGHTS).exists()
+    assert not (run / "stages" / "1-rl" / "checkpoint-4").exists()
     assert [row["step"] for row in metrics(run)] == [1, 2, 3, 4]
     with pytest.raises(HartError, match="already holds a run; add --resume"):
         train(recipe)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from pathlib import Path
 
 from hart_lite.commands.libraries import quiet_libraries
 from hart_lite.types import HartError
 
+MINUTES = 1_000_000  # less than two years
+
 
 def add(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("train", help="run the stages of a recipe", description=train.__doc__)
+    about = {"description": inspect.cleandoc(train.__doc__), "formatter_class": argparse.RawDescriptionHelpFormatter}
+    command = commands.add_parser("train", help="run the stages of a recipe", **about)
     command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe (see `hart-lite recipes`)")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. k=0.3 stages.0.steps=20")
     command.add_argument("--resume", action="store_true", help="continue the run in the recipe's output directory")
+    command.add_argument(
+        "--max-minutes", type=float, metavar="M", help="stop after so long, saved, to be continued with --resume"
+    )
     go_on = "`hart-lite train RECIPE --resume` goes on from the last checkpoint"
     command.set_defaults(run=train, go_on=go_on)
 
@@ -35,7 +42,14 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """Run the stages of a recipe and leave a self-contained run directory."""
+    """Run the stages of a recipe and leave a self-contained run directory.
+
+    Ctrl-C, SIGTERM and --max-minutes finish the step, save a checkpoint and print the command that goes on; a second
+    signal kills. The exit code is 0 when the run is finished, 1 after an error, and where it can go on 130 (Ctrl-C),
+    143 (SIGTERM) or 124 (--max-minutes).
+    """
+    if arguments.max_minutes is not None and not 0 < arguments.max_minutes < MINUTES:
+        raise HartError(f"--max-minutes {arguments.max_minutes:g}: should be more than 0 and less than {MINUTES:,}")
     from hart_lite.recipe import check_machine, load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
@@ -46,7 +60,7 @@ def train(arguments: argparse.Namespace) -> int:
     from hart_lite import train as stages
     from hart_lite.summary import summary_table
 
-    summary = stages.train(recipe, arguments.resume)
+    summary = stages.train(recipe, arguments.resume, arguments.max_minutes)
     print(f"\n{summary_table(summary)}\n\nrun directory: {recipe.run_dir}")
     return 0
 

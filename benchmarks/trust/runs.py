@@ -1,0 +1,144 @@
+"""Small whole runs of the command line, and how two of them differ."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hart_lite.report import write_report
+
+ROOT = Path(__file__).parents[2]
+SMALL = (  # three stages of the embedded base in ten seconds, a checkpoint after each step
+    *("data.world.scenes=16", "data.world.eval_scenes=3", "rollout.samples=4", "model.lora.dropout=0.1"),
+    *("evaluate.every=2", "evaluate.watch=2"),
+    *("stages.0.steps=5", "stages.0.questions_per_step=4", "stages.0.save_every=1", "stages.0.log_rollouts_every=2"),
+    *("stages.1.steps=4", "stages.1.batch_size=8", "stages.1.micro_batch_size=4", "stages.1.save_every=1"),
+    *("stages.2.steps=3", "stages.2.batch_size=8", "stages.2.micro_batch_size=4", "stages.2.save_every=2"),
+)
+STEPS = [("1-rl", n) for n in range(1, 6)] + [("2-sft", n) for n in range(1, 5)] + [("3-sft", n) for n in range(1, 4)]
+ONE_AT_A_TIME = threading.Lock()  # the charts are drawn by matplotlib, which knows no threads
+LAUNCH = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+
+
+def begin(folder: Path, *words: str, processes: int = 1, **environment: str) -> subprocess.Popen:
+    """`hart-lite train` of the small recipe, in `folder`/run, from the beginning or where it is; its notes are beside
+    it. Relative, so that two runs differ in no path."""
+    notes = folder / "notes"
+    notes.mkdir(parents=True, exist_ok=True)
+    (notes / "now").unlink(missing_ok=True)
+    launch = LAUNCH if processes == 2 else ()
+    command = [sys.executable, "-m", *launch, "benchmarks.trust.watched", str(notes)]
+    command += ["train", "tiny_cpu", "output=run", *SMALL, "--resume", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    with (folder / "log.txt").open("a") as log:  # through a pipe: the run may be forbidden to write files
+        sink = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=sink.stdin, stderr=subprocess.STDOUT
+    )
+    sink.stdin.close()
+    process.sink = sink
+    return process
+
+
+def ended(process: subprocess.Popen) -> int:
+    """The exit code, once all that was printed has arrived."""
+    code = process.wait()
+    process.sink.wait()
+    return code
+
+
+def finish(folder: Path, *words: str, processes: int = 1) -> Path:
+    """Run to the end; returns the run directory. Raises `RuntimeError` with the end of what was printed if it fails."""
+    code = ended(begin(folder, *words, processes=processes))
+    if code:
+        raise RuntimeError(f"exit code {code} in {folder}: {said(folder)[-3000:]}")
+    return folder / "run"
+
+
+def said(folder: Path) -> str:
+    return (folder / "log.txt").read_text(errors="replace")
+
+
+def phase(folder: Path) -> tuple[str, int]:
+    """(the phase a run is in, how often it was entered)."""
+    try:
+        name, _, count = (folder / "notes" / "now").read_text().strip().partition("\t")
+    except FileNotFoundError:
+        return "loading", 1
+    return (name, int(count)) if count else ("loading", 1)
+
+
+def comes_to(wanted: str, folder: Path, process: subprocess.Popen, number: int = 1) -> bool:
+    """Wait until a run is in a phase for that time, or over: then False."""
+    while process.poll() is None:
+        name, count = phase(folder)
+        if name == wanted and count >= number:
+            return True
+        time.sleep(5e-4)
+    return False
+
+
+def durations(folder: Path) -> dict[str, float]:
+    """The longest of each phase, in seconds."""
+    out: dict[str, float] = {}
+    for line in (folder / "notes" / "log").read_text().splitlines():
+        name, seconds = line.split("\t")
+        out[name] = max(out.get(name, 0.0), float(seconds))
+    return out
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def is_time(name: str) -> bool:
+    """Whether a figure of a step is about the clock or the memory of the machine."""
+    return name.startswith("seconds_") or name in ("tokens_per_second", "peak_memory_gib")
+
+
+def differences(run: Path, other: Path) -> list[str]:
+    """Of two finished runs: every file but the checkpoints, byte by byte; metrics and report apart from times."""
+    found = []
+    mine, theirs = _files(run), _files(other)
+    found += [f"{name} only in one" for name in sorted(mine ^ theirs)]
+    compared = (mine & theirs) - {"metrics.jsonl", "report.html"}
+    found += [name for name in sorted(compared) if (run / name).read_bytes() != (other / name).read_bytes()]
+    if [(row["stage"], row["step"]) for row in metrics(run)] != STEPS:
+        found.append("metrics.jsonl has a gap or a double")
+    if _timeless(run) != _timeless(other):
+        found.append("metrics.jsonl")
+    if _report(run) != _report(other):
+        found.append("report.html")
+    return found
+
+
+def _files(run: Path) -> set[str]:
+    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    return {name for name in names if "/checkpoint-" not in name}
+
+
+def _timeless(run: Path) -> list[dict]:
+    return [{name: value for name, value in row.items() if not is_time(name)} for row in metrics(run)]
+
+
+def _report(run: Path) -> str:
+    """The page as it is without times, made anew of a copy."""
+    lines = [json.dumps({name: 1 if is_time(name) else value for name, value in row.items()}) for row in metrics(run)]
+    with tempfile.TemporaryDirectory() as folder, ONE_AT_A_TIME:
+        copy = Path(folder) / run.name
+        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoint-*"))
+        (copy / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        return write_report(copy).read_text().replace(str(copy), "run")
+
+
+def kept(found: Sequence[str]) -> str:
+    """Differences in words, the first few of them."""
+    return f"{len(found)} differences: {', '.join(found[:4])}" if found else "no difference"

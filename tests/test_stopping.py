@@ -1,0 +1,286 @@
+"""A polite stop: saved, said how to go on, and nothing lost by it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
+
+from hart_lite import cli, rl, run_dir, sft
+from hart_lite import train as training
+from hart_lite.checkpoints import damage
+from hart_lite.stopping import TIME_UP, Stop, Stopped
+from hart_lite.train import train
+from hart_lite.types import HartError
+
+INT, TERM = signal.SIGINT, signal.SIGTERM
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal():
+    """Whoever runs the tests in the background may have SIGINT ignored."""
+    before = signal.signal(INT, signal.default_int_handler)
+    yield
+    signal.signal(INT, before)
+
+
+def recipe_in(base: Path, run: Path):
+    stages = [rl_stage(steps=4, save_every=0), sft_stage(steps=3, save_every=0)]
+    model = {"base": str(base), "dtype": "float32", "device": "cpu", "lora": {"r": 4, "dropout": 0.1}}
+    return small_recipe(base, run, stages, model=model, evaluate={"every": 2, "batch_size": 4})
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    kept = [path for path in run.rglob("*") if path.is_file() and "checkpoint-" not in str(path)]
+    return {str(path.relative_to(run)): path.read_bytes() for path in kept}
+
+
+def test_stopped_at_any_moment_a_run_ends_like_an_unbroken_one(tiny_base, tmp_path, monkeypatch):
+    """Without any checkpoint but those of the stops."""
+    make_up(monkeypatch.setattr)
+    unbroken, run = tmp_path / "unbroken", tmp_path / "run"
+    train(recipe_in(tiny_base, unbroken))
+    recipe = recipe_in(tiny_base, run)
+    moments = (  # (the signal, at which call of what, the steps that are done by then)
+        (TERM, run_dir, "evaluate", 1, 0),  # before training
+        (INT, rl.RLTrainer, "_rollout", 2, 2),  # an evaluation is due after this step
+        (TERM, run_dir, "evaluate", 1, 2),  # the one that was due
+        (TERM, rl.RLTrainer, "_accumulate", 1, 3),
+        (INT, rl.RLTrainer, "_rollout", 1, 4),  # the stage's last step: its adapter is saved
+        (TERM, training, "locate_once", 1, 4),
+        (TERM, sft.SFTStageTrainer, "training_step", 3, 6),  # the first half of the second step
+        (INT, run_dir, "evaluate", 1, 6),  # the one that was due after it
+    )
+    for number, owner, name, count, steps in moments:
+        with monkeypatch.context() as patch:
+            signal_at(patch, number, owner, name, count)
+            with pytest.raises(Stopped) as stopped:
+                train(recipe, resume=True)
+        where = f"{number!r} at {name} {count}"
+        assert stopped.value.code == 128 + number, where
+        assert f"to go on: hart-lite train {run / 'recipe.yaml'} --resume" in str(stopped.value), where
+        rows = metrics(run) if steps else []
+        assert len(rows) == steps, where
+        if steps not in (0, 4):
+            last = run / "stages" / rows[-1]["stage"] / f"checkpoint-{rows[-1]['step']}"
+            assert damage(last) is None, where
+        assert not (run / ".lock").exists()
+        assert not list(run.rglob("*.part"))
+    train(recipe, resume=True)
+    assert without_timings(metrics(run)) == without_timings(metrics(unbroken))
+    mine, theirs = files_of(run), files_of(unbroken)
+    assert mine.keys() == theirs.keys()
+    differing = {name for name in mine if mine[name] != theirs[name]}
+    assert differing <= {"recipe.yaml", "metrics.jsonl", "report.html"}  # they name the folder, and times
+    assert signal.getsignal(TERM) == signal.SIG_DFL
+
+
+def signal_at(patch, number: int, owner: object, name: str, count: int) -> None:
+    real, calls = getattr(owner, name), []
+
+    def signalled(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == count:
+            os.kill(os.getpid(), number)
+        return real(*args, **kwargs)
+
+    patch.setattr(owner, name, signalled)
+
+
+def test_a_stop_in_an_evaluation_along_the_way_saves_the_step_it_is_after(tiny_base, tmp_path, monkeypatch):
+    make_up(monkeypatch.setattr)
+    run = tmp_path / "run"
+    recipe = recipe_in(tiny_base, run)
+    with monkeypatch.context() as patch:
+        signal_at(patch, TERM, run_dir, "evaluate", 2)
+        with pytest.raises(Stopped):
+            train(recipe)
+    assert [row["step"] for row in metrics(run)] == [1, 2]
+    assert damage(run / "stages" / "1-rl" / "checkpoint-2") is None
+    assert not (run / "evaluation" / "during-1-rl-00002.json").exists()
+    signal_at(monkeypatch, TERM, rl.RLTrainer, "_rollout", 1)
+    with pytest.raises(Stopped):
+        train(recipe, resume=True)
+    assert (run / "evaluation" / "during-1-rl-00002.json").exists()  # before the next step
+    assert [row["step"] for row in metrics(run)] == [1, 2, 3]
+
+
+# -- the limit on time ---------------------------------------------------------------------------------------------
+
+
+def test_time_is_up_after_so_many_minutes(tmp_path):
+    began = time.monotonic()
+    with pytest.raises(Stopped) as stopped, Stop(tmp_path, max_minutes=0.2 / 60) as stop, stop.noting():
+        while not stop.asked():
+            time.sleep(0.001)
+        noted = time.monotonic() - began
+    assert 0.2 <= noted < 2
+    assert stopped.value.code == 124
+    assert "its time is up" in str(stopped.value)
+    with pytest.raises(Stopped), Stop(tmp_path, max_minutes=1e-9):
+        time.sleep(30)  # outside of a step: at once
+
+
+def test_a_finished_run_is_not_stopped_afterwards(tmp_path):
+    with Stop(tmp_path, max_minutes=0.2 / 60):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(TIME_UP) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "1e9"])
+def test_impossible_minutes_are_refused(minutes, capsys):
+    assert cli.main(["train", "tiny_cpu", "--max-minutes", minutes]) == 1
+    assert "should be more than 0" in capsys.readouterr().err
+
+
+def test_a_thread_can_train_but_has_no_alarm(tmp_path):
+    said = []
+
+    def work():
+        with Stop(tmp_path) as stop:
+            said.append(stop.asked())
+        try:
+            with Stop(tmp_path, 1):
+                said.append("entered")
+        except HartError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert said[0] is False
+    assert "a limit on minutes needs alarms" in said[1]
+
+
+# -- signals -------------------------------------------------------------------------------------------------------
+
+NOTING = """
+import sys, time
+from pathlib import Path
+from hart_lite.stopping import Stop
+with Stop(Path("run")) as stop, stop.noting():
+    print("in a step", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("second", [INT, TERM])
+def test_a_second_signal_kills(second):
+    process = subprocess.Popen(
+        [sys.executable, "-c", NOTING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "in a step\n"
+    process.send_signal(TERM)
+    process.stderr.readline()
+    assert process.stderr.readline() == "asked to end (SIGTERM): finishing the step and saving; a second signal kills\n"
+    assert process.poll() is None
+    process.send_signal(second)
+    assert process.wait(timeout=5) == -second
+    process.communicate()
+
+
+def test_what_a_launcher_repeats_is_no_second_signal(tmp_path):
+    with pytest.raises(Stopped), Stop(tmp_path, highest=lambda number: number) as stop, stop.noting():
+        for _ in range(3):
+            os.kill(os.getpid(), TERM)  # would be the end of this test
+        assert stop.asked()
+
+
+def test_one_of_several_processes_that_is_asked_stops_all(tmp_path):
+    with Stop(tmp_path, highest=lambda number: max(number, TERM)) as stop, pytest.raises(Stopped) as stopped:
+        stop.check()
+    assert stopped.value.code == 143
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path):
+    signal.signal(INT, signal.SIG_IGN)  # as in the background of a script
+    with Stop(tmp_path) as stop:
+        os.kill(os.getpid(), INT)
+        assert not stop.asked()
+
+
+def test_the_exit_code_says_that_it_can_go_on(monkeypatch, capsys):
+    def stop(recipe, resume, minutes):
+        raise Stopped(TERM, f"stopped; {minutes:g}")
+
+    monkeypatch.setattr(training, "train", stop)
+    assert cli.main(["train", "tiny_cpu", "--max-minutes", "90"]) == 143
+    assert capsys.readouterr().err == "hart-lite: stopped; 90\n"
+
+
+# -- several processes ---------------------------------------------------------------------------------------------
+
+RANK = """
+import json, os, signal, sys, time
+from pathlib import Path
+from accelerate import PartialState
+from hart_lite.callbacks import highest_of_all
+from hart_lite.endings import endings_explained
+from hart_lite.recipe import load_recipe
+from hart_lite.run_dir import held_run
+from hart_lite.sources import Splits
+from hart_lite.stopping import Stop, Stopped
+from hart_lite.types import HartError
+
+processes, place, said = PartialState(cpu=True), Path(sys.argv[1]), {}
+rank = processes.process_index
+(place / "thesis.tex").touch()
+try:
+    with held_run(place, load_recipe("tiny_cpu"), False):
+        pass
+except HartError as error:
+    said["refused"] = str(error)
+stop, step = Stop(place, highest=highest_of_all), 0
+try:
+    with stop, stop.noting():
+        for step in range(100):
+            if step == 7 and rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if stop.asked():
+                break
+except Stopped as stopped:
+    said |= {"step": step, "code": stopped.code}
+print(json.dumps(said), flush=True)
+if rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+try:
+    with endings_explained(place, Splits([], [], [])):
+        processes.wait_for_everyone()
+except HartError as error:
+    print(error)
+"""
+
+
+def test_processes_are_refused_together_stop_together_and_notice_when_one_is_gone(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, tmp_path],
+            env={**os.environ, **address, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    )
+    out, _ = second.communicate(timeout=120)
+    assert second.returncode == -signal.SIGKILL
+    began = time.monotonic()
+    kept, _ = first.communicate(timeout=120)
+    assert time.monotonic() - began < 60
+    assert first.returncode == 0
+    lines = kept.splitlines()
+    for said in (json.loads(lines[0]), json.loads(out)):
+        assert "is not empty and holds no run" in said["refused"]
+        assert (said["step"], said["code"]) == (7, 143)
+    assert lines[1].startswith("another process of this run has ended, and its own messages may say why: ")
+    assert lines[-1].endswith("--resume")
