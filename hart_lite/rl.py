@@ -218,8 +218,8 @@ class RLTrainer(SealedCheckpoints, Trainer):
     def _unscale(self, scale: float) -> bool:
         """Back to true gradients. One that is not finite skips the step: True, and the step's metrics say so."""
         gradients = [p.grad for p in self.runner.policy.adapter_parameters if p.grad is not None]
-        if scale != 1.0:
-            torch._foreach_div_(gradients, scale)
+        for gradient in gradients:  # of a step without signal there are none
+            gradient.div_(scale)
         finite = all(bool(torch.isfinite(g).all()) for g in gradients)
         if not finite:
             self.model.zero_grad(set_to_none=True)
