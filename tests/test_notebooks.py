@@ -1,7 +1,8 @@
 """Every code cell of every notebook runs, with the tiny model standing in through one variable, RECIPE.
 
 Cells run in order in one namespace. `!hart-lite ..` is the command in this process, any other `!` line a shell's, and
-`%pip` asks pip what it would install. What only the platforms have is small modules of the same names.
+what follows a `%` is kept (tests/test_notebook_install.py
+asks pip about it). What only the platforms have is small modules of the same names.
 """
 
 import base64
@@ -12,7 +13,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 import types
 from pathlib import Path
 
@@ -21,13 +21,10 @@ import matplotlib
 import PIL.Image
 import pytest
 from hub_stand_in import TOKEN, Hub
+from notebook_cells import FOLDER, ON_A_CARD, ON_CPU, ROOT, as_python, cells, source
 
 from hart_lite.cli import main
 
-ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / "notebooks"
-ON_CPU, ON_A_CARD = ("tour", "own_data"), ("colab_t4", "kaggle_t4x2")
-LINE = re.compile(r"^( *)([!%])(.+)$", re.MULTILINE)
 SHORT = "stages.0.steps=1 stages.0.questions_per_step=2 rollout.samples=2 stages.1.steps=1"
 RECIPES = {
     "tour": f"tiny_cpu {SHORT} stages.2.steps=1 data.world.scenes=40 data.world.eval_scenes=2 evaluate.watch=1",
@@ -39,23 +36,9 @@ RECIPES = {
 }
 
 
-def cells(name: str, kind: str = "code") -> list[dict]:
-    notebook = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
-    return [cell for cell in notebook["cells"] if cell["cell_type"] == kind]
-
-
-def source(cell: dict) -> str:
-    return "".join(cell["source"])
-
-
-def as_python(text: str) -> str:
-    """`!` and `%` lines as calls, their {expressions} filled in as IPython does."""
-    return LINE.sub(lambda m: f"{m[1]}{'shell' if m[2] == '!' else 'magic'}(f{m[3]!r})", text)
-
-
 def shell(line: str) -> None:
     words = shlex.split(line)
-    if words[0] == "hart-lite" and "|" not in words:
+    if words[0] == "hart-lite":
         assert main(words[1:]) == 0, line
     else:
         assert subprocess.run(line, shell=True).returncode == 0, line
@@ -138,11 +121,10 @@ def test_every_notebook_is_tested():
 def test_the_tour(run, capsys):
     _, displays, _ = run("tour", RECIPES["tour"])
     out = capsys.readouterr().out
-    assert "peak 1" in out.replace(",", "") or "peak 0" in out  # GiB of the plan
+    assert re.search(r"peak [\d.]+ MiB", out)  # the plan
     assert "merged checkpoint: runs/merged" in out
     assert len(displays.pictures) == 2 and "wrong grounding" in displays.texts[0]
-    assert "training.json" in out  # of the dry run
-    assert re.search(r'bbox_2d": \[\d+, \d+, \d+, \d+\]', out)  # said by plain transformers
+    assert re.search(r'bbox_2d": \[\d+(,\d+){3}\]', out)  # said by plain transformers
     assert "hart_lite" not in source(cells("tour")[-2])
 
 
@@ -198,79 +180,6 @@ def default_recipe(name: str) -> str:
 
 
 RECIPES_AS_SHIPPED = {name: default_recipe(name) for name in (*ON_CPU, *ON_A_CARD)}
-
-
-# -- the install cell ----------------------------------------------------------------------------------------------
-
-# Of what Colab says it has installed (googlecolab/backend-info, mid 2026): torch's family, and what hart-lite needs.
-PREINSTALLED = {
-    "torchvision": ("0.26.0+cu128", ["torch==2.11.0"]),
-    "torchaudio": ("2.11.0+cu128", ["torch==2.11.0"]),
-    **{name: (number, []) for name, number in {"numpy": "2.0.2", "pillow": "11.3.0", "transformers": "5.9.0"}.items()},
-}
-
-
-def machine(folder: Path, torch: str) -> Path:
-    """The Python of an environment in which pip finds these packages; there is nothing behind their names."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    [packages] = folder.glob("lib/python*/site-packages")
-    for name, (number, needs) in {"torch": (torch, []), **PREINSTALLED}.items():
-        about = packages / f"{name}-{number}.dist-info"
-        about.mkdir()
-        needed = "".join(f"Requires-Dist: {need}\n" for need in needs)
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n{needed}")
-        (about / "INSTALLER").write_text("pip\n")
-        (about / "RECORD").write_text("")
-    return folder / "bin/python"
-
-
-def pip(python: Path, *words: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pip", "--python", python, "install", "--dry-run", "--retries=0", "--timeout=9"]
-    return subprocess.run([*command, *words], cwd=cwd, capture_output=True, text=True, timeout=120)
-
-
-def install_line(name: str, python: Path, cwd: Path) -> list[str]:
-    """What the install cell asks of pip on that machine, hart-lite's own needs in the place of its address."""
-    [cell] = [cell for cell in cells(name) if "%pip" in source(cell)]
-    code = f"SOURCE = 'HERE'\ndef magic(line):\n    print(line)\n{as_python(source(cell))}"
-    done = subprocess.run([python, "-c", code], cwd=cwd, capture_output=True, text=True, check=True)
-    first, verb, *words = shlex.split(done.stdout)
-    assert (first, verb) == ("pip", "install") and words[-1] == "hart-lite @ HERE"
-    needs = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    return [*words[:-1], *needs]
-
-
-@pytest.fixture(scope="module")
-def colab(tmp_path_factory) -> Path:
-    python = machine(tmp_path_factory.mktemp("colab"), "2.11.0+cu128")
-    if pip(python, "--no-deps", "hatchling", cwd=python.parent).returncode:
-        pytest.skip("no package index can be reached")
-    return python
-
-
-@pytest.mark.parametrize("name", ON_A_CARD)
-def test_the_install_cell_keeps_what_is_there(name, tmp_path):
-    python = machine(tmp_path / "machine", "2.11.0+cu128")
-    words = install_line(name, python, tmp_path)
-    assert words[:3] == ["-q", "-c", "keep.txt"] and "-U" not in words and "--upgrade" not in words
-    assert (tmp_path / "keep.txt").read_text() == "torch==2.11.0+cu128\n"
-
-
-def test_pip_would_not_touch_torch(colab, tmp_path):
-    words = install_line("colab_t4", colab, tmp_path)
-    done = pip(colab, *words, "--report", "report.json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    there = {item["metadata"]["name"].lower() for item in json.loads((tmp_path / "report.json").read_text())["install"]}
-    assert {"transformers", "trl", "peft", "bitsandbytes"} <= there
-    assert not {"torch", "torchvision", "torchaudio", "triton"} & there
-    assert not [name for name in there if name.startswith("nvidia")]
-
-
-def test_a_torch_that_is_too_old_is_an_error_and_not_replaced(colab, tmp_path):
-    old = machine(tmp_path / "machine", "2.5.1+cu121")
-    words = install_line("colab_t4", old, tmp_path)
-    done = pip(old, *words, "--report", "report.json", cwd=tmp_path)
-    assert done.returncode and "torch==2.5.1+cu121" in done.stderr and not (tmp_path / "report.json").exists()
 
 
 # -- what is stored ------------------------------------------------------------------------------------------------
