@@ -1,8 +1,8 @@
 """Every code cell of every notebook runs, with the tiny model standing in through one variable, RECIPE.
 
-Cells run in order in one namespace. `!hart-lite ..` is the command in this process, any other `!` line a shell's; `%pip`
-lines are collected (tests/test_notebook_install.py asks pip about them). What only the platforms have is small modules of
-the same names.
+Cells run in order in one namespace. `!hart-lite ..` is the command in this process, any other `!` line a shell's, and
+`%pip` lines are collected (tests/test_notebook_install.py asks pip about them). What only the platforms have is small
+modules of the same names.
 """
 
 import base64
