@@ -7,7 +7,7 @@ DEMO := .venv-demo
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test test-lowest browser-tests lint smoke methods trust pretrain clean
+.PHONY: train test test-lowest browser-tests lint smoke methods trust notebooks pretrain clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -65,6 +65,11 @@ trust: $(DEMO)/.ready
 
 methods: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.methods
+
+# Runs the notebooks that are stored with their outputs, and stores them anew.
+notebooks: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks]'
+	$(BIN)/python notebooks/store.py notebooks/tour.ipynb notebooks/own_data.ipynb
 
 pretrain: $(VENV)/.ready
 	$(BIN)/python -m hart_lite.world.pretrain --out runs/base_model

@@ -284,8 +284,7 @@ class RLTrainer(SealedCheckpoints, Guarded, Trainer):
                 parameter.grad = self._summed(local)
 
     def _unscale(self) -> None:
-        """Back to true gradients."""
-        if self._scale != 1.0:
-            torch._foreach_div_(
-                [p.grad for p in self.runner.policy.adapter_parameters if p.grad is not None], self._scale
-            )
+        """Back to true gradients; of a step without signal there are none."""
+        for parameter in self.runner.policy.adapter_parameters:
+            if parameter.grad is not None:
+                parameter.grad.div_(self._scale)

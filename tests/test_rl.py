@@ -196,7 +196,9 @@ def test_the_policy_leaves_its_reference_with_the_first_step(new_trainer, tmp_pa
     assert min(kl[1:]) > 1e-5
 
 
-def test_a_step_without_signal_changes_nothing(new_trainer):
+@pytest.mark.parametrize("scale", [1.0, 1024.0])  # of gradients, in float16
+def test_a_step_without_signal_changes_nothing(new_trainer, monkeypatch, scale):
+    monkeypatch.setattr(rl, "gradient_scale", lambda dtype: scale)
     trainer = new_trainer(stage={"steps": 2, "weight_decay": 0.1})
     flat = [with_rewards(group, [1.0, 1.0, 1.0]) for group in rolled_out(trainer)]
     trainer._rollout = lambda examples, step: flat
