@@ -61,6 +61,7 @@ smoke: $(VENV)/.ready
 
 # Every promise of the README, measured: a table, and benchmarks/results/trust.md.
 trust: $(DEMO)/.ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,fuzz]'
 	$(DEMO)/bin/python -m benchmarks.trust
 
 methods: $(VENV)/.ready

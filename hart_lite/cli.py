@@ -43,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("httpx", "bitsandbytes", "trl", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    os.environ.setdefault(
+        "HF_HUB_DISABLE_TELEMETRY", "1"
+    )  # trl counts its trainers; who wants to be counted sets it to 0
     try:
         code = arguments.run(arguments)
         sys.stdout.flush()

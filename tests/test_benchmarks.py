@@ -364,7 +364,7 @@ def test_vstar_bad_rows(tmp_path, fields, message):
         ('{"question": "?", "options": [], "bbox": [[1, 2, 3]]}', "bbox: [[1, 2, 3]] given; a list of [x, y, width"),
         ('{"question": "?", "options": [], "bbox": [["1", 2, 3, 4]]}', "bbox: [['1'"),
         ('{"question": "?", "options": [], "bbox": [[1, 2, 0, 4]]}', "holds nothing of its image"),
-        ('{"question": "?", "options": [], "bbox": [[1, 2, NaN, 4]]}', "given; [x1, y1, x2, y2] is needed"),
+        ('{"question": "?", "options": [], "bbox": [[1, 2, NaN, 4]]}', "given; a list of [x, y, width"),
     ],
 )
 def test_vstar_boxes_that_are_none(tmp_path, beside, message):

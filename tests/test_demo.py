@@ -128,7 +128,8 @@ def test_words_that_cannot_be_asked(photo, questions, choices, message):
         (b"", "the photo: not an image"),
         (b"<svg onload='alert(1)'></svg>", "the photo: not an image"),
         (png(60000, 60000), r"at most 300,000,000 (pixels )?are decoded"),
-        (png(8001, 8000), "the photo has 8001 x 8000 pixels; at most 64 million are decoded"),
+        (png(8001, 8000) + bytes(70_000), "the photo has 8001 x 8000 pixels; at most 64 million are decoded"),
+        (png(8001, 8000), "the photo: 8001 x 8000 pixels in 65 bytes"),
         (png(100, 100), "the photo: damaged image"),
     ],
 )

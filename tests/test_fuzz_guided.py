@@ -11,7 +11,7 @@ from benchmarks.trust.fuzz_planted import PLANTED, PlantedError
 from benchmarks.trust.fuzz_watch import HangError, Target, Watch
 from hart_lite.types import HartError
 
-INPUTS = 60_000
+INPUTS = 150_000
 
 
 def test_blind_damage_does_not_find_the_planted_fault(tmp_path):
@@ -23,7 +23,7 @@ def test_blind_damage_does_not_find_the_planted_fault(tmp_path):
 
 @pytest.mark.skipif(not installed(), reason="needs atheris: pip install -e '.[fuzz]'")
 def test_the_guided_fuzzer_finds_it(tmp_path):
-    found = guided("planted", seed=0, inputs=INPUTS, folder=tmp_path / "work")
+    found = guided("planted", seed=1, inputs=INPUTS, folder=tmp_path / "work")
     assert found.edges > 5 and found.kept > 3
     assert found.faults and "PlantedError" in found.faults[0]
     saved = Path(found.faults[0].partition(": ")[0])

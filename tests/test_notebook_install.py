@@ -1,6 +1,7 @@
 """The install cell keeps the torch that a platform has: pip is asked what it would do to a machine that has one."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -79,4 +80,4 @@ def test_a_torch_that_is_too_old_is_an_error_and_not_replaced(colab, tmp_path):
     words = install_line("colab_t4", old, tmp_path)
     done = pip(old, *words, "--report", "report.json", cwd=tmp_path)
     assert done.returncode and not (tmp_path / "report.json").exists()
-    assert "Cannot install torch>=2.6" in done.stderr
+    assert re.search(r"Cannot install torch>=2\.\d+", done.stderr)

@@ -249,7 +249,7 @@ def test_a_folder_with_other_things_is_no_place_for_a_run(tiny_base, tmp_path, n
     for resume in (False, True):
         with pytest.raises(HartError, match="not empty and holds no run; choose another place"):
             train(small_recipe(tiny_base, run), resume)
-    with pytest.raises(HartError, match="choose another place"):
+    with pytest.raises(HartError, match=r"is no folder to write in; choose another with output="):
         train(small_recipe(tiny_base, run / "thesis.tex"))
     with pytest.raises(HartError, match=r"thesis\.tex is no folder to write in"):
         train(small_recipe(tiny_base, run / "thesis.tex" / "below" / "run"))

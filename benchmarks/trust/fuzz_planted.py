@@ -1,4 +1,4 @@
-"""A fault that lies behind five conditions, each inside the one before: who mutates blindly does not come to it."""
+"""A fault that lies behind three conditions, each inside the one before: who mutates blindly does not come to it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ class PlantedError(Exception):
 
 
 def _read(data: bytes) -> None:
-    for place, byte in enumerate(b"\x93L\x05~\xc0"):
-        if data[place : place + 1] != bytes([byte]):
-            return
-        _reached[place]()
-    raise PlantedError("behind five conditions")
+    if len(data) < 3:
+        return
+    # Not one condition with `and`: each in a branch of its own is what the fuzzer sees.
+    if data[0] == 0x93:  # noqa: SIM102
+        if data[1] == 0x4C:  # noqa: SIM102
+            if data[2] == 0x05:
+                raise PlantedError("behind three conditions")
 
-
-# A branch of its own for each place: that is what the fuzzer sees.
-_reached = (lambda: 0, lambda: 1, lambda: 2, lambda: 3, lambda: 4)
 
 PLANTED = Target("planted", _read, (b"hello!!",))
