@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.trust.promise import Promise
 from hart_lite.markdown import markdown_table
 
-PARTS = ("demo",)
+PARTS = ("kills", "saves", "stops", "memory", "numbers", "long_runs", "bad_bytes", "hostile", "demo")
 RESULTS = Path(__file__).parents[1] / "results"
 
 
