@@ -30,7 +30,7 @@ class Target:
 
 @dataclass
 class Watch:
-    """Inputs that broke a reader are saved in `folder` under their target's name: `python -m benchmarks.trust.replay`
+    """Inputs that broke a reader are saved in `folder` under their target's name: `python -m benchmarks.trust.bad_bytes`
     reads them again."""
 
     folder: Path
