@@ -182,9 +182,9 @@ def test_thirty_shards_merge_in_the_memory_of_a_few(large, adapter, tmp_path, ki
     assert int(done.stdout.split()[-1]) < 6 * max(shards) < sum(shards) / 5
     assert weights(tmp_path / "out").keys() == weights(base).keys()
     assert f"{22 * 7} of" in done.stdout and "logits: merged against adapter on the base" in done.stdout
-    # The limit bites: what reads the whole checkpoint does not fit under it.
-    whole = python(UNDER_A_LIMIT, base, "", "whole", room, "")
-    assert whole.returncode != 0 and "emory" in whole.stderr
+    if kind == "plain":  # the limit bites: what reads the whole checkpoint does not fit under it
+        whole = python(UNDER_A_LIMIT, base, "", "whole", room, "")
+        assert whole.returncode != 0 and "emory" in whole.stderr
 
 
 # -- others load it ------------------------------------------------------------------------------------------------

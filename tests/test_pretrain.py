@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,33 +12,37 @@ from hart_lite.recipe_schema import ModelSection
 from hart_lite.world import pretrain
 from hart_lite.world.base import build_tokenizer, initialise
 
-
-def test_every_part_runs_and_the_base_loads(tmp_path):
-    lines = []
-    stages = {"see": 3, "join": 3, "blur": 3}
-    pretrain.pretrain(tmp_path / "base", seed=1, stages=stages, log=lines.append)
-    assert [line.split()[:2] for line in lines] == [[name, "3/3"] for name in stages]
-    record = json.loads((tmp_path / "base/pretraining.json").read_text())
-    assert record["stages"] == stages
-    weights = (tmp_path / "base/model.safetensors").read_bytes()
-    assert record["sha256"] == hashlib.sha256(weights).hexdigest()
-    assert load_policy(ModelSection(base=str(tmp_path / "base"))).family.name == "qwen2_5_vl"
+STAGES = {"see": 2, "join": 2, "blur": 2}
 
 
-def test_a_part_that_is_there_is_not_repeated(tmp_path):
-    stages, lines = {"see": 2, "join": 2, "blur": 2}, []
-    pretrain.pretrain(tmp_path, stages=stages, log=lines.append)
-    whole = (tmp_path / "model.safetensors").read_bytes()
-    [blur] = (tmp_path / "parts").glob("*-blur-2")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(folder, what was logged): the script as shipped, two steps a part."""
+    folder, lines = tmp_path_factory.mktemp("made"), []
+    pretrain.pretrain(folder, seed=1, stages=STAGES, log=lines.append)
+    return folder, lines
+
+
+def test_every_part_runs_and_the_base_loads(made):
+    folder, lines = made
+    assert [line.split()[:2] for line in lines] == [[name, "2/2"] for name in STAGES]
+    record = json.loads((folder / "pretraining.json").read_text())
+    assert record["stages"] == STAGES
+    assert record["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert load_policy(ModelSection(base=str(folder))).family.name == "qwen2_5_vl"
+
+
+def test_a_part_that_is_there_is_not_repeated(made, tmp_path):
+    folder, lines = shutil.copytree(made[0], tmp_path / "copy"), []
+    [blur] = (folder / "parts").glob("*-blur-2")
     blur.unlink()
-
-    lines.clear()
-    pretrain.pretrain(tmp_path, stages=stages, log=lines.append)
+    (folder / "model.safetensors").unlink()
+    pretrain.pretrain(folder, seed=1, stages=STAGES, log=lines.append)
     assert [line.split()[0] for line in lines] == ["blur"]
-    assert (tmp_path / "model.safetensors").read_bytes() == whole
+    assert (folder / "model.safetensors").read_bytes() == (made[0] / "model.safetensors").read_bytes()
 
-    lines.clear()
-    pretrain.pretrain(tmp_path, stages=stages | {"see": 1}, log=lines.append)  # all that follows is another's, too
+    lines.clear()  # of another first part all that follows is another's, too
+    pretrain.pretrain(folder, seed=1, stages={"see": 1, "join": 1, "blur": 1}, log=lines.append)
     assert [line.split()[0] for line in lines] == ["see", "join", "blur"]
 
 

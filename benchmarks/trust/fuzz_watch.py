@@ -30,8 +30,8 @@ class Target:
 
 @dataclass
 class Watch:
-    """Inputs that broke a reader are saved in `folder` under their target's name: `python -m benchmarks.trust.bad_bytes`
-    reads them again."""
+    """Inputs that broke a reader are saved in `folder` under their target's name;
+    `python -m benchmarks.trust.bad_bytes TARGET FILE` reads one again."""
 
     folder: Path
     inputs: int = 0
