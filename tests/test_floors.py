@@ -129,3 +129,14 @@ def test_the_reader_of_imports_reads_them(tmp_path):
         "def f():\n    from hart_lite.train import train\n"
     )
     assert imports(file) == {"boxes", "loops", "families.base", "train"}
+
+
+def test_the_page_of_the_rooms_has_them_all():
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    lines = {int(line.split("|")[1]): line for line in text.splitlines() if line[:3].strip("| ").isdigit()}
+    assert sorted(lines) == list(range(len(FLOORS)))
+    shown = {number: {word.strip("`") for word in line.split("|")[2].split()} for number, line in lines.items()}
+    folders = {word.rstrip("/") for words in shown.values() for word in words if word.endswith("/")}
+    for number, named in enumerate(FLOORS):
+        rooms_here = {room.replace(".", "/") for room in named if room.split(".")[0] not in folders}
+        assert rooms_here == {word for word in shown[number] if not word.endswith("/")}, number
