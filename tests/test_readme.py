@@ -86,6 +86,13 @@ def test_the_measured_tables_are_those_of_the_benchmark():
     assert f"`{command}`" in measured
 
 
+def test_the_promises_are_those_that_were_measured():
+    measured = (ROOT / "benchmarks/results/trust.md").read_text(encoding="utf-8")
+    table = measured[measured.index("| promise") :].strip()
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "BROKEN" not in table
+
+
 def test_links_lead_somewhere():
     for page in (ROOT / "README.md", ROOT / "hart_lite/README.md", ROOT / "recipes/README.md"):
         text = page.read_text(encoding="utf-8")

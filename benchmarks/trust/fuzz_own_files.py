@@ -108,7 +108,7 @@ def shard(folder: Path) -> Callable[[bytes], None]:
     def read(data: bytes) -> None:
         (folder / "model.safetensors").write_bytes(data)
         found = Checkpoint.open(folder)
-        assert found.parameters >= 0
+        assert found.nbytes >= 0
         for name, place in found.places.items():
             if place.dtype in ("F32", "F16"):
                 assert found.read(name).numel() == place.numel
