@@ -216,7 +216,9 @@ def test_rows_that_do_not_fit_are_read_in_halves(new_policy, tiny_base, tmp_path
     assert same(adapters(large), adapters(small))
     rows = metrics(tmp_path / "large")
     assert [row["micro_batch_size"] for row in rows] == [2, 2]
-    assert without(rows, "epoch") == without(metrics(tmp_path / "small"), "epoch")  # it goes by micro-batches
+    # An epoch goes by micro-batches. The mean loss is their sum in another order: its last bit may differ.
+    for row, other in zip(without(rows, "epoch"), without(metrics(tmp_path / "small"), "epoch"), strict=True):
+        assert row.pop("stage") == other.pop("stage") and row == pytest.approx(other, rel=1e-6)
     assert "memory ran out in step 1 of SFT with stages.0.micro_batch_size=4" in caplog.text
     assert caplog.text.count("memory ran out") == 1
 
