@@ -7,7 +7,7 @@ DEMO := .venv-demo
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test test-lowest browser-tests lint smoke methods trust notebooks pretrain clean
+.PHONY: train test test-slow test-lowest browser-tests lint smoke methods trust notebooks pretrain clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -24,6 +24,9 @@ train: $(VENV)/.ready
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8
 
+test-slow: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 -m slow
+
 # The same tests on the lowest versions that pyproject.toml allows, in an environment of their own; uv finds them.
 # The loss of trl 1.15 is a Triton kernel, which no CPU runs but Triton's interpreter does.
 $(LOWEST)/.ready: pyproject.toml
@@ -33,7 +36,7 @@ $(LOWEST)/.ready: pyproject.toml
 	touch $@
 
 test-lowest: $(LOWEST)/.ready
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n auto --maxprocesses 8
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n auto --maxprocesses 8 -m ''
 
 # The demo's library wants an older pillow than the rest is tested with: an environment of its own, on top of $(VENV).
 $(DEMO)/.ready: $(VENV)/.ready constraints-demo.txt

@@ -51,6 +51,7 @@ def hart(work, folder):
     return ours
 
 
+@pytest.mark.slow
 def test_the_report_has_every_row(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(PRESETS, "cpu", TINY)
     assert cli.main(["bench", "--steps", "1", "--out", str(tmp_path / "bench.md")]) == 0

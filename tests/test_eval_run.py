@@ -112,6 +112,7 @@ def test_resumed_anywhere_it_ends_in_the_rows_of_an_unbroken_run(unbroken, tmp_p
     assert (out / "summary.json").read_bytes() == (unbroken / "summary.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(tmp_path):
     """A real kill, as soon as a first row is there."""
     words = ["eval", "embedded", "--benchmark", "world=scenes=60", "--mode", "full,crops", "--max-tokens", "16"]

@@ -170,7 +170,7 @@ def large(tmp_path_factory):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("kind", ["plain", "dequant"])
+@pytest.mark.parametrize("kind", ["plain", pytest.param("dequant", marks=pytest.mark.slow)])
 def test_thirty_shards_merge_in_the_memory_of_a_few(large, adapter, tmp_path, kind):
     base, trained = large
     shards = [path.stat().st_size for path in base.glob("*.safetensors")]

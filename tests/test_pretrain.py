@@ -23,6 +23,7 @@ def made(tmp_path_factory):
     return folder, lines
 
 
+@pytest.mark.slow
 def test_every_part_runs_and_the_base_loads(made):
     folder, lines = made
     assert [line.split()[:2] for line in lines] == [[name, "2/2"] for name in STAGES]
@@ -32,6 +33,7 @@ def test_every_part_runs_and_the_base_loads(made):
     assert load_policy(ModelSection(base=str(folder))).family.name == "qwen2_5_vl"
 
 
+@pytest.mark.slow
 def test_a_part_that_is_there_is_not_repeated(made, tmp_path):
     folder, lines = shutil.copytree(made[0], tmp_path / "copy"), []
     [blur] = (folder / "parts").glob("*-blur-2")

@@ -41,6 +41,7 @@ def run(folder, processes: int) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path):
     one, two = run(tmp_path / "one", 1), run(tmp_path / "two", 2)
     assert all(value.abs().max() > 1e-4 for name, value in one.items() if "lora_B" in name)  # it was zero, and learned

@@ -299,6 +299,7 @@ def test_a_trl_that_weights_its_kl_otherwise_is_no_silent_grpo(tokenizer, tmp_pa
     assert ap.beta == BETA
 
 
+@pytest.mark.slow
 def test_a_group_that_two_processes_share_has_one_mean(tmp_path):
     # Not `accelerate launch --cpu --num_processes=2`: without MPI that starts one.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
