@@ -134,6 +134,7 @@ def test_the_tour(run, capsys):
     assert "hart_lite" not in plain and "hart-lite" not in plain
 
 
+@pytest.mark.slow
 def test_own_data(run, capsys):
     _, displays, _ = run("own_data", RECIPES["own_data"])
     out = capsys.readouterr().out

@@ -515,6 +515,7 @@ def test_the_token_is_nowhere(results):
 
 
 @pytest.mark.parametrize("client", ["xet", "lfs"])
+@pytest.mark.slow
 def test_an_upload_that_stopped_goes_on_where_it_was(run, tmp_path, client):
     """Over xet all is there but the commit; over LFS, where each file is one upload, two files are there."""
 
