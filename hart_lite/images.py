@@ -9,12 +9,9 @@ import hashlib
 import io
 import math
 import os
-import re
 import stat
-import struct
 import threading
 import warnings
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,13 +23,13 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw
 
+from hart_lite.image_headers import DECODE_ERRORS, UPRIGHT, check_scans, length_of, orientation
 from hart_lite.types import Box, BrokenImageError, HartError, ImageView, cut, printable
 
 MAX_PIXELS = 300_000_000  # 1.2 GB as RGB; the largest images of the benchmarks have about a tenth of it
 # What is larger than an 8K frame must have a byte for every so many pixels; a true JPEG has 512 at most, a bit for each
 # block. One whose header lies decodes without an error, as grey: from 600 bytes 300 million pixels.
 FREE_PIXELS, PIXELS_A_BYTE = 2**25, 1000
-MAX_SCANS = 100  # passes of a JPEG over its pixels, of which ten are usual; libtiff has the same limit
 CACHE_BYTES = 512 * 2**20  # decoded images kept: one 8K frame takes 127 MiB
 # Named so that PIL never tries the rest: EPS, for one, would start Ghostscript on a file from a data set.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
@@ -41,26 +38,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # between the limit and its double we refuse
 
-# What PIL's decoders raise on damaged files (RuntimeError: AVIF; TypeError: TIFF headers).
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, RuntimeError, EOFError, OverflowError)
-_DECODE_ERRORS += (struct.error, zlib.error)
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 # How a file begins -> how it ends when it was written to its end.
 _ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82", b"GIF8": b";"}
 _PADDING = b"\0\r\n"
-_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")  # of a JPEG; those left out have no length behind them
-_JPEG_BEGINS, _JPEG_ENDS, _SCAN = b"\xd8", b"\xd9", b"\xda"
-_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class _DecodedImages:
@@ -167,9 +149,9 @@ def content_key(data: bytes) -> str:
 def decode(stream: BinaryIO, name: str) -> Image.Image:
     """The first frame of an encoded image as upright RGB. Raises `HartError` starting with `name`."""
     with _opened(stream, name) as image:
-        turn = _UPRIGHT.get(_orientation(image, stream))
+        turn = UPRIGHT.get(orientation(image, stream))
         if image.format in ("JPEG", "MPO"):
-            _check_scans(stream, name)
+            check_scans(stream, name)
         image.load()
         image = _rgb(image)
         return image.transpose(turn) if turn is not None else image
@@ -179,7 +161,7 @@ def upright_size(stream: BinaryIO, name: str) -> tuple[int, int]:
     """(width, height) after EXIF orientation, read from the header. Raises `HartError` starting with `name`."""
     with _opened(stream, name) as image:
         width, height = image.size
-        return (height, width) if _orientation(image, stream) >= 5 else (width, height)
+        return (height, width) if orientation(image, stream) >= 5 else (width, height)
 
 
 def checked_size(stream: BinaryIO, name: str) -> tuple[int, int]:
@@ -204,9 +186,9 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
                 raise HartError(
                     f"{name}: {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded. Scale it down"
                 )
-            if image.width * image.height > max(FREE_PIXELS, PIXELS_A_BYTE * _length(stream)):
+            if image.width * image.height > max(FREE_PIXELS, PIXELS_A_BYTE * length_of(stream)):
                 raise HartError(
-                    f"{name}: {image.width} x {image.height} pixels in {_length(stream):,} bytes: its header is "
+                    f"{name}: {image.width} x {image.height} pixels in {length_of(stream):,} bytes: its header is "
                     f"damaged, or it is made to fill the memory. Over {FREE_PIXELS:,} pixels need a byte for "
                     f"{PIXELS_A_BYTE:,}"
                 )
@@ -215,58 +197,8 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
         raise HartError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are decoded. Scale it down") from error
     except Image.UnidentifiedImageError as error:
         raise HartError(f"{name}: not an image (readable are {', '.join(FORMATS)})") from error
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise HartError(f"{name}: damaged image: {error}") from error
-
-
-def _length(stream: BinaryIO) -> int:
-    position = stream.tell()
-    length = stream.seek(0, os.SEEK_END)
-    stream.seek(position)
-    return length
-
-
-def _check_scans(stream: BinaryIO, name: str) -> None:
-    """A JPEG of a kilobyte can ask for thousands of passes over millions of pixels: minutes for nothing."""
-    position = stream.tell()
-    stream.seek(0)
-    data = stream.read()
-    stream.seek(position)
-    scans = at = 0
-    while (marker := _MARKER.search(data, at)) and marker[1] != _JPEG_ENDS:
-        scans += marker[1] == _SCAN
-        if scans > MAX_SCANS:
-            raise HartError(f"{name}: a JPEG of over {MAX_SCANS} scans; no camera writes that many. Save it anew")
-        skipped = 0 if marker[1] == _JPEG_BEGINS else int.from_bytes(data[marker.end() : marker.end() + 2])
-        at = marker.end() + skipped
-
-
-def _orientation(image: Image.Image, stream: BinaryIO) -> int:
-    """EXIF orientation 1..8, without decoding. Damaged EXIF data counts as none: viewers show such files as stored."""
-    if image.format == "TIFF":
-        return 1  # the one format that PIL turns by itself, its size in the header included
-    try:
-        if image.format == "PNG" and "exif" not in image.info and (data := _png_exif(stream)):
-            image.info["exif"] = data
-        # Not image.getexif(): a PNG without EXIF data would be decoded in search of it.
-        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
-    except _DECODE_ERRORS:
-        return 1
-    return value if value in _UPRIGHT else 1
-
-
-def _png_exif(stream: BinaryIO) -> bytes:
-    """The eXIf chunk wherever it stands: behind the pixels PIL would decode the whole image to reach it."""
-    position = stream.tell()
-    stream.seek(8)
-    data = b""
-    while not data and len(head := stream.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        if kind == b"eXIf":
-            data = stream.read(min(length, _length(stream)))  # room is made for as much as is asked for
-        stream.seek(length + 4, os.SEEK_CUR)
-    stream.seek(position)
-    return data
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -20,7 +20,15 @@ FLOORS = (
     ("advantages", "losses", "packing", "attention", "graph", "measure", "shards", "memory", "finite"),
     # 2: pixels and model families
     (
-        *("images", "fingerprint", "families.base", "families.box_text", "families.chat", "families.tiles"),
+        *(
+            "images",
+            "image_headers",
+            "fingerprint",
+            "families.base",
+            "families.box_text",
+            "families.chat",
+            "families.tiles",
+        ),
         *("families.qwen2_5_vl", "families.internvl3", "families.llava_onevision"),
         *("protocols.base", "benchmarks.base"),
     ),
