@@ -62,13 +62,13 @@ smoke: $(VENV)/.ready
 	rm -rf runs/smoke
 	$(BIN)/hart-lite train tiny_cpu output=runs/smoke stages.0.steps=4 stages.1.steps=4 stages.2.steps=2 data.world.eval_scenes=16
 
-# Every promise of the README, measured: a table, and benchmarks/results/trust.md.
+# Every promise of the README, measured: a table, and experiments/results/trust.md.
 trust: $(DEMO)/.ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,fuzz]'
-	$(DEMO)/bin/python -m benchmarks.trust
+	$(DEMO)/bin/python -m tests.reliability
 
 methods: $(VENV)/.ready
-	$(BIN)/python -m benchmarks.methods
+	$(BIN)/python -m experiments.methods
 
 # Runs the notebooks that are stored with their outputs, and stores them anew.
 notebooks: $(VENV)/.ready

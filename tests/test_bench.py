@@ -198,6 +198,6 @@ def test_an_image_token_costs_the_small_tower_what_it_costs_that_of_the_7b(tmp_p
 
 def test_the_readme_shows_the_tables_of_the_run_on_file():
     root = Path(__file__).parents[1]
-    measured = (root / "benchmarks/results/bench-cpu.md").read_text(encoding="utf-8")
+    measured = (root / "experiments/results/bench-cpu.md").read_text(encoding="utf-8")
     shown = measured.split("**What the ratios are held against**")[0].strip()
     assert "**Targets**" in shown and shown in (root / "README.md").read_text(encoding="utf-8")

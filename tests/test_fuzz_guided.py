@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.trust.fuzz_bytes import damaged_of
-from benchmarks.trust.fuzz_guided import guided, installed
-from benchmarks.trust.fuzz_planted import PLANTED, PlantedError
-from benchmarks.trust.fuzz_watch import HangError, Target, Watch
 from hart_lite.types import HartError
+from tests.reliability.fuzz_bytes import damaged_of
+from tests.reliability.fuzz_guided import guided, installed
+from tests.reliability.fuzz_planted import PLANTED, PlantedError
+from tests.reliability.fuzz_watch import HangError, Target, Watch
 
 INPUTS = 150_000
 
@@ -45,8 +45,8 @@ def _endless(data: bytes) -> None:
     ],
 )
 def test_the_watch_notices(tmp_path, monkeypatch, read, fault):
-    monkeypatch.setattr("benchmarks.trust.fuzz_watch.STOP_S", 2.0)
-    monkeypatch.setattr("benchmarks.trust.fuzz_watch.LIMIT_S", 0.1)
+    monkeypatch.setattr("tests.reliability.fuzz_watch.STOP_S", 2.0)
+    monkeypatch.setattr("tests.reliability.fuzz_watch.LIMIT_S", 0.1)
     watch = Watch(tmp_path)
     watch.give(Target("x", read, ()), b"bytes")
     assert fault in watch.faults[0]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.trust import fuzz_images
-from benchmarks.trust.fuzz_watch import LIMIT_S, Target, Watch
 from hart_lite import image_headers, images
 from hart_lite.images import ImageBytes, ImageFile
 from hart_lite.types import HartError
+from tests.reliability import fuzz_images
+from tests.reliability.fuzz_watch import LIMIT_S, Target, Watch
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PIL warns of much that it then raises
 BOMBS = fuzz_images.bombs()

@@ -10,9 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.trust import fuzz_own_files, fuzz_rows, fuzz_samples, fuzz_targets, fuzz_values, fuzz_written
-from benchmarks.trust.fuzz_samples import CHOICES
-from benchmarks.trust.fuzz_watch import LIMIT_S
 from hart_lite import checkpoints
 from hart_lite.answers import grade, normalise, read_answer
 from hart_lite.benchmarks.registry import BENCHMARKS
@@ -23,6 +20,9 @@ from hart_lite.run_record import licence_of, record_of
 from hart_lite.shards import Checkpoint
 from hart_lite.types import HartError, shown
 from hart_lite.yaml_text import MOST_CHARACTERS, parse_yaml
+from tests.reliability import fuzz_own_files, fuzz_rows, fuzz_samples, fuzz_targets, fuzz_values, fuzz_written
+from tests.reliability.fuzz_samples import CHOICES
+from tests.reliability.fuzz_watch import LIMIT_S
 
 quick = settings(
     max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from small_runs import make_up, rl_stage, small_recipe
 
-from benchmarks.trust.hostile import _paths as paths_promise
 from hart_lite.checkpoints import seal
 from hart_lite.convert import convert
 from hart_lite.data import load_examples
 from hart_lite.images import ImageFile
 from hart_lite.train import train
 from hart_lite.types import HartError
+from tests.reliability.hostile import _paths as paths_promise
 
 
 def test_paths_that_lead_out_of_a_set_of_others_are_refused(tmp_path):

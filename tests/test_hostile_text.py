@@ -6,7 +6,11 @@ import pytest
 from evaluations import questions, rows_of, sound, write_evaluation
 from small_runs import make_up, rl_stage, sft_stage, small_recipe
 
-from benchmarks.trust.hostile_text import (
+from hart_lite.cli import main
+from hart_lite.markdown import plain
+from hart_lite.train import train
+from hart_lite.types import printable
+from tests.reliability.hostile_text import (
     MARK,
     TEXT,
     Page,
@@ -17,10 +21,6 @@ from benchmarks.trust.hostile_text import (
     rows,
     title_in_browser,
 )
-from hart_lite.cli import main
-from hart_lite.markdown import plain
-from hart_lite.train import train
-from hart_lite.types import printable
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from small_runs import make_up
 from trainers import rl_trainer, sft_trainer
 from transformers import TrainerCallback
 
-from benchmarks.trust.long_runs import Sample, judged, slope
+from tests.reliability.long_runs import Sample, judged, slope
 
 STEPS = 8
 

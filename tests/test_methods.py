@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from benchmarks import methods
+from experiments import methods
 from hart_lite.recipe import dump_recipe, load_recipe
 from hart_lite.types import HartError
 

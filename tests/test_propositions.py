@@ -8,7 +8,7 @@ import pytest
 import torch
 from evaluations import questions, rows_of, sound, write_evaluation
 
-from benchmarks import proposition2 as p2
+from experiments import proposition2 as p2
 from hart_lite.advantages import ap_weights, group_advantages
 from hart_lite.losses import policy_loss
 

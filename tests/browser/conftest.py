@@ -10,9 +10,9 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.trust.demo import Server, serving
 from hart_lite.models import open_model
 from hart_lite.run_dir import save_adapter
+from tests.reliability.demo import Server, serving
 
 WAIT = 120_000  # milliseconds; the machine may be busy
 

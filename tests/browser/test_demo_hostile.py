@@ -1,8 +1,8 @@
-"""Hostile guests at the running demo: each of its promises is kept (`benchmarks/trust/demo.py` measures them)."""
+"""Hostile guests at the running demo: each of its promises is kept (`tests/reliability/demo.py` measures them)."""
 
 import json
 
-from benchmarks.trust.demo import HOST, answers, promises
+from tests.reliability.demo import HOST, answers, promises
 
 
 def test_the_promises_are_kept(tmp_path):

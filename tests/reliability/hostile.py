@@ -15,7 +15,13 @@ from unittest import mock
 import torch
 from PIL import Image
 
-from benchmarks.trust.hostile_text import (
+from hart_lite.benchmarks.files import ImageFolder
+from hart_lite.checkpoints import seal
+from hart_lite.convert import convert
+from hart_lite.data import load_examples
+from hart_lite.loading import EMBEDDED
+from hart_lite.types import HartError
+from tests.reliability.hostile_text import (
     FILE,
     FOLDER,
     MARK,
@@ -29,13 +35,7 @@ from benchmarks.trust.hostile_text import (
     rows,
     title_in_browser,
 )
-from benchmarks.trust.promise import Promise
-from hart_lite.benchmarks.files import ImageFolder
-from hart_lite.checkpoints import seal
-from hart_lite.convert import convert
-from hart_lite.data import load_examples
-from hart_lite.loading import EMBEDDED
-from hart_lite.types import HartError
+from tests.reliability.promise import Promise
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("rollout.samples=2", "stages.0.questions_per_step=1", "stages.0.steps=2", "stages.0.save_every=1",

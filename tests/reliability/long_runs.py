@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from benchmarks.trust.promise import Promise
+from tests.reliability.promise import Promise
 
 STEPS, QUICK_STEPS = 2000, 200
 WARM_UP = 4  # the first of so many parts of the run does not count: caches fill, the allocator settles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.trust.fuzz_watch import Target
+from tests.reliability.fuzz_watch import Target
 
 
 class PlantedError(Exception):

@@ -1,4 +1,4 @@
-"""`hart-lite`, with what it is doing written beside it: `python -m benchmarks.trust.watched NOTES WORDS ..`.
+"""`hart-lite`, with what it is doing written beside it: `python -m tests.reliability.watched NOTES WORDS ..`.
 
 NOTES/now holds the name of the phase a run is in, NOTES/log a line for each that ended: name and seconds. A process
 outside reads them to choose its moment; the run itself is as it would be without.

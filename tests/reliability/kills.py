@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.trust.promise import Promise
-from benchmarks.trust.runs import begin, comes_to, differences, durations, finish, kept, phase
+from tests.reliability.promise import Promise
+from tests.reliability.runs import begin, comes_to, differences, durations, finish, kept, phase
 
 SEED = 20260222
 CHAINS = (  # phases to be killed in, in the order in which a run comes to them

@@ -1,4 +1,4 @@
-"""Measures every promise and prints one table: `python -m benchmarks.trust [PART ..]` (or `make trust`).
+"""Measures every promise and prints one table: `python -m tests.reliability [PART ..]` (or `make trust`).
 
 Each part is a room of this folder with `promises(folder, quick)`: it works in `folder`, an empty one of its own, and
 yields its lines as they are measured. `--quick` takes a few samples of each.
@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.trust.promise import Promise
 from hart_lite.markdown import markdown_table
+from tests.reliability.promise import Promise
 
 PARTS = ("kills", "saves", "stops", "memory", "numbers", "long_runs", "bad_bytes", "hostile", "demo")
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 
 
 def measure(part: str, quick: bool) -> list[Promise]:
-    room = importlib.import_module(f"benchmarks.trust.{part}")
+    room = importlib.import_module(f"tests.reliability.{part}")
     found = []
     with tempfile.TemporaryDirectory(prefix=f"trust-{part}-") as folder:
         for promise in room.promises(Path(folder), quick):
@@ -52,7 +52,7 @@ def main() -> int:
     found = [p for part in arguments.parts or PARTS for p in measure(part, arguments.quick)]
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
     text = (
-        f"`{'make trust' if not sys.argv[1:] else 'python -m benchmarks.trust ' + ' '.join(sys.argv[1:])}`, "
+        f"`{'make trust' if not sys.argv[1:] else 'python -m tests.reliability ' + ' '.join(sys.argv[1:])}`, "
         f"{(time.monotonic() - began) / 60:.0f} minutes, Python {platform.python_version()}, {libraries}.\n\n"
         f"{table(found)}\n"
     )

@@ -31,7 +31,7 @@ class Target:
 @dataclass
 class Watch:
     """Inputs that broke a reader are saved in `folder` under their target's name;
-    `python -m benchmarks.trust.bad_bytes TARGET FILE` reads one again."""
+    `python -m tests.reliability.bad_bytes TARGET FILE` reads one again."""
 
     folder: Path
     inputs: int = 0

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.trust.promise import Promise
-from benchmarks.trust.runs import begin, differences, ended, finish, kept, said
 from hart_lite.checkpoints import damage, newest_checkpoint
+from tests.reliability.promise import Promise
+from tests.reliability.runs import begin, differences, ended, finish, kept, said
 
 DISK = "48m"  # a run takes 16
 WRITES = (  # (what is written, at which of its times the disk is full)

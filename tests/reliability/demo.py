@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
-from benchmarks.trust.promise import Promise
+from tests.reliability.promise import Promise
 
 HOST = "127.0.0.1"
 PARALLEL = 200

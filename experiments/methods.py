@@ -1,4 +1,4 @@
-"""HART against its baselines on the embedded world: `python -m benchmarks.methods` (or `make methods`).
+"""HART against its baselines on the embedded world: `python -m experiments.methods` (or `make methods`).
 
 Trains every method at an equal budget (same questions, samples, steps, learning rate) from the same base over several
 seeds, RL alone and RL + SFT, and prints two tables shaped like the paper's tables 6 (grounding) and 7 (answers): mean
@@ -134,7 +134,7 @@ def main() -> None:
     except HartError as error:
         sys.exit(f"{error}\nFor a benchmark of other recipes, choose another folder with --runs")
     about = (
-        f"`python -m benchmarks.methods --seeds {arguments.seeds} {' '.join(arguments.overrides)}`".replace(" `", "`")
+        f"`python -m experiments.methods --seeds {arguments.seeds} {' '.join(arguments.overrides)}`".replace(" `", "`")
         + f" on CPU, torch {version('torch')}, transformers {version('transformers')}. Mean ± standard deviation over "
         f"{arguments.seeds} seeds of the run; `- GRPO`: difference from GRPO, paired by seed."
     )

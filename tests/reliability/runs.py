@@ -35,7 +35,7 @@ def begin(folder: Path, *words: str, processes: int = 1, **environment: str) -> 
     notes.mkdir(parents=True, exist_ok=True)
     (notes / "now").unlink(missing_ok=True)
     launch = LAUNCH if processes == 2 else ()
-    command = [sys.executable, "-m", *launch, "benchmarks.trust.watched", str(notes)]
+    command = [sys.executable, "-m", *launch, "tests.reliability.watched", str(notes)]
     command += ["train", "tiny_cpu", "output=run", *SMALL, "--resume", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     with (folder / "log.txt").open("a") as log:  # through a pipe: the run may be forbidden to write files

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from benchmarks.trust.fuzz_watch import Target, Watch
+from tests.reliability.fuzz_watch import Target, Watch
 
 NUMBERS = st.sampled_from((0, -1, 1, 0.5, 2**31, 2**63, 10**400, -(10**400), 1e308, float("nan"), float("inf")))
 TEXTS = st.sampled_from(

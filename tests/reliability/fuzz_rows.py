@@ -6,12 +6,12 @@ import base64
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks.trust.fuzz_samples import png, text_of
 from hart_lite.benchmarks.choices import from_question, from_text, lines
 from hart_lite.benchmarks.registry import BENCHMARKS
 from hart_lite.data import checked
 from hart_lite.rows import Row
 from hart_lite.types import Example, HartError
+from tests.reliability.fuzz_samples import png, text_of
 
 ROW = {"id": 7, "image": "a.png", "question": "What is it?", "choices": ["cat", "dog"], "answer": "B"}
 ROWS = (

@@ -1,7 +1,7 @@
 """Out of memory, for real: the address space of a process is bounded between what a step takes whole and what it takes
 in halves. The gradient is to be, to the bit, the one that half the budget gives.
 
-Every measurement is a process of its own, started anew as `python -m benchmarks.trust.memory`: a bound cannot be taken
+Every measurement is a process of its own, started anew as `python -m tests.reliability.memory`: a bound cannot be taken
 back, and what the allocator keeps of one would change the next.
 """
 
@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from transformers import Trainer
 
-from benchmarks.trust.promise import Promise
-from benchmarks.trust.trainers import RL, SFT, trainer
 from hart_lite.rl import RLTrainer
+from tests.reliability.promise import Promise
+from tests.reliability.trainers import RL, SFT, trainer
 
 MIB = 2**20
 BUDGETS = {"rl": ("tokens_per_pack", 4096), "sft": ("micro_batch_size", 32)}
@@ -48,7 +48,7 @@ def promises(folder: Path, quick: bool) -> Iterator[Promise]:
 
 
 def _child(folder: Path, kind: str, budget: int, bound: int | None = None) -> dict:
-    command = [sys.executable, "-m", "benchmarks.trust.memory", str(folder), kind, str(budget), str(bound or 0)]
+    command = [sys.executable, "-m", "tests.reliability.memory", str(folder), kind, str(budget), str(bound or 0)]
     done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")

@@ -1,4 +1,4 @@
-"""The loop on a photo, as the README shows it: `python -m benchmarks.loop_picture PHOTO --box L,T,R,B --out PICTURE`.
+"""The loop on a photo, as the README shows it: `python -m experiments.loop_picture PHOTO --box L,T,R,B --out PICTURE`.
 
 A drawing, not a measurement: the box is given, in pixels of the photo, and so are question and answer.
 """

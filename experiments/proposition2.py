@@ -1,4 +1,4 @@
-"""The paper's two propositions, checked: `python -m benchmarks.proposition2 [EVALUATION or RUN ...]`.
+"""The paper's two propositions, checked: `python -m experiments.proposition2 [EVALUATION or RUN ...]`.
 
 Proposition 2 says that AP-GRPO takes the gradient of right answers with wrong boxes out of the baseline's:
 
@@ -213,7 +213,7 @@ def measured_information(folder: Path) -> list[tuple[str, float, float]]:
 def report(policies: int, folders: Sequence[Path]) -> str:
     parts = [
         "# Propositions 1 and 2, checked",
-        f"`python -m benchmarks.proposition2 --policies {policies}{' RUN ...' if folders else ''}`: exact gradients of "
+        f"`python -m experiments.proposition2 --policies {policies}{' RUN ...' if folders else ''}`: exact gradients of "
         f"{policies:,} random softmax policies over {ACTIONS} trajectories, groups of {GROUP}.",
         "## Proposition 2",
         proposition_2_table(check_proposition_2(policies)),

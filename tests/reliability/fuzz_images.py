@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-from benchmarks.trust.fuzz_bytes import damaged
 from hart_lite.images import ImageBytes
+from tests.reliability.fuzz_bytes import damaged
 
 SIZE = (40, 28)
 _PNG = b"\x89PNG\r\n\x1a\n"

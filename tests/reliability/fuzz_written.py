@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.trust.fuzz_samples import CHOICES, SIZE, lists, png, text_of
 from hart_lite.answers import grade, normalise, read_answer
 from hart_lite.api_client import Client
 from hart_lite.api_engine import ApiEngine
@@ -30,6 +29,7 @@ from hart_lite.protocols.base import Say, Setting
 from hart_lite.protocols.registry import PROTOCOLS
 from hart_lite.recipe import dump_recipe, load_recipe
 from hart_lite.types import Box, Example
+from tests.reliability.fuzz_samples import CHOICES, SIZE, lists, png, text_of
 
 RESPONSES = (
     b"<think>It is red.</think>The answer is (A) red.",

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.trust.promise import Promise
-from benchmarks.trust.runs import begin, comes_to, differences, ended, finish, kept, metrics, said
 from hart_lite.checkpoints import damage, newest_checkpoint
+from tests.reliability.promise import Promise
+from tests.reliability.runs import begin, comes_to, differences, ended, finish, kept, metrics, said
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 SIGNALS = (  # each chain is one run: (signal, phase, at which of its times, since the launch), in the order it comes

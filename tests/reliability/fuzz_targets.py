@@ -8,7 +8,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from benchmarks.trust.fuzz_own_files import (
+from hart_lite.api_client import RequestError
+from hart_lite.layouts.coco import read_coco
+from hart_lite.layouts.conversations import read_conversations
+from hart_lite.layouts.csv_folder import read_csv_folder
+from hart_lite.layouts.mgpo import read_mgpo
+from hart_lite.recipe import shipped_recipes
+from hart_lite.rows import Row, read_rows
+from hart_lite.types import HartError
+from tests.reliability.fuzz_own_files import (
     ADAPTER,
     EVAL,
     LORA,
@@ -26,7 +34,7 @@ from benchmarks.trust.fuzz_own_files import (
     shard_index,
     state,
 )
-from benchmarks.trust.fuzz_rows import (
+from tests.reliability.fuzz_rows import (
     BESIDE,
     COCO,
     CONVERSATION,
@@ -43,9 +51,9 @@ from benchmarks.trust.fuzz_rows import (
     read_choices,
     rows_by,
 )
-from benchmarks.trust.fuzz_samples import lists, png
-from benchmarks.trust.fuzz_watch import Target
-from benchmarks.trust.fuzz_written import (
+from tests.reliability.fuzz_samples import lists, png
+from tests.reliability.fuzz_watch import Target
+from tests.reliability.fuzz_written import (
     OVERRIDES,
     REPLIES,
     RESPONSES,
@@ -56,14 +64,6 @@ from benchmarks.trust.fuzz_written import (
     read_response,
     recipes,
 )
-from hart_lite.api_client import RequestError
-from hart_lite.layouts.coco import read_coco
-from hart_lite.layouts.conversations import read_conversations
-from hart_lite.layouts.csv_folder import read_csv_folder
-from hart_lite.layouts.mgpo import read_mgpo
-from hart_lite.recipe import shipped_recipes
-from hart_lite.rows import Row, read_rows
-from hart_lite.types import HartError
 
 # For the coverage-guided fuzzer: those that read an input in a millisecond or so.
 PARSERS = (

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainerCallback
 
-from benchmarks.trust.promise import Promise
-from benchmarks.trust.trainers import RL, SFT, trained, trainer
 from hart_lite.guard import LIMIT
 from hart_lite.types import HartError
+from tests.reliability.promise import Promise
+from tests.reliability.trainers import RL, SFT, trained, trainer
 
 BAD = {3, 4, 7, 9, 10, 11}  # of 12 steps
 

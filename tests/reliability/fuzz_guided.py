@@ -42,7 +42,7 @@ def installed() -> bool:
 def guided(what: str, seed: int, inputs: int, folder: Path) -> Guided:
     """`what`: "parsers" or "planted". `folder`, a new one, keeps what broke a reader."""
     folder.mkdir(parents=True)
-    command = [sys.executable, "-m", "benchmarks.trust.fuzz_guided", what, str(seed), str(inputs), str(folder)]
+    command = [sys.executable, "-m", "tests.reliability.fuzz_guided", what, str(seed), str(inputs), str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", timeout=_MOST_S)
     status = _STATUS.search(ended.stderr)
@@ -57,13 +57,13 @@ def _main(what: str, seed: str, inputs: str, folder: str) -> None:
     import atheris
 
     work = Path(folder)
-    with atheris.instrument_imports(include=["hart_lite", "benchmarks.trust.fuzz_planted"]):
-        from benchmarks.trust.fuzz_planted import PLANTED
-        from benchmarks.trust.fuzz_watch import STOP_S, Watch
+    with atheris.instrument_imports(include=["hart_lite", "tests.reliability.fuzz_planted"]):
+        from tests.reliability.fuzz_planted import PLANTED
+        from tests.reliability.fuzz_watch import STOP_S, Watch
 
         found = [PLANTED]
         if what == "parsers":
-            from benchmarks.trust.fuzz_targets import PARSERS, targets
+            from tests.reliability.fuzz_targets import PARSERS, targets
 
             made = targets(work / "scratch")
             found = [made[name] for name in PARSERS]

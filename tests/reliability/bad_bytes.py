@@ -3,9 +3,9 @@
 Images are damaged and bombs built (`fuzz_images`), everything else is damaged byte by byte (`fuzz_bytes`), bent value
 by value with hypothesis (`fuzz_values`) and sought out by a coverage-guided fuzzer (`fuzz_guided`; it needs
 `pip install -e '.[fuzz]'`). What is read, and how: `fuzz_targets`. Each part runs in a process of its own, whose memory
-is measured and limited. What breaks a reader is saved in benchmarks/results/bad_bytes:
+is measured and limited. What breaks a reader is saved in experiments/results/bad_bytes:
 
-    python -m benchmarks.trust.bad_bytes TARGET FILE    reads it again, and shows what happens
+    python -m tests.reliability.bad_bytes TARGET FILE    reads it again, and shows what happens
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.trust import fuzz_images
-from benchmarks.trust.fuzz_bytes import damaged_of
-from benchmarks.trust.fuzz_guided import REPOSITORY, Guided, guided, installed
-from benchmarks.trust.fuzz_watch import LIMIT_S, Target, Watch
-from benchmarks.trust.promise import Promise
 from hart_lite.images import CACHE_BYTES, FREE_PIXELS
+from tests.reliability import fuzz_images
+from tests.reliability.fuzz_bytes import damaged_of
+from tests.reliability.fuzz_guided import REPOSITORY, Guided, guided, installed
+from tests.reliability.fuzz_watch import LIMIT_S, Target, Watch
+from tests.reliability.promise import Promise
 
 SEED = 0
 IMAGES, DAMAGED, BENT, GUIDED = 3000, 180, 180, 6000  # the second and third for each target
@@ -104,7 +104,7 @@ def _kept(faults: list[str]) -> list[str]:
 
 def _child(part: str, folder: Path, size: int) -> dict:
     account = folder / f"{part}.json"
-    command = [sys.executable, "-m", "benchmarks.trust.bad_bytes", part, str(size), str(account)]
+    command = [sys.executable, "-m", "tests.reliability.bad_bytes", part, str(size), str(account)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace", timeout=_MOST_S
@@ -137,8 +137,8 @@ def _bombs(watch: Watch, _: int) -> list[str]:
 
 
 def _texts(watch: Watch, fewer: int) -> list[str]:
-    from benchmarks.trust.fuzz_targets import targets
-    from benchmarks.trust.fuzz_values import give_bent
+    from tests.reliability.fuzz_targets import targets
+    from tests.reliability.fuzz_values import give_bent
 
     with tempfile.TemporaryDirectory() as scratch:
         for number, target in enumerate(targets(Path(scratch)).values()):
@@ -171,7 +171,7 @@ def _kib(name: str) -> int:
 
 def _again(name: str, file: Path) -> None:
     """Without a watch: the traceback shows."""
-    from benchmarks.trust.fuzz_targets import targets
+    from tests.reliability.fuzz_targets import targets
 
     with tempfile.TemporaryDirectory() as scratch:
         found = targets(Path(scratch)) | {"images": Target("images", fuzz_images.read_image, ())}
