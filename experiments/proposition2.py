@@ -25,10 +25,10 @@ import numpy as np
 from hart_lite.advantages import STD_EPS
 from hart_lite.analysis import mutual_information
 from hart_lite.findings import findings
-from hart_lite.markdown import markdown_table
 from hart_lite.paper import paper_table
 from hart_lite.predictions import is_evaluation, read_evaluation
 from hart_lite.table_rows import JOINT
+from hart_lite.utils.markdown import markdown_table
 
 RESULTS = Path(__file__).parent / "results" / "proposition2.md"
 KS = (0.0, 0.15, 0.3, 0.6)
@@ -213,8 +213,8 @@ def measured_information(folder: Path) -> list[tuple[str, float, float]]:
 def report(policies: int, folders: Sequence[Path]) -> str:
     parts = [
         "# Propositions 1 and 2, checked",
-        f"`python -m experiments.proposition2 --policies {policies}{' RUN ...' if folders else ''}`: exact gradients of "
-        f"{policies:,} random softmax policies over {ACTIONS} trajectories, groups of {GROUP}.",
+        f"`python -m experiments.proposition2 --policies {policies}{' RUN ...' if folders else ''}`: exact gradients "
+        f"of {policies:,} random softmax policies over {ACTIONS} trajectories, groups of {GROUP}.",
         "## Proposition 2",
         proposition_2_table(check_proposition_2(policies)),
         FOUND.format(least=min(gradient_scale(p / 100, 0) for p in range(1, 100))),

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from hart_lite.files import move_whole, write_whole
 from hart_lite.types import HartError
+from hart_lite.utils.files import move_whole, write_whole
 
 SEAL = "complete.json"
 PARTIAL = "checkpoint.part"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from hart_lite.eval_report import flat
 from hart_lite.findings import SCORES
-from hart_lite.markdown import markdown_table, plain, probability
 from hart_lite.predictions import Evaluation, read_evaluation
 from hart_lite.significance import mcnemar, paired_bootstrap
 from hart_lite.types import HartError
+from hart_lite.utils.markdown import markdown_table, plain, probability
 
 COMPARED = frozenset({"model", "family", "weights", "modes"})  # may differ: what is compared
 GROUNDING = {  # figure -> its title; the shares of questions first

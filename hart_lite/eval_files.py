@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hart_lite.benchmarks.base import BadRow
-from hart_lite.files import write_whole
-from hart_lite.locks import LOCK, FolderLock
 from hart_lite.predictions import read_row
 from hart_lite.types import HartError, shown
+from hart_lite.utils.files import write_whole
+from hart_lite.utils.locks import LOCK, FolderLock
 
 _BEGUN = {LOCK, "eval.json.part", "predictions.jsonl"}  # all that a kill leaves before the settings are written
 Key = tuple[str, str, str]  # benchmark, mode, id

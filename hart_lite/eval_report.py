@@ -11,8 +11,8 @@ from hart_lite.analysis import IOU_THRESHOLDS
 from hart_lite.benchmarks.registry import BENCHMARKS
 from hart_lite.benchmarks.scores import scores
 from hart_lite.findings import SCORES, findings
-from hart_lite.markdown import markdown_table, percent, plain, probability
 from hart_lite.predictions import Evaluation, read_evaluation
+from hart_lite.utils.markdown import markdown_table, percent, plain, probability
 
 ABOUT = (
     "In percent, with 95 % intervals by bootstrap over images; one without width means that all images agree, not that "

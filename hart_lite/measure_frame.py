@@ -1,7 +1,7 @@
 """Which convention a checkpoint's boxes follow, measured on questions whose boxes are known.
 
 The model is asked where to look, in the words that training uses, and says it once, greedily. What it wrote is then
-read under every convention of `hart_lite.box_frames` and held against the truth.
+read under every convention of `hart_lite.box_formats` and held against the truth.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from hart_lite.analysis import grounding
-from hart_lite.box_frames import FRAMES, MEANING, BoxFrame, Size, to_original
+from hart_lite.box_formats import FRAMES, MEANING, BoxFrame, Size, to_original
 from hart_lite.boxes import valid_boxes
 from hart_lite.data import load_examples
 from hart_lite.families.box_text import WrittenBox

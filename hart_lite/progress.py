@@ -19,11 +19,11 @@ from accelerate import PartialState
 from PIL import Image
 
 from hart_lite.analysis import grounding
-from hart_lite.files import write_whole
 from hart_lite.images import jpeg, view_pixels
 from hart_lite.report_run import PROGRESS, QUESTIONS
 from hart_lite.rollout import Runner
 from hart_lite.types import Example, HartError, ImageView, Trajectory
+from hart_lite.utils.files import write_whole
 
 SIDE = 960  # pixels of the longer side of a kept image
 CROP_SIDE = 280

@@ -15,9 +15,9 @@ import yaml
 from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
-from hart_lite.files import write_whole
 from hart_lite.recipe_schema import Recipe, RLStage, SFTStage
 from hart_lite.types import HartError, shown
+from hart_lite.utils.files import write_whole
 from hart_lite.yaml_text import parse_yaml
 
 __all__ = ["RLStage", "Recipe", "SFTStage", "check_machine", "dump_recipe", "load_recipe", "shipped_recipes"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hart_lite.box_frames import BoxFrame
+from hart_lite.box_formats import BoxFrame
 from hart_lite.recipe_checks import contradictions
 
 Loop = Literal["hart", "mgpo", "direct"]

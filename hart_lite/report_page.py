@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hart_lite.files import write_whole
+from hart_lite.utils.files import write_whole
 
 REPORT = "report.html"
 MAX_PICTURES = 4_000_000  # characters of data URLs in a page; the rest of it stays far below that

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from hart_lite.files import write_whole
 from hart_lite.images import draw_boxes, jpeg, view_pixels
 from hart_lite.types import Box, Example, Group, Trajectory
+from hart_lite.utils.files import write_whole
 
 QUESTIONS, SAMPLES = 2, 4  # kept of each logged step
 SIDE = 480  # pixels of the longer side of a kept picture

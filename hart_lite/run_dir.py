@@ -20,15 +20,15 @@ from accelerate.utils import broadcast_object_list
 from hart_lite.checkpoints import DISK_ERRORS
 from hart_lite.evaluate import evaluate
 from hart_lite.families.base import Family
-from hart_lite.files import move_whole, write_whole
 from hart_lite.fingerprint import KEY, check_fingerprint, fingerprint
 from hart_lite.loading import ADAPTER_BASE, FRAME
-from hart_lite.locks import LOCK, FolderLock
 from hart_lite.policy import Policy
 from hart_lite.recipe import Recipe, dump_recipe, load_recipe
 from hart_lite.rollout import Runner
 from hart_lite.summary import summary_table
 from hart_lite.types import Example, HartError
+from hart_lite.utils.files import move_whole, write_whole
+from hart_lite.utils.locks import LOCK, FolderLock
 
 LIBRARIES = ("hart-lite", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "pillow")
 BEGUN = {LOCK, "versions.json", "versions.json.part", "recipe.yaml.part"}  # all that a kill leaves before recipe.yaml

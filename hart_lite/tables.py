@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hart_lite import table_rows
-from hart_lite.markdown import markdown_table, plain
 from hart_lite.paper import NUMBERS, TRAINING_DATA, commands, paper_table, provenance
 from hart_lite.table_rows import Cell, Column, Row, Source, Value
 from hart_lite.types import HartError
+from hart_lite.utils.markdown import markdown_table, plain
 
 ABOUT = (
     "Rows marked paper are the paper's own, as printed; rows marked ours are measured here: value (95 % interval by "

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from hart_lite.answers import answer_letter, choice_lines, grade, normalise, read_answer
+from hart_lite.grading import answer_letter, choice_lines, grade, normalise, read_answer
 from hart_lite.types import HartError
 
 SIGNS = ("STOP", "SLOW", "EXIT", "OPEN")

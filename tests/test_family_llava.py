@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe
 from tiny_families import LLAVA, LLAVA_GRIDS, LLAVA_TEMPLATE, LLAVA_TILE, StockLlava, build_llava
 
-from hart_lite.box_frames import FRAMES
+from hart_lite.box_formats import FRAMES
 from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.images import view_pixels
 from hart_lite.loading import load_policy

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hart_lite import checkpoints
-from hart_lite.answers import grade, normalise, read_answer
 from hart_lite.benchmarks.registry import BENCHMARKS
+from hart_lite.grading import grade, normalise, read_answer
 from hart_lite.lora_file import read_lora
 from hart_lite.predictions import read_row
 from hart_lite.recipe import dump_recipe, load_recipe

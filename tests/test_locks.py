@@ -9,16 +9,16 @@ import sys
 import pytest
 from small_runs import rl_stage, small_recipe
 
-from hart_lite import locks
 from hart_lite import train as training
-from hart_lite.locks import LOCK, FolderLock
 from hart_lite.train import train
 from hart_lite.types import HartError
+from hart_lite.utils import locks
+from hart_lite.utils.locks import LOCK, FolderLock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from hart_lite.locks import FolderLock
+from hart_lite.utils.locks import FolderLock
 with FolderLock(Path(sys.argv[1]), "knitting", "come back later"):
     print("held", flush=True)
     time.sleep(600)

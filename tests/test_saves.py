@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
 
-from hart_lite import checkpoints, files, rl, run_dir
+from hart_lite import checkpoints, rl, run_dir
 from hart_lite import train as training
 from hart_lite.checkpoints import MetricsFile, SealedCheckpoints, damage
-from hart_lite.files import move_whole, write_whole
 from hart_lite.progress import Progress
 from hart_lite.recipe import dump_recipe
 from hart_lite.train import train
 from hart_lite.types import HartError
+from hart_lite.utils import files
+from hart_lite.utils.files import move_whole, write_whole
 
 NO_EVAL = {"world": {"scenes": 4, "eval_scenes": 0, "size": 168}}
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hart_lite.box_frames import BoxFrame
+from hart_lite.box_formats import BoxFrame
 from hart_lite.types import Box, ImageView, Tokens
 
 if TYPE_CHECKING:  # what speaks of families alone, such as a list of benchmarks, answers without torch

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 # By the module's own name: at the top, transformers 5.17 hides it behind torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from hart_lite.box_frames import BoxFrame, to_original
+from hart_lite.box_formats import BoxFrame, to_original
 from hart_lite.families.base import Content
 from hart_lite.images import view_pixels
 from hart_lite.types import HartError, ImageView, Slot, Tokens, shown

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import InternVLForConditionalGeneration
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from hart_lite.box_frames import from_original, written
+from hart_lite.box_formats import from_original, written
 from hart_lite.families.box_text import ANYTHING, NUMBER, WrittenBox, four, on_image
 from hart_lite.families.tiles import TiledFamily
 from hart_lite.types import Box

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import LlavaOnevisionForConditionalGeneration
 from transformers.image_processing_utils import select_best_resolution
 
-from hart_lite.box_frames import BoxFrame, from_original, written
+from hart_lite.box_formats import BoxFrame, from_original, written
 from hart_lite.families.box_text import FRACTION, WrittenBox, four, on_image
 from hart_lite.families.tiles import TiledFamily
 from hart_lite.types import Box
@@ -31,7 +31,7 @@ class LlavaOneVision(TiledFamily):
     name = "llava_onevision"
     title = "LLaVA-OneVision"
     model_class = LlavaOnevisionForConditionalGeneration
-    # A convention, not knowledge (hart_lite.box_frames): `hart-lite frame` measures it, model.box_frame sets it. So the
+    # A convention, not knowledge (hart_lite.box_formats): `hart-lite frame` measures it, model.box_frame sets it. So the
     # words that ask for a box say nothing of its numbers.
     box_frame = "unit"
     locate_words = " as a bounding box [x1, y1, x2, y2]"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from hart_lite.markdown import markdown_table
+from hart_lite.utils.markdown import markdown_table
 from tests.reliability.promise import Promise
 
 PARTS = ("kills", "saves", "stops", "memory", "numbers", "long_runs", "bad_bytes", "hostile", "demo")
