@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hart_lite.config.schema import ModelSection
 from hart_lite.dimensions import Dimensions
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.towers import InternVit, Vision
 
 SINGLE = 4  # bytes of a float32: norms, adapters, logits

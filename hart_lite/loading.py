@@ -18,6 +18,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, set_seed
 
 from hart_lite import attention
+from hart_lite.config.schema import ModelSection
 from hart_lite.families.base import Family
 from hart_lite.families.internvl3 import InternVL3
 from hart_lite.families.llava_onevision import LlavaOneVision
@@ -25,7 +26,6 @@ from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.fingerprint import check_fingerprint
 from hart_lite.finite import check_finite
 from hart_lite.policy import Policy
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.types import HartError
 
 log = logging.getLogger(__name__)

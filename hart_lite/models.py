@@ -18,13 +18,13 @@ from pathlib import Path
 
 from hart_lite.api_client import Client
 from hart_lite.api_engine import ApiEngine
+from hart_lite.config.recipe import check_machine, load_recipe
+from hart_lite.config.schema import Evaluate, ModelSection, PixelBudgets, Recipe, Rollout
 from hart_lite.conversation import Engine
 from hart_lite.engine import LocalEngine
 from hart_lite.fingerprint import fingerprint
 from hart_lite.frames import FRAMES
 from hart_lite.loading import ADAPTER_WEIGHTS, load_policy
-from hart_lite.recipe import check_machine, load_recipe
-from hart_lite.recipe_schema import Evaluate, ModelSection, PixelBudgets, Recipe, Rollout
 from hart_lite.run_record import RunRecord, recipe_of
 from hart_lite.types import HartError, shown
 

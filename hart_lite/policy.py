@@ -16,11 +16,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from hart_lite.config.schema import Lora
 from hart_lite.families.base import Family
 from hart_lite.generate import Sampling, generate
 from hart_lite.images import view_pixels
 from hart_lite.packing import Pack
-from hart_lite.recipe_schema import Lora
 from hart_lite.types import ImageView, Slot, Tokens
 
 ENCODE_TOKENS = 4096  # image tokens that one call of the vision tower takes at most, to bound its memory

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hart_lite.recipe import Recipe, RLStage, load_recipe
+from hart_lite.config.recipe import Recipe, RLStage, load_recipe
 from hart_lite.types import HartError
 
 PROGRESS, QUESTIONS = "progress", "questions.json"  # folder of the looks, and in it what was asked

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from hart_lite.recipe_schema import Recipe, RLStage
+from hart_lite.config.schema import Recipe, RLStage
 from hart_lite.report_run import Run, StageRows
 
 FEW_STEPS = 8  # fewer say nothing of a trend

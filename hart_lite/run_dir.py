@@ -18,12 +18,12 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from hart_lite.checkpoints import DISK_ERRORS
+from hart_lite.config.recipe import Recipe, dump_recipe, load_recipe
 from hart_lite.evaluate import evaluate
 from hart_lite.families.base import Family
 from hart_lite.fingerprint import KEY, check_fingerprint, fingerprint
 from hart_lite.loading import ADAPTER_BASE, FRAME
 from hart_lite.policy import Policy
-from hart_lite.recipe import Recipe, dump_recipe, load_recipe
 from hart_lite.rollout import Runner
 from hart_lite.summary import summary_table
 from hart_lite.types import Example, HartError

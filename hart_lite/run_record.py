@@ -16,12 +16,12 @@ from typing import Annotated, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hart_lite.config.recipe import load_recipe
+from hart_lite.config.schema import Recipe
+from hart_lite.config.yaml import parse_yaml
 from hart_lite.images import ImageFile
 from hart_lite.loading import EMBEDDED
-from hart_lite.recipe import load_recipe
-from hart_lite.recipe_schema import Recipe
 from hart_lite.types import HartError, cut
-from hart_lite.yaml_text import parse_yaml
 
 log = logging.getLogger(__name__)
 RECORD, PICTURES = "training.json", "pictures"

@@ -19,11 +19,11 @@ from trl import SFTConfig, SFTTrainer
 
 from hart_lite import loops
 from hart_lite.checkpoints import SealedCheckpoints
+from hart_lite.config.schema import SFTStage
 from hart_lite.families.base import Family
 from hart_lite.guard import Guarded, Standing
 from hart_lite.losses import gradient_scale
 from hart_lite.memory import Budget, Draws, within_memory
-from hart_lite.recipe_schema import SFTStage
 from hart_lite.rollout import Runner
 from hart_lite.types import Box, Example, HartError, Tokens
 from hart_lite.utils.files import write_whole

@@ -34,10 +34,10 @@ from hart_lite.checkpoints import (
     rewind_metrics,
     step_of,
 )
+from hart_lite.config.recipe import Recipe, RLStage, SFTStage, check_machine
 from hart_lite.endings import endings_explained
 from hart_lite.loading import load_policy
 from hart_lite.progress import Progress, missed_before, quarters, watched
-from hart_lite.recipe import Recipe, RLStage, SFTStage, check_machine
 from hart_lite.report import write_report
 from hart_lite.rl import RLTrainer
 from hart_lite.rollout import Runner

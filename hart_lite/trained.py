@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart_lite.recipe import load_recipe
-from hart_lite.recipe_schema import Recipe, RLStage
+from hart_lite.config.recipe import load_recipe
+from hart_lite.config.schema import Recipe, RLStage
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pictures import Photo, packed_logps
 from transformers import GenerationConfig
 
 from hart_lite.benchmarks.world import BENCHMARK
+from hart_lite.config.schema import Lora, ModelSection, PixelBudgets, Rollout
 from hart_lite.engine import LocalEngine
 from hart_lite.eval_questions import Question
 from hart_lite.eval_settings import EvalSettings, setting_of
@@ -23,7 +24,6 @@ from hart_lite.models import OpenModel
 from hart_lite.packing import pack
 from hart_lite.policy import Policy
 from hart_lite.protocols.registry import PROTOCOLS
-from hart_lite.recipe_schema import Lora, ModelSection, PixelBudgets, Rollout
 from hart_lite.types import Box, ImageView, Tokens
 
 ALL_PARTS = Lora(parts=["language", "vision", "projector"])

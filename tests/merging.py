@@ -14,9 +14,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from hart_lite.config.schema import ModelSection
 from hart_lite.loading import load_policy
 from hart_lite.policy import Policy
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.run_dir import save_adapter
 from hart_lite.world.base import build, build_config, build_tokenizer, initialise
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hart_lite.rollout
+from hart_lite.config.schema import Recipe
 from hart_lite.families.qwen2_5_vl import Qwen25VL
-from hart_lite.recipe_schema import Recipe
 from hart_lite.types import Example, Group, Tokens, Trajectory, Turn
 
 TIMINGS = {"tokens_per_second", "peak_memory_gib", "seconds_rollout", "seconds_reference", "seconds_update"}

@@ -8,6 +8,8 @@ from pictures import Photo
 
 from hart_lite.attention import Branches
 from hart_lite.benchmarks.world import BENCHMARK
+from hart_lite.config.recipe import load_recipe
+from hart_lite.config.schema import ModelSection
 from hart_lite.conversation import Conversation, Spoken, cut_after
 from hart_lite.engine import LocalEngine
 from hart_lite.eval_questions import Question
@@ -18,8 +20,6 @@ from hart_lite.models import OpenModel
 from hart_lite.policy import Policy
 from hart_lite.protocols.base import Outcome, ProtocolRun, Say
 from hart_lite.protocols.registry import PROTOCOLS
-from hart_lite.recipe import load_recipe
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.rollout import Runner
 from hart_lite.types import Box, HartError, ImageView, Tokens
 

@@ -18,12 +18,12 @@ from PIL import Image
 from hart_lite import cli, loops
 from hart_lite.benchmarks import listing, own_rows, registry, world
 from hart_lite.benchmarks.base import BadRow
+from hart_lite.config.recipe import load_recipe
 from hart_lite.eval_questions import Question, batches_by_image, read_questions
 from hart_lite.eval_run import run_eval
 from hart_lite.eval_settings import NO_LIMIT, EvalSettings, setting_of
 from hart_lite.models import open_model
 from hart_lite.protocols.registry import PROTOCOLS
-from hart_lite.recipe import load_recipe
 from hart_lite.types import HartError
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"

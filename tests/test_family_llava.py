@@ -25,11 +25,11 @@ from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe
 from tiny_families import LLAVA, LLAVA_GRIDS, LLAVA_TEMPLATE, LLAVA_TILE, StockLlava, build_llava
 
 from hart_lite.box_formats import FRAMES
+from hart_lite.config.schema import ModelSection, PixelBudgets
 from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.images import view_pixels
 from hart_lite.loading import load_policy
 from hart_lite.policy import Policy
-from hart_lite.recipe_schema import ModelSection, PixelBudgets
 from hart_lite.run_dir import save_adapter
 from hart_lite.train import train
 from hart_lite.types import Box, HartError, ImageView, Tokens

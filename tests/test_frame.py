@@ -7,9 +7,9 @@ import pytest
 from tiny_families import build_llava
 
 from hart_lite.box_formats import FRAMES, MEANING, from_original, to_original, written
+from hart_lite.config.schema import ModelSection
 from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.measure_frame import Answer, compare, measure, sign_test, text
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.types import Box, HartError
 from hart_lite.world.scenes import World, examples
 

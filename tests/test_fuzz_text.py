@@ -12,14 +12,14 @@ from PIL import Image
 
 from hart_lite import checkpoints
 from hart_lite.benchmarks.registry import BENCHMARKS
+from hart_lite.config.recipe import dump_recipe, load_recipe
+from hart_lite.config.yaml import MOST_CHARACTERS, parse_yaml
 from hart_lite.grading import grade, normalise, read_answer
 from hart_lite.lora_file import read_lora
 from hart_lite.predictions import read_row
-from hart_lite.recipe import dump_recipe, load_recipe
 from hart_lite.run_record import licence_of, record_of
 from hart_lite.shards import Checkpoint
 from hart_lite.types import HartError, shown
-from hart_lite.yaml_text import MOST_CHARACTERS, parse_yaml
 from tests.reliability import fuzz_own_files, fuzz_rows, fuzz_samples, fuzz_targets, fuzz_values, fuzz_written
 from tests.reliability.fuzz_samples import CHOICES
 from tests.reliability.fuzz_watch import LIMIT_S

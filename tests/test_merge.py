@@ -190,7 +190,7 @@ def test_plain_differs_from_dequant_by_the_error_of_4_bits(base, tmp_path):
 def test_a_run_that_did_not_quantise_has_nothing_to_dequantise(adapter, tmp_path, base):
     from small_runs import small_recipe
 
-    from hart_lite.recipe import dump_recipe
+    from hart_lite.config.recipe import dump_recipe
 
     run = tmp_path / "run"
     run.mkdir()

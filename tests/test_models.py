@@ -11,12 +11,12 @@ from small_runs import small_recipe
 
 from hart_lite import models
 from hart_lite.api_engine import ApiEngine
+from hart_lite.config.recipe import dump_recipe, load_recipe
+from hart_lite.config.schema import Rollout
 from hart_lite.engine import LocalEngine
 from hart_lite.generate import Sampling
 from hart_lite.merge import merge
 from hart_lite.models import open_model
-from hart_lite.recipe import dump_recipe, load_recipe
-from hart_lite.recipe_schema import Rollout
 from hart_lite.run_dir import save_adapter
 from hart_lite.types import HartError, ImageView
 

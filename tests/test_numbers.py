@@ -12,11 +12,11 @@ from trainers import ON_CPU, adapters, rl_trainer, same, sft_trainer
 from trl import SFTTrainer
 
 from hart_lite import rl
+from hart_lite.config.schema import ModelSection
 from hart_lite.finite import check_finite
 from hart_lite.generate import Sampling
 from hart_lite.guard import LIMIT, Standing
 from hart_lite.loading import load_policy
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.run_dir import save_adapter
 from hart_lite.types import HartError, NotFiniteError
 from hart_lite.world.base import build

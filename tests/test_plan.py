@@ -15,6 +15,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from hart_lite import activations, cli, generate, policy
 from hart_lite.activations import Cost
+from hart_lite.config.recipe import load_recipe, shipped_recipes
+from hart_lite.config.schema import ModelSection
 from hart_lite.dimensions import PUBLISHED, Dimensions, Vision
 from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.generate import Sampling
@@ -25,8 +27,6 @@ from hart_lite.packing import Pack, pack, trie
 from hart_lite.plan import CARDS, GIB, TEXT_TOKENS, Turn, kv_tokens, plan, usable
 from hart_lite.plan_report import report, suggest, with_overrides
 from hart_lite.policy import Policy
-from hart_lite.recipe import load_recipe, shipped_recipes
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.types import HartError, Tokens
 from hart_lite.world.base import build_config
 

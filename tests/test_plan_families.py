@@ -19,6 +19,8 @@ from transformers import (
 
 from hart_lite import cli
 from hart_lite.activations import Cost
+from hart_lite.config.recipe import load_recipe
+from hart_lite.config.schema import Lora, ModelSection
 from hart_lite.dimensions import PUBLISHED, Dimensions
 from hart_lite.families.internvl3 import InternVL3
 from hart_lite.families.llava_onevision import LlavaOneVision
@@ -27,8 +29,6 @@ from hart_lite.loading import load_policy
 from hart_lite.measure import peak_bytes
 from hart_lite.plan import plan, usable
 from hart_lite.plan_report import report
-from hart_lite.recipe import load_recipe
-from hart_lite.recipe_schema import Lora, ModelSection
 from hart_lite.towers import InternVit, Siglip
 from hart_lite.types import ImageView
 

@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
+from hart_lite.config.schema import ModelSection
 from hart_lite.loading import load_policy
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.world import pretrain
 from hart_lite.world.base import build_tokenizer, initialise
 

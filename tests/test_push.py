@@ -14,10 +14,10 @@ from merging import PLAIN_PROCESSOR, edit_config, make_adapter, make_base, pytho
 from PIL import Image
 from small_runs import make_up, rl_stage, sft_stage, small_recipe
 
+from hart_lite.config.recipe import dump_recipe
 from hart_lite.merge import merge
 from hart_lite.model_card import fenced, model_card, plain
 from hart_lite.push import lay_out, pack, push
-from hart_lite.recipe import dump_recipe
 from hart_lite.run_record import RunRecord, licence_of, public_name, public_recipe, record_of, run_of
 from hart_lite.train import train
 from hart_lite.types import HartError
@@ -176,7 +176,7 @@ def test_pictures_are_bounded_jpegs_without_metadata(run, tmp_path):
 
 
 def test_images_whose_licence_forbids_it_are_not_shown(run, tmp_path):
-    from hart_lite.recipe import load_recipe
+    from hart_lite.config.recipe import load_recipe
 
     copy = shutil.copytree(run, tmp_path / "run")
     recipe = load_recipe(copy / "recipe.yaml")
@@ -207,7 +207,7 @@ def test_a_recipe_further_up_is_another_ones(run, tmp_path):
 
 
 def test_two_files_of_one_name_stay_two(run):
-    from hart_lite.recipe import load_recipe
+    from hart_lite.config.recipe import load_recipe
 
     recipe = load_recipe(run / "recipe.yaml")
     data = recipe.data.model_copy(update={"train": "/a/rows.jsonl", "sft": "/b/rows.jsonl", "image_dir": "/a/images"})
@@ -262,7 +262,7 @@ def test_the_card_of_a_run(run):
 
 
 def test_the_card_of_a_7b_run_on_the_hub(run):
-    from hart_lite.recipe import load_recipe
+    from hart_lite.config.recipe import load_recipe
 
     recipe = load_recipe(
         "qwen7b_lora", ["data.train=me/questions", "model.revision=abc123", "model.lora.parts=[vision]"]

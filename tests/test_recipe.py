@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hart_lite import recipe as recipes
-from hart_lite.recipe import Recipe, check_machine, dump_recipe, load_recipe, shipped_recipes
-from hart_lite.recipe_reference import reference
+from hart_lite.config import recipe as recipes
+from hart_lite.config.recipe import Recipe, check_machine, dump_recipe, load_recipe, shipped_recipes
+from hart_lite.config.reference import reference
 from hart_lite.types import HartError
 
 
@@ -188,7 +188,7 @@ def test_an_installed_package_finds_its_own_recipes(tmp_path, monkeypatch):
 
 
 def test_loading_needs_no_torch():
-    code = "import sys, hart_lite.recipe as r; r.load_recipe('tiny_cpu'); sys.exit('torch' in sys.modules)"
+    code = "import sys, hart_lite.config.recipe as r; r.load_recipe('tiny_cpu'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

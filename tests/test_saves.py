@@ -14,8 +14,8 @@ from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, with
 from hart_lite import checkpoints, rl, run_dir
 from hart_lite import train as training
 from hart_lite.checkpoints import MetricsFile, SealedCheckpoints, damage
+from hart_lite.config.recipe import dump_recipe
 from hart_lite.progress import Progress
-from hart_lite.recipe import dump_recipe
 from hart_lite.train import train
 from hart_lite.types import HartError
 from hart_lite.utils import files

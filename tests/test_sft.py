@@ -10,7 +10,7 @@ from trainers import sft_trainer
 from trl import SFTTrainer
 
 from hart_lite import loops
-from hart_lite.recipe_schema import SFTStage
+from hart_lite.config.schema import SFTStage
 from hart_lite.rollout import Runner
 from hart_lite.sft import IGNORED, Collator, SFTRows, answer_row, locate_once, locate_row
 from hart_lite.sources import load_splits

@@ -5,7 +5,7 @@ import logging
 
 from PIL import Image
 
-from hart_lite.recipe import load_recipe
+from hart_lite.config.recipe import load_recipe
 from hart_lite.sources import load_splits
 
 

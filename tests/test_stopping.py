@@ -224,7 +224,7 @@ from pathlib import Path
 from accelerate import PartialState
 from hart_lite.callbacks import highest_of_all
 from hart_lite.endings import endings_explained
-from hart_lite.recipe import load_recipe
+from hart_lite.config.recipe import load_recipe
 from hart_lite.run_dir import held_run
 from hart_lite.sources import Splits
 from hart_lite.stopping import Stop, Stopped

@@ -8,8 +8,8 @@ import shlex
 import pytest
 from evaluations import always_a, blind, elsewhere, other_letter, questions, rows_of, sound, write_evaluation
 
+from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.paper import commands, paper_table
-from hart_lite.recipe import dump_recipe, load_recipe
 from hart_lite.table_rows import Value
 from hart_lite.tables import csv_text, markdown, table, write_tables
 from hart_lite.trained import Trained, trained

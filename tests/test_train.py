@@ -18,9 +18,9 @@ from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, with
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, TrainingArguments
 
 from hart_lite import train as training
+from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.images import ImageFile
 from hart_lite.loading import load_policy
-from hart_lite.recipe import dump_recipe, load_recipe
 from hart_lite.rollout import Runner
 from hart_lite.sources import load_splits
 from hart_lite.train import train
@@ -153,7 +153,7 @@ import torch
 torch.set_num_threads({threads})
 from small_runs import make_up
 from hart_lite import checkpoints
-from hart_lite.recipe import load_recipe
+from hart_lite.config.recipe import load_recipe
 from hart_lite.train import train
 
 def die(*args, **kwargs):

@@ -9,10 +9,10 @@ import torch
 from pictures import photo_view
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from hart_lite.config.recipe import check_machine, load_recipe
+from hart_lite.config.schema import ModelSection
 from hart_lite.generate import Sampling
 from hart_lite.loading import UNSLOTH_TOKENS, load_policy
-from hart_lite.recipe import check_machine, load_recipe
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.types import HartError
 
 

@@ -23,7 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from hart_lite import loops
 from hart_lite.bench.models import Workload
 from hart_lite.bench.presets import TOKEN
-from hart_lite.recipe_schema import Recipe
+from hart_lite.config.schema import Recipe
 from hart_lite.rl import RLTrainer
 from hart_lite.types import Example, Group
 from hart_lite.world.base import build_processor

@@ -10,9 +10,9 @@ import torch
 
 from hart_lite.activations import Cost
 from hart_lite.bench.models import Workload
+from hart_lite.config.schema import ModelSection
 from hart_lite.measure import peak_bytes
 from hart_lite.packing import Pack, pack
-from hart_lite.recipe_schema import ModelSection
 from hart_lite.types import Tokens
 
 

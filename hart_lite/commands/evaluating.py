@@ -170,8 +170,8 @@ def frame(arguments: argparse.Namespace) -> int:
     import json
 
     quiet_libraries()
+    from hart_lite.config.schema import ModelSection
     from hart_lite.measure_frame import measure, text
-    from hart_lite.recipe_schema import ModelSection
 
     section = ModelSection(base=arguments.model, quant=arguments.quant)
     report = measure(section, arguments.rows, arguments.limit, arguments.pixels)

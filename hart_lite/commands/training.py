@@ -50,7 +50,7 @@ def train(arguments: argparse.Namespace) -> int:
     """
     if arguments.max_minutes is not None and not 0 < arguments.max_minutes < MINUTES:
         raise HartError(f"--max-minutes {arguments.max_minutes:g}: should be more than 0 and less than {MINUTES:,}")
-    from hart_lite.recipe import check_machine, load_recipe
+    from hart_lite.config.recipe import check_machine, load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     check_machine(recipe)
@@ -72,9 +72,9 @@ def plan(arguments: argparse.Namespace) -> int:
     """
     import json
 
+    from hart_lite.config.recipe import load_recipe
     from hart_lite.dimensions import Dimensions
     from hart_lite.plan_report import report, text
-    from hart_lite.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     dims = Dimensions.of(recipe.model.base, recipe.model.revision)
@@ -103,8 +103,8 @@ def bench(arguments: argparse.Namespace) -> int:
 
 def recipes(arguments: argparse.Namespace) -> int:
     """List the recipes that ship with hart-lite, with what each says of itself."""
-    from hart_lite.recipe import shipped_recipes
-    from hart_lite.recipe_reference import reference
+    from hart_lite.config.recipe import shipped_recipes
+    from hart_lite.config.reference import reference
 
     if arguments.reference:
         print(reference(), end="")

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from transformers import Trainer
 
+from hart_lite.config.schema import Recipe
 from hart_lite.loading import load_policy
-from hart_lite.recipe_schema import Recipe
 from hart_lite.rollout import Runner
 from hart_lite.sources import load_splits
 from hart_lite.train import Stage

@@ -1,6 +1,6 @@
 """The typed recipe: what a run is made of, and its defaults.
 
-Files, overrides and messages live in `hart_lite.recipe`. The defaults are the method's; shipped recipes differ only
+Files, overrides and messages live in `hart_lite.config.recipe`. The defaults are the method's; shipped recipes differ only
 where they say so.
 """
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hart_lite.box_formats import BoxFrame
-from hart_lite.recipe_checks import contradictions
+from hart_lite.config.recipe_checks import contradictions
 
 Loop = Literal["hart", "mgpo", "direct"]
 Objective = Literal["ap_grpo", "grpo"]

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hart_lite.recipe_schema import Recipe, RLStage, SFTStage
+    from hart_lite.config.schema import Recipe, RLStage, SFTStage
 
 
 def contradictions(recipe: Recipe) -> list[str]:

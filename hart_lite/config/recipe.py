@@ -1,4 +1,4 @@
-"""Recipes as files: find, load with overrides, check, save. What a recipe may hold is in `hart_lite.recipe_schema`."""
+"""Recipes as files: find, load with overrides, check, save. What a recipe may hold is in `hart_lite.config.schema`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import yaml
 from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
-from hart_lite.recipe_schema import Recipe, RLStage, SFTStage
+from hart_lite.config.schema import Recipe, RLStage, SFTStage
+from hart_lite.config.yaml import parse_yaml
 from hart_lite.types import HartError, shown
 from hart_lite.utils.files import write_whole
-from hart_lite.yaml_text import parse_yaml
 
 __all__ = ["RLStage", "Recipe", "SFTStage", "check_machine", "dump_recipe", "load_recipe", "shipped_recipes"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from hart_lite.recipe_schema import Recipe
+from hart_lite.config.schema import Recipe
 from hart_lite.utils.markdown import markdown_table
 
 HEAD = """# Every key of a recipe
