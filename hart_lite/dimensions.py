@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hart_lite.config.resources import EMBEDDED
 from hart_lite.towers import InternVit, Siglip, Tower, Vision
 from hart_lite.types import HartError
-
-EMBEDDED = Path(__file__).parent / "world" / "base_model"
 
 
 @dataclass(frozen=True)

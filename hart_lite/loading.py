@@ -18,6 +18,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, set_seed
 
 from hart_lite import attention
+from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import ModelSection
 from hart_lite.families.base import Family
 from hart_lite.families.internvl3 import InternVL3
@@ -35,7 +36,6 @@ FAMILIES: dict[str, type[Family]] = {
     "internvl": InternVL3,
     "llava_onevision": LlavaOneVision,
 }
-EMBEDDED = Path(__file__).parent / "world" / "base_model"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_BASE = "base.json"  # beside the adapter: the fingerprint of its base, and what its boxes mean
 FRAME = "box_frame"

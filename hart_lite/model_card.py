@@ -11,7 +11,7 @@ from typing import Literal
 
 import yaml
 
-from hart_lite.config.recipe import Recipe, RLStage, SFTStage
+from hart_lite.config.schema import Recipe, RLStage, SFTStage
 from hart_lite.loading import FAMILIES
 from hart_lite.loops import LOCATE
 from hart_lite.run_record import HUB_ID, PICTURES, Picture, RunRecord
@@ -91,7 +91,7 @@ def _use(record: RunRecord, kind: Kind, repo: str) -> str:
     revision = record.recipe.model.revision if record.recipe and not merged else None
     at = f", revision={json.dumps(revision)}" if revision else ""
     lines = [
-        *(["from hart_lite.loading import EMBEDDED"] if embedded and not merged else []),
+        *(["from hart_lite.config.resources import EMBEDDED"] if embedded and not merged else []),
         *([] if merged else ["from peft import PeftModel"]),
         "from PIL import Image",
         "from transformers import AutoModelForImageTextToText, AutoProcessor",

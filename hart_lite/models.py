@@ -18,7 +18,8 @@ from pathlib import Path
 
 from hart_lite.api_client import Client
 from hart_lite.api_engine import ApiEngine
-from hart_lite.config.recipe import check_machine, load_recipe
+from hart_lite.config.environment import check_machine
+from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import Evaluate, ModelSection, PixelBudgets, Recipe, Rollout
 from hart_lite.conversation import Engine
 from hart_lite.engine import LocalEngine

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hart_lite.config.recipe import Recipe, RLStage, load_recipe
+from hart_lite.config.recipe import load_recipe
+from hart_lite.config.schema import Recipe, RLStage
 from hart_lite.types import HartError
 
 PROGRESS, QUESTIONS = "progress", "questions.json"  # folder of the looks, and in it what was asked

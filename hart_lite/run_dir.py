@@ -18,7 +18,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from hart_lite.checkpoints import DISK_ERRORS
-from hart_lite.config.recipe import Recipe, dump_recipe, load_recipe
+from hart_lite.config.recipe import dump_recipe, load_recipe
+from hart_lite.config.schema import Recipe
 from hart_lite.evaluate import evaluate
 from hart_lite.families.base import Family
 from hart_lite.fingerprint import KEY, check_fingerprint, fingerprint

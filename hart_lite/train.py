@@ -34,7 +34,8 @@ from hart_lite.checkpoints import (
     rewind_metrics,
     step_of,
 )
-from hart_lite.config.recipe import Recipe, RLStage, SFTStage, check_machine
+from hart_lite.config.environment import check_machine
+from hart_lite.config.schema import Recipe, RLStage, SFTStage
 from hart_lite.endings import endings_explained
 from hart_lite.loading import load_policy
 from hart_lite.progress import Progress, missed_before, quarters, watched

@@ -8,10 +8,11 @@ import pytest
 
 from hart_lite import loops
 from hart_lite.config.recipe import load_recipe
+from hart_lite.config.resources import EMBEDDED
 from hart_lite.evaluate import evaluate
 from hart_lite.generate import Sampling
 from hart_lite.grading import grade
-from hart_lite.loading import EMBEDDED, load_policy
+from hart_lite.loading import load_policy
 from hart_lite.rollout import Runner
 from hart_lite.sources import HELD_OUT
 from hart_lite.types import Box, ImageView

@@ -14,7 +14,8 @@ from test_floors import FLOORS
 
 from hart_lite import cli
 from hart_lite import train as training
-from hart_lite.config.recipe import dump_recipe, shipped_recipes
+from hart_lite.config.recipe import dump_recipe
+from hart_lite.config.resources import shipped_recipes
 
 HEAVY = ("torch", "PIL", "transformers", "trl", "peft", "datasets", "numpy", "accelerate", "bitsandbytes")
 

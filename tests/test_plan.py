@@ -15,12 +15,12 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from hart_lite import activations, cli, generate, policy
 from hart_lite.activations import Cost
-from hart_lite.config.recipe import load_recipe, shipped_recipes
+from hart_lite.config.recipe import load_recipe
+from hart_lite.config.resources import EMBEDDED, shipped_recipes
 from hart_lite.config.schema import ModelSection
 from hart_lite.dimensions import PUBLISHED, Dimensions, Vision
 from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.generate import Sampling
-from hart_lite.loading import EMBEDDED
 from hart_lite.losses import policy_loss
 from hart_lite.measure import peak_bytes
 from hart_lite.packing import Pack, pack, trie

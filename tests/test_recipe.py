@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hart_lite.config import recipe as recipes
-from hart_lite.config.recipe import Recipe, check_machine, dump_recipe, load_recipe, shipped_recipes
+from hart_lite.config import environment, resources
+from hart_lite.config.environment import check_machine
+from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.reference import reference
+from hart_lite.config.resources import shipped_recipes
+from hart_lite.config.schema import Recipe
 from hart_lite.types import HartError
 
 
@@ -183,7 +186,7 @@ def test_files_that_are_no_recipes(tmp_path):
 def test_an_installed_package_finds_its_own_recipes(tmp_path, monkeypatch):
     (tmp_path / "_recipes").mkdir()
     (tmp_path / "_recipes" / "own.yaml").write_text("stages: [{kind: rl}]")
-    monkeypatch.setattr(recipes, "__file__", str(tmp_path / "recipe.py"))
+    monkeypatch.setattr(resources, "PACKAGE", tmp_path)
     assert load_recipe("own").name == "own"
 
 
@@ -197,7 +200,7 @@ def machine(monkeypatch, capability, missing=()):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     monkeypatch.setattr(
-        recipes, "find_spec", lambda name: None if name in missing else importlib.util.find_spec("json")
+        environment, "find_spec", lambda name: None if name in missing else importlib.util.find_spec("json")
     )
 
 
@@ -252,7 +255,7 @@ def test_the_reference_says_of_every_key_what_it_takes_and_means():
     ("trl", "interpreted", "refused"), [("1.15.0", "", True), ("1.15.0", "1", False), ("1.16.0", "", False)]
 )
 def test_a_trl_whose_loss_needs_a_card_is_refused_without_one(trl, interpreted, refused, monkeypatch):
-    monkeypatch.setattr(recipes, "version", {"trl": trl}.__getitem__)
+    monkeypatch.setattr(environment, "version", {"trl": trl}.__getitem__)
     monkeypatch.setenv("TRITON_INTERPRET", interpreted)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(HartError, match=r"trl 1\.15\.0 computes losses") if refused else contextlib.nullcontext():

@@ -9,7 +9,8 @@ import torch
 from pictures import photo_view
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from hart_lite.config.recipe import check_machine, load_recipe
+from hart_lite.config.environment import check_machine
+from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import ModelSection
 from hart_lite.generate import Sampling
 from hart_lite.loading import UNSLOTH_TOKENS, load_policy

@@ -50,7 +50,8 @@ def train(arguments: argparse.Namespace) -> int:
     """
     if arguments.max_minutes is not None and not 0 < arguments.max_minutes < MINUTES:
         raise HartError(f"--max-minutes {arguments.max_minutes:g}: should be more than 0 and less than {MINUTES:,}")
-    from hart_lite.config.recipe import check_machine, load_recipe
+    from hart_lite.config.environment import check_machine
+    from hart_lite.config.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     check_machine(recipe)
@@ -103,8 +104,8 @@ def bench(arguments: argparse.Namespace) -> int:
 
 def recipes(arguments: argparse.Namespace) -> int:
     """List the recipes that ship with hart-lite, with what each says of itself."""
-    from hart_lite.config.recipe import shipped_recipes
     from hart_lite.config.reference import reference
+    from hart_lite.config.resources import shipped_recipes
 
     if arguments.reference:
         print(reference(), end="")

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import copy
 import difflib
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
+from hart_lite.config.resources import shipped_recipes
 from hart_lite.config.schema import Recipe, RLStage, SFTStage
 from hart_lite.config.yaml import parse_yaml
 from hart_lite.types import HartError, shown
 from hart_lite.utils.files import write_whole
-
-__all__ = ["RLStage", "Recipe", "SFTStage", "check_machine", "dump_recipe", "load_recipe", "shipped_recipes"]
-
-
-def shipped_recipes() -> list[Path]:
-    """The recipes that come with the project, from the installed package or from a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "_recipes"  # where the wheel puts the checkout's recipes/
-    return sorted((installed if installed.is_dir() else package.parent / "recipes").glob("*.yaml"))
 
 
 def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -54,63 +42,6 @@ def dump_recipe(recipe: Recipe, path: str | Path) -> None:
     """Save every value, defaults included. An existing file is replaced whole or not at all."""
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_whole(Path(path), text)
-
-
-def check_machine(recipe: Recipe) -> None:
-    """Refuse what this machine cannot do, before a model is loaded: one `HartError` with every reason and way out."""
-    import torch
-
-    model, problems = recipe.model, []
-    cuda = torch.cuda.is_available() and model.device != "cpu"
-    capability = torch.cuda.get_device_capability() if cuda else (0, 0)
-    if model.device == "cuda" and not cuda:
-        problems.append(
-            "model.device = 'cuda', but torch sees no CUDA card; use model.device=auto or a CUDA build of torch"
-        )
-    if recipe.rollout.cuda_graph and not cuda:
-        problems.append("rollout.cuda_graph = true needs a CUDA card; leave it out")
-    if model.dtype == "bfloat16" and cuda and capability < (8, 0):
-        name = torch.cuda.get_device_name()
-        problems.append(f"model.dtype = 'bfloat16', but {name} cannot compute in it; use model.dtype=float16")
-    if model.attention == "flash_attention_2":
-        if not cuda or capability < (8, 0):
-            card = torch.cuda.get_device_name() if cuda else "no CUDA card"
-            problems.append(
-                f"model.attention = 'flash_attention_2' needs a CUDA card of capability 8.0 or newer, and this run has "
-                f"{card}; use model.attention=sdpa"
-            )
-        elif find_spec("flash_attn") is None:
-            problems.append(
-                "model.attention = 'flash_attention_2', but flash-attn is not installed; "
-                "`pip install flash-attn --no-build-isolation`, or use model.attention=sdpa"
-            )
-    if not cuda and Version(version("trl")) < Version("1.16") and os.environ.get("TRITON_INTERPRET") != "1":
-        problems.append(
-            f"trl {version('trl')} computes losses by Triton kernels, which need a CUDA card; "
-            "`pip install 'trl>=1.16'`, or set TRITON_INTERPRET=1, which is slow"
-        )
-    if model.quant == "nf4" and find_spec("bitsandbytes") is None:
-        problems.append(
-            "model.quant = 'nf4' needs bitsandbytes, not installed; `pip install bitsandbytes`, or use model.quant=none"
-        )
-    if model.backend == "unsloth":
-        if not cuda:
-            problems.append("model.backend = 'unsloth' needs a CUDA card; use model.backend=transformers")
-        if find_spec("unsloth") is None:
-            problems.append(
-                "model.backend = 'unsloth', but unsloth is not installed; it wants older libraries, so give it an "
-                "environment of its own, `python -m venv .venv-unsloth && .venv-unsloth/bin/pip install -e "
-                "'.[unsloth]'`, or use model.backend=transformers"
-            )
-    for tracker in recipe.report_to:
-        if find_spec(tracker) is None:
-            problems.append(
-                f"report_to names {tracker!r}, which is not installed; `pip install {tracker}`, or leave it out"
-            )
-    if problems:
-        raise HartError(
-            "\n".join([f"Recipe {recipe.name!r} does not fit this machine:", *(f"  - {p}" for p in problems)])
-        )
 
 
 def _find(path_or_name: str | Path) -> Path:

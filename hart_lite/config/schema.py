@@ -1,7 +1,7 @@
 """The typed recipe: what a run is made of, and its defaults.
 
-Files, overrides and messages live in `hart_lite.config.recipe`. The defaults are the method's; shipped recipes differ only
-where they say so.
+Files, overrides and messages live in `hart_lite.config.recipe`. The defaults are the method's; shipped recipes differ
+only where they say so.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ class LlavaOneVision(TiledFamily):
     name = "llava_onevision"
     title = "LLaVA-OneVision"
     model_class = LlavaOnevisionForConditionalGeneration
-    # A convention, not knowledge (hart_lite.box_formats): `hart-lite frame` measures it, model.box_frame sets it. So the
-    # words that ask for a box say nothing of its numbers.
+    # A convention, not knowledge (hart_lite.box_formats): `hart-lite frame` measures it, model.box_frame sets it.
+    # So the words that ask for a box say nothing of its numbers.
     box_frame = "unit"
     locate_words = " as a bounding box [x1, y1, x2, y2]"
     several_words = "; write image n: before a box on the n-th image"

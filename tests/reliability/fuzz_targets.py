@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 
 from hart_lite.api_client import RequestError
-from hart_lite.config.recipe import shipped_recipes
+from hart_lite.config.resources import shipped_recipes
 from hart_lite.layouts.coco import read_coco
 from hart_lite.layouts.conversations import read_conversations
 from hart_lite.layouts.csv_folder import read_csv_folder
