@@ -17,7 +17,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 
 from hart_lite.boxes import expand
-from hart_lite.images import ImageFile, crop_pixels
+from hart_lite.data.images import ImageFile, crop_pixels
 from hart_lite.types import Box
 
 GREEN, INK, SOFT = "#1a9850", "#1a1a1a", "#5a5a5a"

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from hart_lite.images import crop_pixels
+from hart_lite.data.images import crop_pixels
 from hart_lite.types import Box, HartError
 
 PHOTO_SIDES = (640, 1280)  # least and most of the photo's longer side in the picture, in pixels

@@ -17,7 +17,7 @@ from hart_lite.analysis import grounding
 from hart_lite.box_formats import FRAMES, MEANING, BoxFrame, Size, to_original
 from hart_lite.boxes import valid_boxes
 from hart_lite.config.schema import ModelSection, PixelBudgets, Rollout
-from hart_lite.data import load_examples
+from hart_lite.data.dataset import load_examples
 from hart_lite.families.box_text import WrittenBox
 from hart_lite.loading import load_policy
 from hart_lite.rollout import Runner

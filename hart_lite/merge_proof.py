@@ -19,8 +19,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from hart_lite.base_names import Names
+from hart_lite.data.images import ImageBytes
 from hart_lite.families.base import Family
-from hart_lite.images import ImageBytes
 from hart_lite.lora_sum import Sum
 from hart_lite.shards import FLOATS, Checkpoint
 from hart_lite.streamed import streamed

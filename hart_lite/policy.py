@@ -17,9 +17,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from hart_lite.config.schema import Lora
+from hart_lite.data.images import view_pixels
 from hart_lite.families.base import Family
 from hart_lite.generate import Sampling, generate
-from hart_lite.images import view_pixels
 from hart_lite.packing import Pack
 from hart_lite.types import ImageView, Slot, Tokens
 

@@ -19,7 +19,7 @@ from accelerate import PartialState
 from PIL import Image
 
 from hart_lite.analysis import grounding
-from hart_lite.images import jpeg, view_pixels
+from hart_lite.data.images import jpeg, view_pixels
 from hart_lite.report_run import PROGRESS, QUESTIONS
 from hart_lite.rollout import Runner
 from hart_lite.types import Example, HartError, ImageView, Trajectory

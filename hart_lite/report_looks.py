@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from hart_lite.images import ImageFile
+from hart_lite.data.images import ImageFile
 from hart_lite.report_page import Pictures
 from hart_lite.report_run import PROGRESS, Moment, Run
 from hart_lite.types import HartError, cut

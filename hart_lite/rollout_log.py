@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from hart_lite.images import draw_boxes, jpeg, view_pixels
+from hart_lite.data.images import draw_boxes, jpeg, view_pixels
 from hart_lite.types import Box, Example, Group, Trajectory
 from hart_lite.utils.files import write_whole
 

@@ -20,7 +20,7 @@ from hart_lite.config.recipe import load_recipe
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import Recipe
 from hart_lite.config.yaml import parse_yaml
-from hart_lite.images import ImageFile
+from hart_lite.data.images import ImageFile
 from hart_lite.types import HartError, cut
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hart_lite.config.schema import DataSection, Recipe, WorldSection
-from hart_lite.data import check_disjoint, load_examples, load_mme_realworld, split_by_image
+from hart_lite.data.dataset import check_disjoint, load_examples, load_mme_realworld, split_by_image
 from hart_lite.types import Example
 from hart_lite.world.scenes import World, examples
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hart_lite.images import view_pixels
+from hart_lite.data.images import view_pixels
 from hart_lite.policy import Policy
 from hart_lite.types import ImageView, Tokens
 

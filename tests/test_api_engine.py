@@ -19,8 +19,8 @@ from hart_lite import api_client
 from hart_lite.api_client import Client, RequestError
 from hart_lite.api_engine import ApiEngine
 from hart_lite.conversation import Conversation, Spoken
+from hart_lite.data.images import view_pixels
 from hart_lite.frames import AbsoluteFrame, RelativeFrame
-from hart_lite.images import view_pixels
 from hart_lite.protocols.base import Outcome, ProtocolRun, Say
 from hart_lite.types import HartError, ImageView
 

@@ -32,7 +32,7 @@ from PIL import Image
 
 from hart_lite.benchmarks.choices import from_list, from_question, from_text
 from hart_lite.benchmarks.registry import BENCHMARKS
-from hart_lite.images import DECODED
+from hart_lite.data.images import DECODED
 from hart_lite.types import HartError
 
 

@@ -27,7 +27,7 @@ from benchmark_files import (
 
 from hart_lite.benchmarks.listing import listing
 from hart_lite.benchmarks.registry import BENCHMARKS, find
-from hart_lite.images import content_key
+from hart_lite.data.images import content_key
 from hart_lite.types import Box, HartError
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hart_lite import images
-from hart_lite.data import check_disjoint, load_examples, load_mme_realworld, split_by_image
-from hart_lite.data_check import check_dataset, format_report
-from hart_lite.images import ImageBytes, view_pixels
+from hart_lite.data import images
+from hart_lite.data.check import check_dataset, format_report
+from hart_lite.data.dataset import check_disjoint, load_examples, load_mme_realworld, split_by_image
+from hart_lite.data.images import ImageBytes, view_pixels
 from hart_lite.types import Box, Example, HartError, ImageView
 
 REPO = Path(__file__).parent.parent
@@ -280,7 +280,7 @@ def test_hub_data_set(folder, monkeypatch):
 
 
 def test_no_torch_is_imported():
-    code = "import sys, hart_lite.data_check; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
+    code = "import sys, hart_lite.data.check; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hart_lite import image_headers, images
-from hart_lite.images import ImageBytes, ImageFile
+from hart_lite.data import image_headers, images
+from hart_lite.data.images import ImageBytes, ImageFile
 from hart_lite.types import HartError
 from tests.reliability import fuzz_images
 from tests.reliability.fuzz_watch import LIMIT_S, Target, Watch

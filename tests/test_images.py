@@ -10,10 +10,10 @@ import PIL
 import pytest
 from PIL import Image, ImageDraw
 
-from hart_lite import images
 from hart_lite.boxes import rescale
-from hart_lite.contact_sheet import contact_sheet
-from hart_lite.images import ImageBytes, ImageFile, crop_pixels, draw_boxes, view_pixels
+from hart_lite.data import images
+from hart_lite.data.contact_sheet import contact_sheet
+from hart_lite.data.images import ImageBytes, ImageFile, crop_pixels, draw_boxes, view_pixels
 from hart_lite.types import Box, Example, HartError, ImageView
 
 

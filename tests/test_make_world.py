@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hart_lite.data import load_examples, split_by_image
+from hart_lite.data.dataset import load_examples, split_by_image
 from hart_lite.types import HartError
 from hart_lite.world.make import make_world
 from hart_lite.world.scenes import World, examples

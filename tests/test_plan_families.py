@@ -21,10 +21,10 @@ from hart_lite import cli
 from hart_lite.activations import Cost
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import Lora, ModelSection
+from hart_lite.data.images import view_pixels
 from hart_lite.dimensions import PUBLISHED, Dimensions
 from hart_lite.families.internvl3 import InternVL3
 from hart_lite.families.llava_onevision import LlavaOneVision
-from hart_lite.images import view_pixels
 from hart_lite.loading import load_policy
 from hart_lite.measure import peak_bytes
 from hart_lite.plan import plan, usable

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, GPT2Config, Qwen2_5_VLForConditionalGeneration
 
 from hart_lite.config.schema import Lora, ModelSection
+from hart_lite.data.images import view_pixels
 from hart_lite.generate import Sampling, _pick
-from hart_lite.images import view_pixels
 from hart_lite.loading import load_policy, pick_attention
 from hart_lite.packing import pack
 from hart_lite.policy import Policy

@@ -8,8 +8,8 @@ from pictures import Photo
 from PIL import Image
 
 from hart_lite import loops
+from hart_lite.data.images import view_pixels
 from hart_lite.frames import AbsoluteFrame, RelativeFrame
-from hart_lite.images import view_pixels
 from hart_lite.protocols import deepeyes, mgpo, pixel_reasoner
 from hart_lite.protocols.base import Outcome, Say, Setting
 from hart_lite.protocols.registry import PROTOCOLS, find

@@ -11,8 +11,8 @@ from small_runs import make_up
 
 from hart_lite import loops
 from hart_lite.config.schema import PixelBudgets, Rollout
+from hart_lite.data.images import view_pixels
 from hart_lite.generate import Sampling, batches
-from hart_lite.images import view_pixels
 from hart_lite.policy import Policy
 from hart_lite.rollout import Runner
 from hart_lite.types import Box, Example, ImageView, Slot, Tokens

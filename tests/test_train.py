@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Trai
 
 from hart_lite import train as training
 from hart_lite.config.recipe import dump_recipe, load_recipe
-from hart_lite.images import ImageFile
+from hart_lite.data.images import ImageFile
 from hart_lite.loading import load_policy
 from hart_lite.rollout import Runner
 from hart_lite.sources import load_splits

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 from transformers import Qwen2_5_VLConfig
 
+from hart_lite.data.images import ImageFile
 from hart_lite.families.qwen2_5_vl import Qwen25VL
-from hart_lite.images import ImageFile
 from hart_lite.types import Example
 from hart_lite.world.base import build_config, build_tokenizer
 from hart_lite.world.glyphs import GLYPHS

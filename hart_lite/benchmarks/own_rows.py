@@ -1,4 +1,4 @@
-"""Rows of one's own as a benchmark: `rows=my/rows.jsonl`, in any format that training reads (hart_lite/rows.py)."""
+"""Rows of one's own as a benchmark: `rows=my/rows.jsonl`, in any format that training reads (data/rows.py)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hart_lite.benchmarks.base import BadRow, Benchmark
-from hart_lite.data import checked
+from hart_lite.data.dataset import checked
+from hart_lite.data.rows import read_rows
 from hart_lite.grading import grade
 from hart_lite.loops import question_lines
-from hart_lite.rows import read_rows
 from hart_lite.types import Example, HartError
 
 

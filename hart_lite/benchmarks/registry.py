@@ -15,7 +15,7 @@ from hart_lite.benchmarks import (
     world,
 )
 from hart_lite.benchmarks.base import Benchmark
-from hart_lite.rows import nearest
+from hart_lite.data.rows import nearest
 from hart_lite.types import HartError, shown
 
 BENCHMARKS: dict[str, Benchmark] = {

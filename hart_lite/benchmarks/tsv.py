@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from hart_lite.benchmarks.base import BadRow
 from hart_lite.benchmarks.files import Record, check_columns, checked_image
-from hart_lite.images import DECODED, content_key, decode
-from hart_lite.rows import encoded
+from hart_lite.data.images import DECODED, content_key, decode
+from hart_lite.data.rows import encoded
 from hart_lite.types import HartError, shown
 
 if TYPE_CHECKING:

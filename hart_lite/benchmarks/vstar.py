@@ -26,8 +26,8 @@ from hart_lite.benchmarks.files import (
     parquet_records,
 )
 from hart_lite.benchmarks.official import vstar_letter
-from hart_lite.images import ImageFile
-from hart_lite.rows import parse_json, read_bytes
+from hart_lite.data.images import ImageFile
+from hart_lite.data.rows import parse_json, read_bytes
 from hart_lite.types import Box, Example, HartError, ImageSource, shown
 
 CATEGORIES = ("direct_attributes", "relative_position")

@@ -46,7 +46,7 @@ def data_check(arguments: argparse.Namespace) -> int:
 
     Writes nothing but the preview. The exit code is 1 when a row is bad.
     """
-    from hart_lite.data_check import check_dataset, format_report
+    from hart_lite.data.check import check_dataset, format_report
 
     columns = dict(pair.split("=", 1) for pair in arguments.column if "=" in pair)
     if len(columns) != len(arguments.column):
@@ -68,7 +68,7 @@ def data_convert(arguments: argparse.Namespace) -> int:
 
     Images stay where they are and are named relative to OUT, unless they are copied. On an error nothing is written.
     """
-    from hart_lite.convert import convert, format_conversion
+    from hart_lite.data.convert import convert, format_conversion
 
     names = ("image_dir", "split", "question", "category_answer", "lite", "copy_images")
     options = {name: getattr(arguments, name) for name in names}

@@ -77,7 +77,7 @@ def ask(arguments: argparse.Namespace) -> int:
     from hart_lite.ask import ask as answer
     from hart_lite.ask import check
     from hart_lite.ask_picture import picture_places
-    from hart_lite.images import ImageFile
+    from hart_lite.data.images import ImageFile
     from hart_lite.models import open_model
 
     questions, choices = list(_questions(arguments.questions)), _choices(arguments.choices)

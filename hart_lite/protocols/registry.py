@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from hart_lite.data.rows import nearest
 from hart_lite.protocols import ours
 from hart_lite.protocols.base import Protocol
 from hart_lite.protocols.deepeyes import deepeyes
 from hart_lite.protocols.mgpo import mgpo
 from hart_lite.protocols.pixel_reasoner import pixel_reasoner
-from hart_lite.rows import nearest
 from hart_lite.types import HartError, shown
 
 OURS = ("full", "crops", "full+crops")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hart_lite.data_folder import ROWS, data_folder
+from hart_lite.data.writer import ROWS, data_folder
 from hart_lite.types import HartError
 from hart_lite.world.scenes import World, examples
 

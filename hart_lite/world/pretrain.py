@@ -27,8 +27,8 @@ from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from hart_lite.data.images import view_pixels
 from hart_lite.families.qwen2_5_vl import Qwen25VL
-from hart_lite.images import view_pixels
 from hart_lite.types import ImageView, Tokens
 from hart_lite.world.base import LARGEST_NUMBER, build
 from hart_lite.world.sight import Sight

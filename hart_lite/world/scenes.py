@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hart_lite.images import DECODED
+from hart_lite.data.images import DECODED
 from hart_lite.types import Box, Example, HartError
 from hart_lite.world.glyphs import GLYPHS, glyph_mask
 

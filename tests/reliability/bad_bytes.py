@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from hart_lite.images import CACHE_BYTES, FREE_PIXELS
+from hart_lite.data.images import CACHE_BYTES, FREE_PIXELS
 from tests.reliability import fuzz_images
 from tests.reliability.fuzz_bytes import damaged_of
 from tests.reliability.fuzz_guided import REPOSITORY, Guided, guided, installed

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-from hart_lite.images import ImageBytes
+from hart_lite.data.images import ImageBytes
 from tests.reliability.fuzz_bytes import damaged
 
 SIZE = (40, 28)

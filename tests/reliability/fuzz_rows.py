@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hart_lite.benchmarks.choices import from_question, from_text, lines
 from hart_lite.benchmarks.registry import BENCHMARKS
-from hart_lite.data import checked
-from hart_lite.rows import Row
+from hart_lite.data.dataset import checked
+from hart_lite.data.rows import Row
 from hart_lite.types import Example, HartError
 from tests.reliability.fuzz_samples import png, text_of
 

@@ -21,11 +21,11 @@ from hart_lite.benchmarks.official import (
 )
 from hart_lite.boxes import valid_boxes
 from hart_lite.config.recipe import dump_recipe, load_recipe
+from hart_lite.data.images import ImageBytes
 from hart_lite.families.internvl3 import InternVL3
 from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.frames import AbsoluteFrame, RelativeFrame
 from hart_lite.grading import grade, normalise, read_answer
-from hart_lite.images import ImageBytes
 from hart_lite.protocols.base import Say, Setting
 from hart_lite.protocols.registry import PROTOCOLS
 from hart_lite.types import Box, Example

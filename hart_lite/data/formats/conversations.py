@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from hart_lite.layouts.base import ImageDir, id_of, images_of, read_records
-from hart_lite.rows import Row
+from hart_lite.data.formats.base import ImageDir, id_of, images_of, read_records
+from hart_lite.data.rows import Row
 from hart_lite.types import HartError, shown
 
 ASKING, ANSWERING, SILENT = ("human", "user"), ("gpt", "assistant"), ("system",)

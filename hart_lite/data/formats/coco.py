@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hart_lite.data import image_source
-from hart_lite.layouts.base import ImageDir, read_json
-from hart_lite.rows import Row
+from hart_lite.data.dataset import image_source
+from hart_lite.data.formats.base import ImageDir, read_json
+from hart_lite.data.rows import Row
 from hart_lite.types import HartError, shown
 
 SLACK = 1.0  # pixels by which a box may leave its image, and is cut: tools round

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hart_lite.contact_sheet import contact_sheet
-from hart_lite.data import checked
-from hart_lite.rows import Source, read_rows
+from hart_lite.data.contact_sheet import contact_sheet
+from hart_lite.data.dataset import checked
+from hart_lite.data.rows import Source, read_rows
 from hart_lite.types import Example, HartError, cut
 
 SHOWN = 50  # categories in the report, the largest first

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hart_lite.images import ImageBytes, content_key
+from hart_lite.data.images import ImageBytes, content_key
 from hart_lite.types import HartError
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hart_lite.data import SHOWN, checked, without_lite
-from hart_lite.data_folder import ROWS, data_folder
-from hart_lite.layouts.base import ImageDir
-from hart_lite.layouts.coco import read_coco
-from hart_lite.layouts.conversations import read_conversations
-from hart_lite.layouts.csv_folder import read_csv_folder
-from hart_lite.layouts.mgpo import read_mgpo
-from hart_lite.rows import Row
+from hart_lite.data.dataset import SHOWN, checked, without_lite
+from hart_lite.data.formats.base import ImageDir
+from hart_lite.data.formats.coco import read_coco
+from hart_lite.data.formats.conversations import read_conversations
+from hart_lite.data.formats.csv_folder import read_csv_folder
+from hart_lite.data.formats.mgpo import read_mgpo
+from hart_lite.data.rows import Row
+from hart_lite.data.writer import ROWS, data_folder
 from hart_lite.types import Example, HartError
 
 FORMATS = ("llava", "sharegpt", "mgpo", "coco", "csv", "mme_realworld")

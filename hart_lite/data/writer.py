@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from hart_lite.images import FORMATS, ImageFile
-from hart_lite.rows import ImageCell
+from hart_lite.data.images import FORMATS, ImageFile
+from hart_lite.data.rows import ImageCell
 from hart_lite.types import Example, HartError, ImageSource, shown
 
 ROWS, IMAGES = "rows.jsonl", "images"

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from hart_lite.layouts.base import ImageDir
-from hart_lite.rows import Row, read_bytes
+from hart_lite.data.formats.base import ImageDir
+from hart_lite.data.rows import Row, read_bytes
 from hart_lite.types import HartError, cut
 
 COLUMNS = ("id", "image", "question", "choices", "answer", "category")

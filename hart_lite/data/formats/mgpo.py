@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from hart_lite.layouts.base import ImageDir, id_of, images_of, read_records
-from hart_lite.rows import Row
+from hart_lite.data.formats.base import ImageDir, id_of, images_of, read_records
+from hart_lite.data.rows import Row
 from hart_lite.types import HartError, shown
 
 IMAGE_COLUMNS = ("image", "images", "image_path")

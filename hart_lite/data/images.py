@@ -23,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hart_lite.image_headers import DECODE_ERRORS, UPRIGHT, check_scans, length_of, orientation
+from hart_lite.data.image_headers import DECODE_ERRORS, UPRIGHT, check_scans, length_of, orientation
 from hart_lite.types import Box, BrokenImageError, HartError, ImageView, cut, printable
 
 MAX_PIXELS = 300_000_000  # 1.2 GB as RGB; the largest images of the benchmarks have about a tenth of it

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from hart_lite.images import crop_pixels, draw_boxes
+from hart_lite.data.images import crop_pixels, draw_boxes
 from hart_lite.types import Box, Example, HartError
 
 MAX_CARDS = 24  # keeps the sheet under 10 million pixels, whatever the data set

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hart_lite.rows import Row, parse_json, read_bytes, read_rows
+from hart_lite.data.rows import Row, parse_json, read_bytes, read_rows
 from hart_lite.types import HartError, shown
 
 ImageDir = str | Path | None
