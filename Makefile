@@ -76,7 +76,7 @@ notebooks: $(VENV)/.ready
 	$(BIN)/python notebooks/store.py notebooks/tour.ipynb notebooks/own_data.ipynb
 
 pretrain: $(VENV)/.ready
-	$(BIN)/python -m hart_lite.world.pretrain --out runs/base_model
+	$(BIN)/python -m experiments.pretrain_toy.train --out runs/base_model
 
 clean:
 	rm -rf $(VENV) $(LOWEST) $(DEMO) runs

@@ -14,8 +14,8 @@ from hart_lite.config.recipe import load_recipe
 from hart_lite.data.images import ImageBytes
 from hart_lite.models import OpenModel
 from hart_lite.sources import HELD_OUT, make_world
+from hart_lite.toy.scenes import examples
 from hart_lite.types import Example, HartError, ImageSource
-from hart_lite.world.scenes import examples
 
 MAX_BYTES = 64 * 2**20  # of a photo's file
 MAX_PIXELS = 64_000_000  # of a photo: 0.26 GB decoded, and three times as much on the way there

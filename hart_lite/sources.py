@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hart_lite.config.schema import DataSection, Recipe, WorldSection
 from hart_lite.data.dataset import check_disjoint, load_examples, load_mme_realworld, split_by_image
+from hart_lite.toy.scenes import World, examples
 from hart_lite.types import Example
-from hart_lite.world.scenes import World, examples
 
 log = logging.getLogger(__name__)
 HELD_OUT = 1_000_000_000  # scenes from this index on are never trained on

@@ -16,7 +16,7 @@ from hart_lite.policy import Policy
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
     """An untrained tiny checkpoint in the Hub's format."""
-    from hart_lite.world.base import build
+    from hart_lite.toy.model import build
 
     folder = tmp_path_factory.mktemp("tiny_base")
     build(folder)

@@ -18,7 +18,7 @@ from hart_lite.config.schema import ModelSection
 from hart_lite.loading import load_policy
 from hart_lite.policy import Policy
 from hart_lite.run_dir import save_adapter
-from hart_lite.world.base import build, build_config, build_tokenizer, initialise
+from hart_lite.toy.model import build, build_config, build_tokenizer, initialise
 
 PARTS = ["language", "vision", "projector"]
 

@@ -18,8 +18,8 @@ from hart_lite.data.images import ImageFile
 from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.models import open_model
 from hart_lite.rollout import Runner
+from hart_lite.toy.scenes import World, examples
 from hart_lite.types import Box, HartError
-from hart_lite.world.scenes import World, examples
 
 EXAMPLES = examples(World(), range(3), 2)
 

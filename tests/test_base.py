@@ -15,8 +15,8 @@ from hart_lite.grading import grade
 from hart_lite.loading import load_policy
 from hart_lite.rollout import Runner
 from hart_lite.sources import HELD_OUT
+from hart_lite.toy.scenes import World, examples
 from hart_lite.types import Box, ImageView
-from hart_lite.world.scenes import World, examples
 
 RECIPE = load_recipe("tiny_cpu")
 

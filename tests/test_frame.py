@@ -10,8 +10,8 @@ from hart_lite.box_formats import FRAMES, MEANING, from_original, to_original, w
 from hart_lite.config.schema import ModelSection
 from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.measure_frame import Answer, compare, measure, sign_test, text
+from hart_lite.toy.scenes import World, examples
 from hart_lite.types import Box, HartError
-from hart_lite.world.scenes import World, examples
 
 # -- arithmetic ----------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ from hart_lite.generate import Sampling
 from hart_lite.guard import LIMIT, Standing
 from hart_lite.loading import load_policy
 from hart_lite.run_dir import save_adapter
+from hart_lite.toy.model import build
 from hart_lite.types import HartError, NotFiniteError
-from hart_lite.world.base import build
 
 BAD = {"nan": math.nan, "inf": math.inf}
 

@@ -27,8 +27,8 @@ from hart_lite.packing import Pack, pack, trie
 from hart_lite.plan import CARDS, GIB, TEXT_TOKENS, Turn, kv_tokens, plan, usable
 from hart_lite.plan_report import report, suggest, with_overrides
 from hart_lite.policy import Policy
+from hart_lite.toy.model import build_config
 from hart_lite.types import HartError, Tokens
-from hart_lite.world.base import build_config
 
 # How near the plan comes; the classes of transformers 5.17 keep a little more than those it was made for.
 TENTH = 0.1 if Version(transformers.__version__) >= Version("5.23") else 0.13

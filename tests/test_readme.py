@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hart_lite.cli import main
-from hart_lite.world.scenes import World, examples
+from hart_lite.toy.scenes import World, examples
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)

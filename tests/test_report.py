@@ -33,9 +33,9 @@ from hart_lite.report_page import Pictures
 from hart_lite.report_run import Moment, read_run
 from hart_lite.report_warnings import cautions
 from hart_lite.rollout import Runner
+from hart_lite.toy.scenes import World, examples
 from hart_lite.train import train
 from hart_lite.types import HartError
-from hart_lite.world.scenes import World, examples
 
 WEIGHTS = "adapter_model.safetensors"
 STAGES = [rl_stage(steps=8, log_rollouts_every=4), sft_stage(steps=2)]

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from hart_lite.rollout_log import HEADER, SIDE, draw_rollout, save_rollouts
+from hart_lite.toy.scenes import Scene, World
 from hart_lite.types import Box, Example, Group, ImageView, Slot, Tokens, Trajectory, Turn
-from hart_lite.world.scenes import Scene, World
 
 GREEN, RED = (44, 160, 44), (214, 39, 40)
 SCENE = Scene(World(size=SIDE * 2), 0)  # drawn at half its size

@@ -23,9 +23,9 @@ from hart_lite.data.images import ImageFile
 from hart_lite.loading import load_policy
 from hart_lite.rollout import Runner
 from hart_lite.sources import load_splits
+from hart_lite.toy.model import build
 from hart_lite.train import train
 from hart_lite.types import HartError
-from hart_lite.world.base import build
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
 NO_EVAL = {"world": {"scenes": 4, "eval_scenes": 0, "size": 168}}

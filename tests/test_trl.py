@@ -13,10 +13,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from hart_lite.advantages import ap_weights, group_advantages
 from hart_lite.losses import policy_loss
+from hart_lite.toy.model import build_tokenizer
+from hart_lite.toy.scenes import COLOURS, SHAPES
 from hart_lite.trl import APGRPOTrainer
 from hart_lite.types import HartError
-from hart_lite.world.base import build_tokenizer
-from hart_lite.world.scenes import COLOURS, SHAPES
 
 PROMPTS = [f"Which character is on the {colour} {shape}?" for colour in COLOURS for shape in SHAPES]
 SAMPLES, BETA, EPSILON, LONGEST = 4, 0.5, 0.01, 6  # much KL and an early clip, so that both show

@@ -28,8 +28,8 @@ from transformers.processing_utils import ProcessorMixin
 from hart_lite import loops
 from hart_lite.families.internvl3 import InternVL3
 from hart_lite.families.llava_onevision import LlavaOneVision
+from hart_lite.toy.scenes import COLOURS, SHAPES
 from hart_lite.types import Example
-from hart_lite.world.scenes import COLOURS, SHAPES
 
 TEXT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 INTERNVL = (*TEXT, "<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")

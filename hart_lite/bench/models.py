@@ -17,7 +17,7 @@ from hart_lite.dimensions import Dimensions
 from hart_lite.loading import DTYPES, keep_differentiable
 from hart_lite.policy import Policy
 from hart_lite.rollout import Runner
-from hart_lite.world.base import build_processor, build_tokenizer
+from hart_lite.toy.model import build_processor, build_tokenizer
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from hart_lite.benchmarks.base import BadRow, Benchmark
 from hart_lite.grading import grade
 from hart_lite.loops import question_lines
 from hart_lite.sources import HELD_OUT
+from hart_lite.toy.scenes import World, examples
 from hart_lite.types import Example, HartError, shown
-from hart_lite.world.scenes import World, examples
 
 SCENES = 150  # of two questions each, as `tiny_cpu` evaluates on
 MOST_SCENES = 1_000_000

@@ -78,7 +78,7 @@ def data_convert(arguments: argparse.Namespace) -> int:
 
 def data_make(arguments: argparse.Namespace) -> int:
     """Draw scenes of the embedded world as PNG files, with questions, answers and boxes in OUT/rows.jsonl."""
-    from hart_lite.world.make import make_world
+    from hart_lite.toy.export import make_world
 
     print(make_world(arguments.out, arguments.scenes, arguments.seed))
     return 0

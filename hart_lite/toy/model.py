@@ -1,6 +1,6 @@
 """The tiny Qwen2.5-VL: the real classes and config fields at a width that trains on a laptop, with its own tokenizer.
 
-`build(folder)` writes an untrained checkpoint in the Hub's format; `hart_lite.world.pretrain` trains it.
+`build(folder)` writes an untrained checkpoint in the Hub's format; `experiments.pretrain_toy.train` trains it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from hart_lite import loops
 from hart_lite.families.qwen2_5_vl import Qwen25VL
+from hart_lite.toy.glyphs import GLYPHS
+from hart_lite.toy.scenes import COLOURS, SHAPES
 from hart_lite.types import Example
-from hart_lite.world.glyphs import GLYPHS
-from hart_lite.world.scenes import COLOURS, SHAPES
 
 CONTROL = (
     "<|endoftext|>",

@@ -1,4 +1,4 @@
-"""Pretrain the tiny base: `python -m hart_lite.world.pretrain --out FOLDER` (54 minutes, most of them on one core).
+"""Pretrain the tiny base: `python -m experiments.pretrain_toy.train --out FOLDER` (54 minutes, mostly on one core).
 
 A model this small learns nothing from question-answer rows alone for thousands of steps, so it is taught in parts:
 
@@ -27,12 +27,12 @@ from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from experiments.pretrain_toy.samples import Sample, Teacher
+from experiments.pretrain_toy.vision import Sight
 from hart_lite.data.images import view_pixels
 from hart_lite.families.qwen2_5_vl import Qwen25VL
+from hart_lite.toy.model import LARGEST_NUMBER, build
 from hart_lite.types import ImageView, Tokens
-from hart_lite.world.base import LARGEST_NUMBER, build
-from hart_lite.world.sight import Sight
-from hart_lite.world.teacher import Sample, Teacher
 
 STAGES = {"see": 2400, "join": 3000, "blur": 240}
 WRONG = 0.85  # how often, in the blur, a thing is taken for another of its shape, and the first option for the answer

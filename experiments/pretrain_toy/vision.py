@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from hart_lite.world.glyphs import GLYPHS
-from hart_lite.world.scenes import COLOURS, SHAPES, Scene, Thing
+from hart_lite.toy.glyphs import GLYPHS
+from hart_lite.toy.scenes import COLOURS, SHAPES, Scene, Thing
 
 SIDE = 112  # of a scene as the model sees it, in pixels: 4 x 4 tokens
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from hart_lite import loops
 from hart_lite.families.qwen2_5_vl import Qwen25VL
+from hart_lite.toy.glyphs import GLYPHS
+from hart_lite.toy.model import DESCRIBE
+from hart_lite.toy.scenes import CHOICES, Scene, Thing, World, question
 from hart_lite.types import Box, Example, ImageView, Tokens
-from hart_lite.world.base import DESCRIBE
-from hart_lite.world.glyphs import GLYPHS
-from hart_lite.world.scenes import CHOICES, Scene, Thing, World, question
 
 FULL, CROP, LEAST = 12544, 4704, 784  # pixel budgets, as in recipes/tiny_cpu.yaml
 
