@@ -8,10 +8,10 @@ from typing import Literal
 
 from hart_lite.config.schema import PixelBudgets
 from hart_lite.eval_questions import Question, digest
-from hart_lite.loops import question_lines
-from hart_lite.models import OpenModel
-from hart_lite.protocols.base import Setting
-from hart_lite.protocols.registry import OURS
+from hart_lite.inference.load import OpenModel
+from hart_lite.inference.prompts import question_lines
+from hart_lite.inference.protocols.base import Setting
+from hart_lite.inference.protocols.registry import OURS
 from hart_lite.run_dir import versions
 
 NO_LIMIT = 10**9  # of pixels or tokens: a peer's protocol then goes by its own

@@ -13,7 +13,7 @@ from hart_lite.analysis import (
     summarise_grounding,
     wrong_box_given_right,
 )
-from hart_lite.rollout import Runner
+from hart_lite.inference.rollout import Runner
 from hart_lite.types import Example
 
 WAYS = {"crops": "hart", "full+crops": "full+crops"}  # mode -> how turn 2 is asked

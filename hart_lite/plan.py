@@ -139,7 +139,7 @@ class _Case:
     # -- tokens ----------------------------------------------------------------------------------------------------
 
     def turns(self, loop: str) -> list[Turn]:
-        """The prompts of `hart_lite.loops`, in tokens."""
+        """The prompts of `hart_lite.inference.prompts`, in tokens."""
         rollout, prompt = self.recipe.rollout, self.full + TEXT_TOKENS
         if loop == "direct":
             return [Turn("answer", prompt, 0, rollout.max_tokens_answer)]

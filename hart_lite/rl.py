@@ -23,10 +23,10 @@ from hart_lite.checkpoints import SealedCheckpoints
 from hart_lite.config.schema import Recipe, RLStage
 from hart_lite.figures import Clock, measure
 from hart_lite.guard import Guarded, Standing
+from hart_lite.inference.rollout import Runner
 from hart_lite.losses import gradient_scale, policy_loss, token_weights
 from hart_lite.memory import Budget, Draws, within_memory
 from hart_lite.packing import Pack, pack
-from hart_lite.rollout import Runner
 from hart_lite.rollout_log import save_rollouts
 from hart_lite.types import Example, Group, HartError, NotFiniteError, Tokens
 

@@ -17,14 +17,14 @@ from datasets import Dataset
 from tqdm import tqdm
 from trl import SFTConfig, SFTTrainer
 
-from hart_lite import loops
 from hart_lite.checkpoints import SealedCheckpoints
 from hart_lite.config.schema import SFTStage
 from hart_lite.families.base import Family
 from hart_lite.guard import Guarded, Standing
+from hart_lite.inference import prompts
+from hart_lite.inference.rollout import Runner
 from hart_lite.losses import gradient_scale
 from hart_lite.memory import Budget, Draws, within_memory
-from hart_lite.rollout import Runner
 from hart_lite.types import Box, Example, HartError, Tokens
 from hart_lite.utils.files import write_whole
 
@@ -59,16 +59,16 @@ def answer_row(runner: Runner, example: Example, boxes: Sequence[Box], stage: SF
     """The question with the full image, and its answer as the sampled span (the only tokens with loss)."""
     family, full = runner.policy.family, runner.full_views(example)
     if stage.context == "full":
-        content = loops.direct_content(example, full)
+        content = prompts.direct_content(example, full)
     else:
-        content = loops.with_crops_content(example, full, [runner.crop_view(example, box) for box in boxes])
-    return family.chat(content) + Tokens.response(family.response_ids(loops.target_text(example, stage.target)))
+        content = prompts.with_crops_content(example, full, [runner.crop_view(example, box) for box in boxes])
+    return family.chat(content) + Tokens.response(family.response_ids(prompts.target_text(example, stage.target)))
 
 
 def locate_row(runner: Runner, example: Example, said: Sequence[int]) -> Tokens:
     """(I_f, question) -> the turn whose boxes earned the reward, word for word."""
     family = runner.policy.family
-    prompt = family.chat(loops.locate_content(example, runner.full_views(example), family))
+    prompt = family.chat(prompts.locate_content(example, runner.full_views(example), family))
     return prompt + Tokens.response(tuple(said))
 
 

@@ -37,11 +37,11 @@ from hart_lite.checkpoints import (
 from hart_lite.config.environment import check_machine
 from hart_lite.config.schema import Recipe, RLStage, SFTStage
 from hart_lite.endings import endings_explained
+from hart_lite.inference.rollout import Runner
 from hart_lite.loading import load_policy
 from hart_lite.progress import Progress, missed_before, quarters, watched
 from hart_lite.report import write_report
 from hart_lite.rl import RLTrainer
-from hart_lite.rollout import Runner
 from hart_lite.run_dir import evaluate_once, held_run, open_run, save_adapter, summarise
 from hart_lite.sft import SFTRows, SFTStageTrainer, locate_once
 from hart_lite.sources import Splits, load_splits

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from hart_lite.boxes import expand, valid_boxes
 from hart_lite.data.images import crop_pixels
-from hart_lite.protocols.base import Frame
+from hart_lite.inference.protocols.base import Frame
 from hart_lite.types import Box, Example, ImageView
 
 

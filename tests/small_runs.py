@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import hart_lite.rollout
+import hart_lite.inference.rollout
 from hart_lite.config.schema import Recipe
 from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.types import Example, Group, Tokens, Trajectory, Turn
@@ -32,7 +32,7 @@ def boxes_from_any_text(family, text: str, seen, original) -> list[tuple[float, 
 
 def make_up(set_attribute=setattr, family: type = Qwen25VL) -> None:
     """Put both in place; give `monkeypatch.setattr` to have them taken out again."""
-    set_attribute(hart_lite.rollout, "grade", even_length)
+    set_attribute(hart_lite.inference.rollout, "grade", even_length)
     set_attribute(family, "boxes_from_text", boxes_from_any_text)
 
 

@@ -15,13 +15,13 @@ from chat_server import Server
 from pictures import Photo
 from PIL import Image
 
-from hart_lite import api_client
-from hart_lite.api_client import Client, RequestError
-from hart_lite.api_engine import ApiEngine
-from hart_lite.conversation import Conversation, Spoken
 from hart_lite.data.images import view_pixels
-from hart_lite.frames import AbsoluteFrame, RelativeFrame
-from hart_lite.protocols.base import Outcome, ProtocolRun, Say
+from hart_lite.inference import openai_client
+from hart_lite.inference.conversation import Conversation, Spoken
+from hart_lite.inference.openai_client import Client, RequestError
+from hart_lite.inference.openai_engine import ApiEngine
+from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
+from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
 from hart_lite.types import HartError, ImageView
 
 KEY = "sk-very-secret-0123456789"
@@ -189,7 +189,7 @@ def test_a_response_that_drips_ends_at_the_timeout(client):
     ],
 )
 def test_what_fails_is_said_and_the_others_go_on(client, model, failure, monkeypatch):
-    monkeypatch.setattr(api_client, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(openai_client, "MAX_BYTES", 1_000_000)
     assert ask(client, model) == Conversation((), None, failure)
 
 

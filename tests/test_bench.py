@@ -8,13 +8,14 @@ import bitsandbytes
 import pytest
 import torch
 
-from hart_lite import cli, loops, packing
+from hart_lite import cli, packing
 from hart_lite.bench.count import image_share, our_count, sequences_of, stock_count
 from hart_lite.bench.models import random_model, workload
 from hart_lite.bench.presets import PRESETS, config_of, question
 from hart_lite.bench.steps import BETA, PHASES, Ours, Stock
 from hart_lite.bench.update import differences, packed_pass, unpacked_pass, update_peak
 from hart_lite.dimensions import PUBLISHED, Dimensions
+from hart_lite.inference import prompts
 
 SEVEN = PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -131,7 +132,7 @@ def test_steps_take_their_turn_on_one_trainer(work, hart, folder):
 
 def test_tokens_are_counted_by_hand(work, hart, folder):
     example = question(TINY, folder, 0)
-    prompt = work.runner.policy.family.chat(loops.direct_content(example, work.runner.full_views(example)))
+    prompt = work.runner.policy.family.chat(prompts.direct_content(example, work.runner.full_views(example)))
     stock = stock_count(work, example)
     assert (stock.rollout, stock.images) == (4 * (len(prompt) + 4), 3 * 4 * 16)
     direct = our_count(work, work.runner.rollout([example], "direct", 4, seed=0))

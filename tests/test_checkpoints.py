@@ -20,9 +20,9 @@ from hart_lite.checkpoints import (
     rewind_metrics,
     seal,
 )
+from hart_lite.inference.rollout import Runner
 from hart_lite.loading import load_policy
 from hart_lite.progress import Progress
-from hart_lite.rollout import Runner
 from hart_lite.sources import load_splits
 from hart_lite.train import Stage, train
 from hart_lite.types import HartError

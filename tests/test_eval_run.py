@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hart_lite import cli, loops
+from hart_lite import cli
 from hart_lite.benchmarks import listing, own_rows, registry, world
 from hart_lite.benchmarks.base import BadRow
 from hart_lite.config.recipe import load_recipe
 from hart_lite.eval_questions import Question, batches_by_image, read_questions
 from hart_lite.eval_run import run_eval
 from hart_lite.eval_settings import NO_LIMIT, EvalSettings, setting_of
-from hart_lite.models import open_model
-from hart_lite.protocols.registry import PROTOCOLS
+from hart_lite.inference import prompts
+from hart_lite.inference.load import open_model
+from hart_lite.inference.protocols.registry import PROTOCOLS
 from hart_lite.types import HartError
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
@@ -141,7 +142,7 @@ def test_killed_and_run_again(tmp_path):
 
 def test_a_finished_evaluation_is_not_asked_again(unbroken, monkeypatch):
     before = (unbroken / "predictions.jsonl").read_bytes()
-    monkeypatch.setattr("hart_lite.engine.LocalEngine.answer", lambda self, runs: 1 / 0)
+    monkeypatch.setattr("hart_lite.inference.local_engine.LocalEngine.answer", lambda self, runs: 1 / 0)
     assert "| world | mgpo | 6 |" in run_eval("embedded", SMALL, unbroken).table
     assert (unbroken / "predictions.jsonl").read_bytes() == before
 
@@ -336,7 +337,7 @@ def test_budgets_of_a_recipe_of_options_and_of_protocols(tiny_base):
         for model, least in ((recipe, 784), (plain, 800)):
             assert budgets(mode, model, full_pixels=900, crop_pixels=800, max_tokens=7) == (900, 800, least, 7, 7)
     setting = setting_of(question, "full", EvalSettings({}), recipe)
-    assert setting.question == loops.question_lines(question.example)
+    assert setting.question == prompts.question_lines(question.example)
     assert (setting.crop_pad, setting.max_boxes) == (tiny.rollout.crop_pad, tiny.rollout.max_boxes)
     official = replace(question, benchmark=replace(world.BENCHMARK, prompt=lambda e: f"Official: {e.question}"))
     asked = setting_of(official, "full", EvalSettings({}, prompt="official", as_published=True), recipe)

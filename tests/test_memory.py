@@ -12,10 +12,10 @@ from small_runs import make_up, metrics, small_recipe, without_timings
 from trainers import adapters, rl_trainer, same, sft_trainer
 
 import hart_lite.policy
+from hart_lite.inference.rollout import Runner
 from hart_lite.memory import Budget, Draws, ran_out, within_memory
 from hart_lite.policy import Policy
 from hart_lite.rl import RLTrainer
-from hart_lite.rollout import Runner
 from hart_lite.sources import load_splits
 from hart_lite.types import HartError
 

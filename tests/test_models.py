@@ -9,14 +9,14 @@ import torch
 from pictures import Photo
 from small_runs import small_recipe
 
-from hart_lite import models
-from hart_lite.api_engine import ApiEngine
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.schema import Rollout
-from hart_lite.engine import LocalEngine
 from hart_lite.generate import Sampling
+from hart_lite.inference import load
+from hart_lite.inference.load import open_model
+from hart_lite.inference.local_engine import LocalEngine
+from hart_lite.inference.openai_engine import ApiEngine
 from hart_lite.merge import merge
-from hart_lite.models import open_model
 from hart_lite.run_dir import save_adapter
 from hart_lite.types import HartError, ImageView
 
@@ -33,7 +33,7 @@ def run(new_policy, tiny_base, tmp_path_factory) -> Path:
     return folder
 
 
-def said(model: models.OpenModel) -> list[int]:
+def said(model: load.OpenModel) -> list[int]:
     family = model.engine.policy.family
     prompt = family.chat([ImageView(Photo(56, 56), (56, 56)), "What?"])
     return list(model.engine.policy.generate([prompt], Sampling(8, temperature=0))[0])
@@ -84,7 +84,7 @@ def test_the_embedded_base_has_the_budgets_of_its_recipe(tmp_path):
 
 def test_quant_and_device_replace_what_the_recipe_says(run, monkeypatch):
     sections = []
-    monkeypatch.setattr(models, "load_policy", lambda section, adapter: sections.append(section) or 1 / 0)
+    monkeypatch.setattr(load, "load_policy", lambda section, adapter: sections.append(section) or 1 / 0)
     for asked in ({}, {"quant": "nf4", "device": "auto"}):
         with pytest.raises(ZeroDivisionError):
             open_model(str(run), **asked)

@@ -7,12 +7,12 @@ import pytest
 from pictures import Photo
 from PIL import Image
 
-from hart_lite import loops
 from hart_lite.data.images import view_pixels
-from hart_lite.frames import AbsoluteFrame, RelativeFrame
-from hart_lite.protocols import deepeyes, mgpo, pixel_reasoner
-from hart_lite.protocols.base import Outcome, Say, Setting
-from hart_lite.protocols.registry import PROTOCOLS, find
+from hart_lite.inference import prompts
+from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
+from hart_lite.inference.protocols import deepeyes, mgpo, pixel_reasoner
+from hart_lite.inference.protocols.base import Outcome, Say, Setting
+from hart_lite.inference.protocols.registry import PROTOCOLS, find
 from hart_lite.types import Box, Example, HartError, ImageView
 
 PHOTO = Photo(1120, 560)  # seen at 448 x 224 within 100,352 pixels: a scale of 2.5
@@ -77,10 +77,10 @@ def test_full_says_the_words_it_is_given():
 
 def test_crops_are_all_that_the_second_turn_sees():
     first, second = talk("crops", BOX, "(B)")[0]
-    assert first.content == loops.locate_content(EXAMPLE, [FULL], AbsoluteFrame())
+    assert first.content == prompts.locate_content(EXAMPLE, [FULL], AbsoluteFrame())
     assert (first.kind, first.max_tokens, second.kind, second.max_tokens) == ("locate", 50, "verify", 60)
     crop = ImageView(PHOTO, (112, 112), Box(250, 100, 500, 350))
-    assert second.content == loops.verify_content(EXAMPLE, [crop])
+    assert second.content == prompts.verify_content(EXAMPLE, [crop])
     assert second.fresh and second.keep is None
     assert talk("crops", BOX, "(B)")[1] == Outcome("(B)", (Box(250, 100, 500, 350),), {"rejected_boxes": 0})
 
@@ -212,7 +212,7 @@ def test_mgpo_boxes_that_count(corners, published, fixed):
     for setting, valid in ((PUBLISHED, published), (SETTING, fixed)):
         (_, second), outcome = talk("mgpo", said, "", setting=setting)
         assert len(outcome.boxes) == valid
-        assert words(second).startswith(loops.SUB_IMAGE if valid else loops.NO_SUB_IMAGE)
+        assert words(second).startswith(prompts.SUB_IMAGE if valid else prompts.NO_SUB_IMAGE)
         if setting is PUBLISHED:
             assert outcome.counts == {"rejected_boxes": 1 - valid}
             assert second.keep == said

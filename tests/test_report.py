@@ -24,6 +24,7 @@ from hart_lite import cli
 from hart_lite.config.recipe import dump_recipe
 from hart_lite.config.schema import PixelBudgets, Rollout
 from hart_lite.findings import findings
+from hart_lite.inference.rollout import Runner
 from hart_lite.predictions import read_evaluation
 from hart_lite.progress import Progress, missed_before, quarters, watched
 from hart_lite.report import run_page, write_report
@@ -32,7 +33,6 @@ from hart_lite.report_eval import page_of
 from hart_lite.report_page import Pictures
 from hart_lite.report_run import Moment, read_run
 from hart_lite.report_warnings import cautions
-from hart_lite.rollout import Runner
 from hart_lite.toy.scenes import World, examples
 from hart_lite.train import train
 from hart_lite.types import HartError

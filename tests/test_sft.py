@@ -9,9 +9,9 @@ from small_runs import make_up, metrics, sft_stage, small_recipe
 from trainers import sft_trainer
 from trl import SFTTrainer
 
-from hart_lite import loops
 from hart_lite.config.schema import SFTStage
-from hart_lite.rollout import Runner
+from hart_lite.inference import prompts
+from hart_lite.inference.rollout import Runner
 from hart_lite.sft import IGNORED, Collator, SFTRows, answer_row, locate_once, locate_row
 from hart_lite.sources import load_splits
 from hart_lite.types import Box, HartError
@@ -61,7 +61,7 @@ def test_an_answer_row_shows_the_image_and_its_crops_and_teaches_the_letter(runn
     assert (
         row.ids[: row.sampled[0][0]]
         == runner.policy.family.chat(
-            loops.with_crops_content(example, runner.full_views(example), [runner.crop_view(example, BOX)])
+            prompts.with_crops_content(example, runner.full_views(example), [runner.crop_view(example, BOX)])
         ).ids
     )
     [(start, stop)] = row.sampled
@@ -73,7 +73,7 @@ def test_an_answer_row_without_crops_is_the_direct_question(runner, examples):
     example = examples[0]
     row = answer_row(runner, example, [BOX], stage(context="full"))
     assert views(row) == [(example.images[0], None)]
-    prompt = runner.policy.family.chat(loops.direct_content(example, runner.full_views(example)))
+    prompt = runner.policy.family.chat(prompts.direct_content(example, runner.full_views(example)))
     assert row.ids[: row.sampled[0][0]] == prompt.ids
 
 
@@ -95,7 +95,7 @@ def test_a_locate_row_teaches_the_turn_that_was_said(runner, examples):
     assert stop == len(row)
     assert views(row) == [(examples[0].images[0], None)]
     prompt = text(runner, row.ids[:start])
-    assert loops.LOCATE in prompt
+    assert prompts.LOCATE in prompt
     assert "(A)" not in prompt
 
 

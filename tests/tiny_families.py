@@ -25,9 +25,9 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
 
-from hart_lite import loops
 from hart_lite.families.internvl3 import InternVL3
 from hart_lite.families.llava_onevision import LlavaOneVision
+from hart_lite.inference import prompts
 from hart_lite.toy.scenes import COLOURS, SHAPES
 from hart_lite.types import Example
 
@@ -76,8 +76,8 @@ def build_tokenizer(special: tuple[str, ...], template: str) -> PreTrainedTokeni
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     example = Example("", (), "Which character is on the red square?", "A", tuple("AB"))
-    contents = [loops.locate_content(example, (), family) for family in (InternVL3, LlavaOneVision)]
-    contents += [loops.verify_content(example, ()), loops.with_crops_content(example, (), ())]
+    contents = [prompts.locate_content(example, (), family) for family in (InternVL3, LlavaOneVision)]
+    contents += [prompts.verify_content(example, ()), prompts.with_crops_content(example, (), ())]
     corpus = [f"Which character is on the {c} {s}?" for c in COLOURS for s in SHAPES]
     corpus += ["".join(map(str, content)) for content in contents] + ["system\nuser\nassistant\n"]
     trainer = trainers.BpeTrainer(

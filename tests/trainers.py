@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from small_runs import rl_stage, sft_stage, small_recipe
 
+from hart_lite.inference.rollout import Runner
 from hart_lite.policy import Policy
 from hart_lite.rl import RLTrainer
-from hart_lite.rollout import Runner
 from hart_lite.sft import SFTStageTrainer
 from hart_lite.sources import load_splits
 from hart_lite.train import Stage

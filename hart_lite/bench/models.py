@@ -14,9 +14,9 @@ from hart_lite import attention
 from hart_lite.bench.presets import TOKEN, FixedLength, Preset, config_of
 from hart_lite.config.schema import Lora, PixelBudgets, Rollout
 from hart_lite.dimensions import Dimensions
+from hart_lite.inference.rollout import Runner
 from hart_lite.loading import DTYPES, keep_differentiable
 from hart_lite.policy import Policy
-from hart_lite.rollout import Runner
 from hart_lite.toy.model import build_processor, build_tokenizer
 
 

@@ -9,7 +9,7 @@ from hart_lite.benchmarks.base import BadRow, Benchmark
 from hart_lite.data.dataset import checked
 from hart_lite.data.rows import read_rows
 from hart_lite.grading import grade
-from hart_lite.loops import question_lines
+from hart_lite.inference.prompts import question_lines
 from hart_lite.types import Example, HartError
 
 

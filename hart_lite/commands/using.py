@@ -15,7 +15,7 @@ from hart_lite.commands.libraries import quiet_libraries
 from hart_lite.types import HartError, printable, shown
 
 if TYPE_CHECKING:
-    from hart_lite.ask import Asked
+    from hart_lite.inference.ask import Asked
     from hart_lite.types import ImageSource
 
 NO_MODEL = (
@@ -74,11 +74,11 @@ def ask(arguments: argparse.Namespace) -> int:
 
     Boxes are pixels of the upright photo: left, top, right, bottom. The exit code is 1 when a server did not answer.
     """
-    from hart_lite.ask import ask as answer
-    from hart_lite.ask import check
     from hart_lite.ask_picture import picture_places
     from hart_lite.data.images import ImageFile
-    from hart_lite.models import open_model
+    from hart_lite.inference.ask import ask as answer
+    from hart_lite.inference.ask import check
+    from hart_lite.inference.load import open_model
 
     questions, choices = list(_questions(arguments.questions)), _choices(arguments.choices)
     check(questions, choices, arguments.mode)
@@ -118,7 +118,7 @@ def demo(arguments: argparse.Namespace) -> int:
     with listening(arguments.port) as listener:  # before a large model is loaded for nothing
         from hart_lite.demo import Demo
         from hart_lite.demo_page import serve
-        from hart_lite.models import open_model
+        from hart_lite.inference.load import open_model
 
         quiet_libraries()
         if arguments.model is None:

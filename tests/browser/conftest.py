@@ -10,7 +10,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from hart_lite.models import open_model
+from hart_lite.inference.load import open_model
 from hart_lite.run_dir import save_adapter
 from tests.reliability.demo import Server, serving
 

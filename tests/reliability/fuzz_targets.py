@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from hart_lite.api_client import RequestError
 from hart_lite.config.resources import shipped_recipes
 from hart_lite.data.formats.coco import read_coco
 from hart_lite.data.formats.conversations import read_conversations
 from hart_lite.data.formats.csv_folder import read_csv_folder
 from hart_lite.data.formats.mgpo import read_mgpo
 from hart_lite.data.rows import Row, read_rows
+from hart_lite.inference.openai_client import RequestError
 from hart_lite.types import HartError
 from tests.reliability.fuzz_own_files import (
     ADAPTER,

@@ -8,8 +8,8 @@ import torch
 from transformers import Trainer
 
 from hart_lite.config.schema import Recipe
+from hart_lite.inference.rollout import Runner
 from hart_lite.loading import load_policy
-from hart_lite.rollout import Runner
 from hart_lite.sources import load_splits
 from hart_lite.train import Stage
 

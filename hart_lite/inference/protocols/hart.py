@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from hart_lite import loops
 from hart_lite.families.base import Content
-from hart_lite.protocols.base import Outcome, ProtocolRun, Say, Setting
+from hart_lite.inference import prompts
+from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say, Setting
 from hart_lite.types import Box, Example, ImageView
 from hart_lite.views import crop_view, full_views, read_boxes
 
@@ -30,14 +30,14 @@ def crops(example: Example, setting: Setting) -> ProtocolRun:
     boxes, cut, counts = yield from _locate(example, setting, shown)
     if not boxes:
         return Outcome("", boxes, counts)
-    text = yield _answer(loops.verify_content(example, cut), setting)
+    text = yield _answer(prompts.verify_content(example, cut), setting)
     return Outcome(text, boxes, counts)
 
 
 def full_and_crops(example: Example, setting: Setting) -> ProtocolRun:
     shown = _full(example, setting)
     boxes, cut, counts = yield from _locate(example, setting, shown)
-    text = yield _answer(loops.with_crops_content(example, shown, cut), setting)
+    text = yield _answer(prompts.with_crops_content(example, shown, cut), setting)
     return Outcome(text, boxes, counts)
 
 
@@ -49,7 +49,7 @@ def _locate(
     example: Example, setting: Setting, shown: Views
 ) -> Generator[Say, str, tuple[tuple[Box, ...], Views, dict[str, int]]]:
     """Turn 1: the boxes (unpadded), the crops cut around them, and how many boxes were refused."""
-    frame, content = setting.frame, loops.locate_content(example, shown, setting.frame)
+    frame, content = setting.frame, prompts.locate_content(example, shown, setting.frame)
     text = yield Say(content, "locate", max_tokens=setting.max_tokens_locate)
     boxes, rejected = read_boxes(example, shown, text, frame, setting.max_boxes, setting.max_box_share)
     budget = setting.crop_pad, setting.crop_pixels, setting.min_pixels

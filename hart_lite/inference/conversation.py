@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
-from hart_lite.protocols.base import Frame, Outcome, ProtocolRun
+from hart_lite.inference.protocols.base import Frame, Outcome, ProtocolRun
 
 
 @dataclass(frozen=True)

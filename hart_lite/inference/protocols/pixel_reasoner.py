@@ -27,8 +27,8 @@ from typing import Any
 
 from hart_lite.boxes import valid_boxes
 from hart_lite.data.images import crop_pixels
-from hart_lite.protocols.base import Outcome, ProtocolRun, Say, Setting
-from hart_lite.protocols.tools import CLOSE, ToolError, read_arguments, read_corners, to_original
+from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say, Setting
+from hart_lite.inference.protocols.tools import CLOSE, ToolError, read_arguments, read_corners, to_original
 from hart_lite.types import Box, Example, ImageView, shown
 from hart_lite.views import full_views
 

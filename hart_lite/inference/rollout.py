@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
-from hart_lite import loops
 from hart_lite.config.schema import PixelBudgets, Rollout
 from hart_lite.generate import Sampling, batches
 from hart_lite.grading import grade
+from hart_lite.inference import prompts as loops
 from hart_lite.memory import Budget, within_memory
 from hart_lite.policy import Policy
 from hart_lite.types import Box, Example, Group, HartError, ImageView, Tokens, Trajectory, Turn

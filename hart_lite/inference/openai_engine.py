@@ -9,12 +9,12 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 
-from hart_lite.api_client import Client, RequestError, SilentError
-from hart_lite.conversation import Conversation, Spoken, cut_after
 from hart_lite.data.images import view_pixels
 from hart_lite.families.base import Content
-from hart_lite.frames import AbsoluteFrame
-from hart_lite.protocols.base import ProtocolRun, Say
+from hart_lite.inference.conversation import Conversation, Spoken, cut_after
+from hart_lite.inference.openai_client import Client, RequestError, SilentError
+from hart_lite.inference.openai_frames import AbsoluteFrame
+from hart_lite.inference.protocols.base import ProtocolRun, Say
 from hart_lite.types import HartError, ImageView
 
 THREADS = 4

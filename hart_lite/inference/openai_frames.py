@@ -14,7 +14,7 @@ GRID = 28
 
 
 class AbsoluteFrame:
-    """Implements `hart_lite.protocols.base.Frame`."""
+    """Implements `hart_lite.inference.protocols.base.Frame`."""
 
     name = "absolute"
     locate_words = Qwen25VL.locate_words
@@ -35,7 +35,7 @@ class AbsoluteFrame:
 
 
 class RelativeFrame(AbsoluteFrame):
-    """Implements `hart_lite.protocols.base.Frame`."""
+    """Implements `hart_lite.inference.protocols.base.Frame`."""
 
     name = "relative"
     box_frame = "relative-1000"

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hart_lite.boxes import expand
-from hart_lite.conversation import Conversation
 from hart_lite.data.images import crop_pixels
 from hart_lite.eval_settings import EvalSettings, setting_for
 from hart_lite.grading import choice_lines, read_answer
-from hart_lite.loops import question_lines
-from hart_lite.models import OpenModel
-from hart_lite.protocols import registry as protocols
+from hart_lite.inference.conversation import Conversation
+from hart_lite.inference.load import OpenModel
+from hart_lite.inference.prompts import question_lines
+from hart_lite.inference.protocols import registry as protocols
 from hart_lite.types import Box, Example, HartError, ImageSource, shown
 
 DEFAULT_MODE = "full+crops"

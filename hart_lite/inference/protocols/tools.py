@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 
-from hart_lite.protocols.base import Frame
+from hart_lite.inference.protocols.base import Frame
 from hart_lite.types import shown
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from hart_lite.data.rows import nearest
-from hart_lite.protocols import ours
-from hart_lite.protocols.base import Protocol
-from hart_lite.protocols.deepeyes import deepeyes
-from hart_lite.protocols.mgpo import mgpo
-from hart_lite.protocols.pixel_reasoner import pixel_reasoner
+from hart_lite.inference.protocols import hart
+from hart_lite.inference.protocols.base import Protocol
+from hart_lite.inference.protocols.deepeyes import deepeyes
+from hart_lite.inference.protocols.mgpo import mgpo
+from hart_lite.inference.protocols.pixel_reasoner import pixel_reasoner
 from hart_lite.types import HartError, shown
 
 OURS = ("full", "crops", "full+crops")
 PROTOCOLS: dict[str, Protocol] = {
-    "full": ours.full,
-    "crops": ours.crops,
-    "full+crops": ours.full_and_crops,
+    "full": hart.full,
+    "crops": hart.crops,
+    "full+crops": hart.full_and_crops,
     "mgpo": mgpo,
     "deepeyes": deepeyes,
     "pixel-reasoner": pixel_reasoner,
