@@ -9,7 +9,7 @@ import os
 import sys
 
 from hart_lite.commands import data, evaluating, sharing, training, using
-from hart_lite.stopping import Stopped
+from hart_lite.training.signals import Stopped
 from hart_lite.types import HartError, printable
 
 EXAMPLES = """examples:
@@ -31,7 +31,7 @@ EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 after an error that the message explains, 130 after Ctrl-C, as a shell has it, and
-    that of a run that was stopped and can go on (`hart_lite.stopping`)."""
+    that of a run that was stopped and can go on (`hart_lite.training.signals`)."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "overrides")):

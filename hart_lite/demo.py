@@ -13,8 +13,8 @@ from hart_lite.config.recipe import load_recipe
 from hart_lite.data.images import ImageBytes
 from hart_lite.inference.ask import DEFAULT_MODE, Asked, ask, check
 from hart_lite.inference.load import OpenModel
-from hart_lite.sources import HELD_OUT, make_world
 from hart_lite.toy.scenes import examples
+from hart_lite.training.datasets import HELD_OUT, make_world
 from hart_lite.types import Example, HartError, ImageSource
 
 MAX_BYTES = 64 * 2**20  # of a photo's file

@@ -1,4 +1,4 @@
-"""The run directory: opening it, and what is written there once and whole (see `hart_lite.train` for its layout).
+"""The run directory: opening it, and what is written there once and whole (see `hart_lite.training.train` for its layout).
 
 Where several processes share a run, the first one writes and the others wait.
 """

@@ -14,8 +14,8 @@ from hart_lite.grading import grade
 from hart_lite.inference import prompts as loops
 from hart_lite.inference.rollout import Runner
 from hart_lite.loading import load_policy
-from hart_lite.sources import HELD_OUT
 from hart_lite.toy.scenes import World, examples
+from hart_lite.training.datasets import HELD_OUT
 from hart_lite.types import Box, ImageView
 
 RECIPE = load_recipe("tiny_cpu")

@@ -22,9 +22,9 @@ from hart_lite.checkpoints import (
 )
 from hart_lite.inference.rollout import Runner
 from hart_lite.loading import load_policy
-from hart_lite.progress import Progress
-from hart_lite.sources import load_splits
-from hart_lite.train import Stage, train
+from hart_lite.training.datasets import load_splits
+from hart_lite.training.sample_tracking import Progress
+from hart_lite.training.train import Stage, train
 from hart_lite.types import HartError
 from hart_lite.utils.files import write_whole
 

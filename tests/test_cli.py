@@ -12,9 +12,9 @@ from PIL import Image
 from small_runs import make_up, rl_stage, small_recipe
 
 from hart_lite import cli
-from hart_lite import train as training
 from hart_lite.config.recipe import dump_recipe
 from hart_lite.config.resources import shipped_recipes
+from hart_lite.training import train as training
 
 HEAVY = ("torch", "PIL", "transformers", "trl", "peft", "datasets", "numpy", "accelerate", "bitsandbytes")
 

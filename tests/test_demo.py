@@ -21,7 +21,7 @@ from hart_lite.demo_panels import notice, panels
 from hart_lite.inference.ask import Asked, ask
 from hart_lite.inference.load import open_model
 from hart_lite.run_dir import save_adapter
-from hart_lite.sources import HELD_OUT
+from hart_lite.training.datasets import HELD_OUT
 from hart_lite.types import Box, HartError
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"

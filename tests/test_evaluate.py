@@ -10,8 +10,8 @@ from small_runs import make_up, small_recipe
 
 from hart_lite.evaluate import evaluate
 from hart_lite.inference.rollout import Located, Runner
-from hart_lite.sources import load_splits
 from hart_lite.summary import summary_table
+from hart_lite.training.datasets import load_splits
 from hart_lite.types import Box, Example, Tokens, Trajectory, Turn
 
 MODES = ["full", "crops", "full+crops"]

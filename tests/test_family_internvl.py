@@ -32,7 +32,7 @@ from hart_lite.data.images import view_pixels
 from hart_lite.families.internvl3 import MAX_TILES, InternVL3
 from hart_lite.loading import load_policy
 from hart_lite.policy import Policy
-from hart_lite.train import train
+from hart_lite.training.train import train
 from hart_lite.types import Box, HartError, ImageView, Tokens
 
 T = INTERNVL_TILE

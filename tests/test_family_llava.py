@@ -31,7 +31,7 @@ from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.loading import load_policy
 from hart_lite.policy import Policy
 from hart_lite.run_dir import save_adapter
-from hart_lite.train import train
+from hart_lite.training.train import train
 from hart_lite.types import Box, HartError, ImageView, Tokens
 
 T = LLAVA_TILE

@@ -13,7 +13,7 @@ from hart_lite.checkpoints import seal
 from hart_lite.data.convert import convert
 from hart_lite.data.dataset import load_examples
 from hart_lite.data.images import ImageFile
-from hart_lite.train import train
+from hart_lite.training.train import train
 from hart_lite.types import HartError
 from tests.reliability.hostile import _paths as paths_promise
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 from small_runs import rl_stage, small_recipe
 
-from hart_lite import train as training
-from hart_lite.train import train
+from hart_lite.training import train as training
+from hart_lite.training.train import train
 from hart_lite.types import HartError
 from hart_lite.utils import locks
 from hart_lite.utils.locks import LOCK, FolderLock

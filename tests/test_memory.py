@@ -15,8 +15,8 @@ import hart_lite.policy
 from hart_lite.inference.rollout import Runner
 from hart_lite.memory import Budget, Draws, ran_out, within_memory
 from hart_lite.policy import Policy
-from hart_lite.rl import RLTrainer
-from hart_lite.sources import load_splits
+from hart_lite.training.datasets import load_splits
+from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.types import HartError
 
 BUDGET = 512  # tokens; a step of the small runs makes several packs of it, and half of it holds the longest sequence

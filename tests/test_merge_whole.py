@@ -14,7 +14,7 @@ from small_runs import make_up, sft_stage, small_recipe
 
 from hart_lite.merge import merge
 from hart_lite.merge_proof import picture_and_question
-from hart_lite.train import train
+from hart_lite.training.train import train
 from hart_lite.types import HartError
 
 

@@ -11,14 +11,14 @@ from small_runs import make_up, metrics
 from trainers import ON_CPU, adapters, rl_trainer, same, sft_trainer
 from trl import SFTTrainer
 
-from hart_lite import rl
 from hart_lite.config.schema import ModelSection
 from hart_lite.finite import check_finite
 from hart_lite.generate import Sampling
-from hart_lite.guard import LIMIT, Standing
 from hart_lite.loading import load_policy
 from hart_lite.run_dir import save_adapter
 from hart_lite.toy.model import build
+from hart_lite.training import rl_trainer as rl
+from hart_lite.training.step_guard import LIMIT, Standing
 from hart_lite.types import HartError, NotFiniteError
 
 BAD = {"nan": math.nan, "inf": math.inf}

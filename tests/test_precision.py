@@ -30,7 +30,7 @@ def test_packed_log_probs_and_gradients_are_those_of_float32(new_policy, dtype):
             reference = torch.cat(packed_logps(policy, sequences(policy.family), 4096))
         logps = torch.cat(packed_logps(policy, sequences(policy.family), 4096))
         assert logps.dtype == torch.float32 and logps.isfinite().all()
-        scale = 1024 if name == "float16" else 1  # as hart_lite.rl does
+        scale = 1024 if name == "float16" else 1  # as hart_lite.training.rl_trainer does
         (logps.mean() * scale).backward()
         gradient = torch.cat([p.grad.flatten() / scale for p in policy.adapter_parameters])
         found[name] = (logps.detach(), reference, gradient)

@@ -19,7 +19,7 @@ from hart_lite.merge import merge
 from hart_lite.model_card import fenced, model_card, plain
 from hart_lite.push import lay_out, pack, push
 from hart_lite.run_record import RunRecord, licence_of, public_name, public_recipe, record_of, run_of
-from hart_lite.train import train
+from hart_lite.training.train import train
 from hart_lite.types import HartError
 
 HOSTILE = (

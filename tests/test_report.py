@@ -26,7 +26,6 @@ from hart_lite.config.schema import PixelBudgets, Rollout
 from hart_lite.findings import findings
 from hart_lite.inference.rollout import Runner
 from hart_lite.predictions import read_evaluation
-from hart_lite.progress import Progress, missed_before, quarters, watched
 from hart_lite.report import run_page, write_report
 from hart_lite.report_charts import DARK, POINTS, charts
 from hart_lite.report_eval import page_of
@@ -34,7 +33,8 @@ from hart_lite.report_page import Pictures
 from hart_lite.report_run import Moment, read_run
 from hart_lite.report_warnings import cautions
 from hart_lite.toy.scenes import World, examples
-from hart_lite.train import train
+from hart_lite.training.sample_tracking import Progress, missed_before, quarters, watched
+from hart_lite.training.train import train
 from hart_lite.types import HartError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -239,7 +239,7 @@ def test_a_report_that_cannot_be_written_does_not_end_the_run(tiny_base, tmp_pat
     def fail(run):
         raise HartError("no paper")
 
-    monkeypatch.setattr("hart_lite.train.write_report", fail)
+    monkeypatch.setattr("hart_lite.training.train.write_report", fail)
     train(small_recipe(tiny_base, tmp_path / "run", [rl_stage(steps=1)]))
     assert (tmp_path / "run" / "adapter").is_dir()
     assert f"no report: no paper\nOnce that is mended: hart-lite report {tmp_path / 'run'}" in caplog.text

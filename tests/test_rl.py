@@ -8,11 +8,11 @@ import torch
 from small_runs import group_of, make_up, metrics
 from trainers import rl_trainer
 
-from hart_lite import rl
-from hart_lite.figures import Clock, measure, over_processes
 from hart_lite.packing import pack
 from hart_lite.policy import Policy
-from hart_lite.rl import RLTrainer, _StepIndices, weigh
+from hart_lite.training import rl_trainer as rl
+from hart_lite.training.metrics import Clock, measure, over_processes
+from hart_lite.training.rl_trainer import RLTrainer, _StepIndices, weigh
 from hart_lite.types import Example, Group
 
 EXAMPLE = Example("q", (), "?", "A")
@@ -278,5 +278,5 @@ def test_figures_of_processes_are_means_over_all_that_was_measured(monkeypatch):
         {"reward": (1.0, 4), "tokens_verify": (10, 2), "loss": (0.5, 0), "kl": (0.25, 0)},
         {"reward": (3.0, 4), "loss": (0.0, 0)},
     ]
-    monkeypatch.setattr("hart_lite.figures.gather_object", lambda mine: parts)
+    monkeypatch.setattr("hart_lite.training.metrics.gather_object", lambda mine: parts)
     assert over_processes(parts[0]) == {"reward": 0.5, "tokens_verify": 5.0, "loss": 0.5, "kl": 0.25}

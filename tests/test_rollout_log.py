@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from hart_lite.rollout_log import HEADER, SIDE, draw_rollout, save_rollouts
 from hart_lite.toy.scenes import Scene, World
+from hart_lite.training.rollout_log import HEADER, SIDE, draw_rollout, save_rollouts
 from hart_lite.types import Box, Example, Group, ImageView, Slot, Tokens, Trajectory, Turn
 
 GREEN, RED = (44, 160, 44), (214, 39, 40)

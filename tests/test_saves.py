@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
 
-from hart_lite import checkpoints, rl, run_dir
-from hart_lite import train as training
+from hart_lite import checkpoints, run_dir
 from hart_lite.checkpoints import MetricsFile, SealedCheckpoints, damage
 from hart_lite.config.recipe import dump_recipe
-from hart_lite.progress import Progress
-from hart_lite.train import train
+from hart_lite.training import rl_trainer
+from hart_lite.training import train as training
+from hart_lite.training.sample_tracking import Progress
+from hart_lite.training.train import train
 from hart_lite.types import HartError
 from hart_lite.utils import files
 from hart_lite.utils.files import move_whole, write_whole
@@ -167,7 +168,7 @@ def test_a_disk_that_is_full_at_any_write_costs_nothing_that_was_saved(tiny_base
         (run_dir, "_measure", 1, str(run)),
         (Progress, "_record", 1, "progress/0.jpg"),
         (MetricsFile, "on_log", 1, str(run)),
-        (rl, "save_rollouts", 1, str(run)),
+        (rl_trainer, "save_rollouts", 1, str(run)),
         (SealedCheckpoints, "_save_checkpoint", 2, "checkpoint-2 could not be saved"),
         (checkpoints, "seal", 1, "checkpoint-2 could not be saved"),
         (run_dir, "_write_adapter", 1, "1-rl/adapter could not be saved"),

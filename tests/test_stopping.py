@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
 
-from hart_lite import cli, rl, run_dir, sft
-from hart_lite import train as training
+from hart_lite import cli, run_dir
 from hart_lite.checkpoints import damage
-from hart_lite.stopping import TIME_UP, Stop, Stopped
-from hart_lite.train import train
+from hart_lite.training import rl_trainer, sft_trainer
+from hart_lite.training import train as training
+from hart_lite.training.signals import TIME_UP, Stop, Stopped
+from hart_lite.training.train import train
 from hart_lite.types import HartError
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
@@ -50,12 +51,12 @@ def test_stopped_at_any_moment_a_run_ends_like_an_unbroken_one(tiny_base, tmp_pa
     recipe = recipe_in(tiny_base, run)
     moments = (  # (the signal, at which call of what, the steps that are done by then)
         (TERM, run_dir, "evaluate", 1, 0),  # before training
-        (INT, rl.RLTrainer, "_rollout", 2, 2),  # an evaluation is due after this step
+        (INT, rl_trainer.RLTrainer, "_rollout", 2, 2),  # an evaluation is due after this step
         (TERM, run_dir, "evaluate", 1, 2),  # the one that was due
-        (TERM, rl.RLTrainer, "_accumulate", 1, 3),
-        (INT, rl.RLTrainer, "_rollout", 1, 4),  # the stage's last step: its adapter is saved
+        (TERM, rl_trainer.RLTrainer, "_accumulate", 1, 3),
+        (INT, rl_trainer.RLTrainer, "_rollout", 1, 4),  # the stage's last step: its adapter is saved
         (TERM, training, "locate_once", 1, 4),
-        (TERM, sft.SFTStageTrainer, "training_step", 3, 6),  # the first half of the second step
+        (TERM, sft_trainer.SFTStageTrainer, "training_step", 3, 6),  # the first half of the second step
         (INT, run_dir, "evaluate", 1, 6),  # the one that was due after it
     )
     for number, owner, name, count, steps in moments:
@@ -105,7 +106,7 @@ def test_a_stop_in_an_evaluation_along_the_way_saves_the_step_it_is_after(tiny_b
     assert [row["step"] for row in metrics(run)] == [1, 2]
     assert damage(run / "stages" / "1-rl" / "checkpoint-2") is None
     assert not (run / "evaluation" / "during-1-rl-00002.json").exists()
-    signal_at(monkeypatch, TERM, rl.RLTrainer, "_rollout", 1)
+    signal_at(monkeypatch, TERM, rl_trainer.RLTrainer, "_rollout", 1)
     with pytest.raises(Stopped):
         train(recipe, resume=True)
     assert (run / "evaluation" / "during-1-rl-00002.json").exists()  # before the next step
@@ -165,7 +166,7 @@ def test_a_thread_can_train_but_has_no_alarm(tmp_path):
 NOTING = """
 import sys, time
 from pathlib import Path
-from hart_lite.stopping import Stop
+from hart_lite.training.signals import Stop
 with Stop(Path("run")) as stop, stop.noting():
     print("in a step", flush=True)
     time.sleep(60)
@@ -222,12 +223,12 @@ RANK = """
 import json, os, signal, sys, time
 from pathlib import Path
 from accelerate import PartialState
-from hart_lite.callbacks import highest_of_all
-from hart_lite.endings import endings_explained
+from hart_lite.training.callbacks import highest_of_all
+from hart_lite.training.failures import endings_explained
 from hart_lite.config.recipe import load_recipe
 from hart_lite.run_dir import held_run
-from hart_lite.sources import Splits
-from hart_lite.stopping import Stop, Stopped
+from hart_lite.training.datasets import Splits
+from hart_lite.training.signals import Stop, Stopped
 from hart_lite.types import HartError
 
 processes, place, said = PartialState(cpu=True), Path(sys.argv[1]), {}

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, TrainingArguments
 
-from hart_lite import train as training
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.data.images import ImageFile
 from hart_lite.inference.rollout import Runner
 from hart_lite.loading import load_policy
-from hart_lite.sources import load_splits
 from hart_lite.toy.model import build
-from hart_lite.train import train
+from hart_lite.training import train as training
+from hart_lite.training.datasets import load_splits
+from hart_lite.training.train import train
 from hart_lite.types import HartError
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
@@ -154,7 +154,7 @@ torch.set_num_threads({threads})
 from small_runs import make_up
 from hart_lite import checkpoints
 from hart_lite.config.recipe import load_recipe
-from hart_lite.train import train
+from hart_lite.training.train import train
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)

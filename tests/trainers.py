@@ -10,10 +10,10 @@ from small_runs import rl_stage, sft_stage, small_recipe
 
 from hart_lite.inference.rollout import Runner
 from hart_lite.policy import Policy
-from hart_lite.rl import RLTrainer
-from hart_lite.sft import SFTStageTrainer
-from hart_lite.sources import load_splits
-from hart_lite.train import Stage
+from hart_lite.training.datasets import load_splits
+from hart_lite.training.rl_trainer import RLTrainer
+from hart_lite.training.sft_trainer import SFTStageTrainer
+from hart_lite.training.train import Stage
 
 NewPolicy = Callable[..., Policy]
 ON_CPU = {"dtype": "float32", "device": "cpu", "lora": {"r": 4}}

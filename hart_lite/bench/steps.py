@@ -24,8 +24,8 @@ from hart_lite.bench.models import Workload
 from hart_lite.bench.presets import TOKEN
 from hart_lite.config.schema import Recipe
 from hart_lite.inference import prompts as loops
-from hart_lite.rl import RLTrainer
 from hart_lite.toy.model import build_processor
+from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.types import Example, Group
 
 BETA, LR = 0.01, 1e-5

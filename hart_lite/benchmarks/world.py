@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from hart_lite.benchmarks.base import BadRow, Benchmark
 from hart_lite.grading import grade
 from hart_lite.inference.prompts import question_lines
-from hart_lite.sources import HELD_OUT
 from hart_lite.toy.scenes import World, examples
+from hart_lite.training.datasets import HELD_OUT
 from hart_lite.types import Example, HartError, shown
 
 SCENES = 150  # of two questions each, as `tiny_cpu` evaluates on

@@ -58,8 +58,8 @@ def train(arguments: argparse.Namespace) -> int:
     if recipe.model.backend == "unsloth":
         import unsloth  # noqa: F401, it patches transformers, peft and trl and has to come before them
     quiet_libraries()
-    from hart_lite import train as stages
     from hart_lite.summary import summary_table
+    from hart_lite.training import train as stages
 
     summary = stages.train(recipe, arguments.resume, arguments.max_minutes)
     print(f"\n{summary_table(summary)}\n\nrun directory: {recipe.run_dir}")

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from transformers import Trainer
 
-from hart_lite.rl import RLTrainer
+from hart_lite.training.rl_trainer import RLTrainer
 from tests.reliability.promise import Promise
 from tests.reliability.trainers import RL, SFT, trainer
 

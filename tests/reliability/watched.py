@@ -88,19 +88,20 @@ def main() -> int:
     from hart_lite.commands.libraries import quiet_libraries
 
     quiet_libraries()
-    from hart_lite import checkpoints, progress, rl, sft, train
+    from hart_lite import checkpoints
+    from hart_lite.training import rl_trainer, sample_tracking, sft_trainer, train
 
     for owner, name, phase in (
-        (rl.RLTrainer, "_rollout", "rollout"),
-        (rl.RLTrainer, "_accumulate", "update"),
-        (sft.SFTStageTrainer, "training_step", "SFT"),
+        (rl_trainer.RLTrainer, "_rollout", "rollout"),
+        (rl_trainer.RLTrainer, "_accumulate", "update"),
+        (sft_trainer.SFTStageTrainer, "training_step", "SFT"),
         (checkpoints.SealedCheckpoints, "_save_checkpoint", "save"),
         (checkpoints.MetricsFile, "on_log", "metrics"),
-        (rl, "save_rollouts", "pictures"),
+        (rl_trainer, "save_rollouts", "pictures"),
         (train, "save_adapter", "adapter"),
         (train, "locate_once", "locate"),
         (train, "evaluate_once", "evaluation"),
-        (progress.Progress, "record", "watching"),
+        (sample_tracking.Progress, "record", "watching"),
         (train, "summarise", "summary"),
         (train, "_report", "report"),
     ):

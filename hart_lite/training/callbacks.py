@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from hart_lite.stopping import Stop, Stopped
+from hart_lite.training.signals import Stop, Stopped
 
 
 def highest_of_all(number: int) -> int:

@@ -25,7 +25,6 @@ from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from trl import SFTConfig
 
-from hart_lite.callbacks import AtSteps, StopAfterStep, highest_of_all
 from hart_lite.checkpoints import (
     LiveProgress,
     MetricsFile,
@@ -36,16 +35,17 @@ from hart_lite.checkpoints import (
 )
 from hart_lite.config.environment import check_machine
 from hart_lite.config.schema import Recipe, RLStage, SFTStage
-from hart_lite.endings import endings_explained
 from hart_lite.inference.rollout import Runner
 from hart_lite.loading import load_policy
-from hart_lite.progress import Progress, missed_before, quarters, watched
 from hart_lite.report import write_report
-from hart_lite.rl import RLTrainer
 from hart_lite.run_dir import evaluate_once, held_run, open_run, save_adapter, summarise
-from hart_lite.sft import SFTRows, SFTStageTrainer, locate_once
-from hart_lite.sources import Splits, load_splits
-from hart_lite.stopping import Stop
+from hart_lite.training.callbacks import AtSteps, StopAfterStep, highest_of_all
+from hart_lite.training.datasets import Splits, load_splits
+from hart_lite.training.failures import endings_explained
+from hart_lite.training.rl_trainer import RLTrainer
+from hart_lite.training.sample_tracking import Progress, missed_before, quarters, watched
+from hart_lite.training.sft_trainer import SFTRows, SFTStageTrainer, locate_once
+from hart_lite.training.signals import Stop
 from hart_lite.types import Example, HartError
 
 log = logging.getLogger(__name__)

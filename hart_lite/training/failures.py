@@ -10,8 +10,8 @@ from pathlib import Path
 from accelerate import PartialState
 from torch.distributed import DistError
 
-from hart_lite.sources import Splits
-from hart_lite.stopping import resume_command
+from hart_lite.training.datasets import Splits
+from hart_lite.training.signals import resume_command
 from hart_lite.types import BrokenImageError, HartError, shown
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
