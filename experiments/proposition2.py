@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hart_lite.advantages import STD_EPS
 from hart_lite.analysis import mutual_information
 from hart_lite.findings import findings
 from hart_lite.paper import paper_table
 from hart_lite.predictions import is_evaluation, read_evaluation
+from hart_lite.rl.advantages import STD_EPS
 from hart_lite.table_rows import JOINT
 from hart_lite.utils.markdown import markdown_table
 

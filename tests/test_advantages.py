@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hart_lite.advantages import ap_weights, group_advantages
+from hart_lite.rl.advantages import ap_weights, group_advantages
 from hart_lite.types import HartError
 
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hart_lite.advantages import ap_weights, group_advantages
-from hart_lite.losses import kl_k3, policy_loss, token_nll, token_weights
+from hart_lite.rl.advantages import ap_weights, group_advantages
+from hart_lite.rl.losses import kl_k3, policy_loss, token_nll, token_weights
 
 B, G, T = 2, 4, 6
 

@@ -21,12 +21,12 @@ from hart_lite.config.schema import ModelSection
 from hart_lite.dimensions import PUBLISHED, Dimensions, Vision
 from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.generate import Sampling
-from hart_lite.losses import policy_loss
 from hart_lite.measure import peak_bytes
 from hart_lite.packing import Pack, pack, trie
 from hart_lite.plan import CARDS, GIB, TEXT_TOKENS, Turn, kv_tokens, plan, usable
 from hart_lite.plan_report import report, suggest, with_overrides
 from hart_lite.policy import Policy
+from hart_lite.rl.losses import policy_loss
 from hart_lite.toy.model import build_config
 from hart_lite.types import HartError, Tokens
 

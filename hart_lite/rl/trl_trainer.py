@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from hart_lite.advantages import ap_weights
+from hart_lite.rl.advantages import ap_weights
 from hart_lite.types import HartError, shown
 
 CLIPPED = ("grpo", "bnpo", "dapo", "dr_grpo")  # the clipped term of the paper; they differ in how tokens are averaged
