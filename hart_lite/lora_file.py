@@ -15,7 +15,7 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from hart_lite.loading import ADAPTER_WEIGHTS
+from hart_lite.models.loading import ADAPTER_WEIGHTS
 from hart_lite.types import HartError, shown
 
 CONFIG = "adapter_config.json"

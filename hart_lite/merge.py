@@ -21,12 +21,12 @@ from tqdm import tqdm
 from hart_lite.base_names import Names
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import Recipe
-from hart_lite.families.base import Family
-from hart_lite.fingerprint import check_fingerprint
-from hart_lite.loading import ADAPTER_BASE, DTYPES, FAMILIES
 from hart_lite.lora_file import LoraFile, find_adapter, read_lora
 from hart_lite.lora_sum import Sum
 from hart_lite.merge_proof import Proof, prove
+from hart_lite.models.families.base import Family
+from hart_lite.models.fingerprint import check_fingerprint
+from hart_lite.models.loading import ADAPTER_BASE, DTYPES, FAMILIES
 from hart_lite.run_record import RunRecord, recipe_of, record_of
 from hart_lite.shards import INDEX, SINGLE, Checkpoint
 from hart_lite.types import HartError, shown

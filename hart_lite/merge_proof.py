@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from hart_lite.base_names import Names
 from hart_lite.data.images import ImageBytes
-from hart_lite.families.base import Family
 from hart_lite.lora_sum import Sum
+from hart_lite.models.families.base import Family
 from hart_lite.shards import FLOATS, Checkpoint
 from hart_lite.streamed import streamed
 from hart_lite.types import HartError, ImageView

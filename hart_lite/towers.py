@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-MAX_TILES = 40  # of hart_lite.families.internvl3; importing it would import torch
+MAX_TILES = 40  # of hart_lite.models.families.internvl3; importing it would import torch
 COLOURS, FRAMES = 3, 2  # a patch of Qwen2.5-VL's tower is FRAMES x patch x patch pixels of COLOURS
 
 

@@ -9,8 +9,8 @@ import torch
 from chat_server import Server, running
 
 from hart_lite.config.schema import ModelSection
-from hart_lite.loading import load_policy
-from hart_lite.policy import Policy
+from hart_lite.models.loading import load_policy
+from hart_lite.models.policy import Policy
 
 
 @pytest.fixture(scope="session")

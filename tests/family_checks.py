@@ -17,13 +17,13 @@ from hart_lite.config.schema import Lora, ModelSection, PixelBudgets, Rollout
 from hart_lite.data.images import view_pixels
 from hart_lite.eval_questions import Question
 from hart_lite.eval_settings import EvalSettings, setting_of
-from hart_lite.generate import Sampling
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.protocols.registry import PROTOCOLS
-from hart_lite.loading import load_policy
-from hart_lite.packing import pack
-from hart_lite.policy import Policy
+from hart_lite.models.generation import Sampling
+from hart_lite.models.loading import load_policy
+from hart_lite.models.packing import pack
+from hart_lite.models.policy import Policy
 from hart_lite.types import Box, ImageView, Tokens
 
 ALL_PARTS = Lora(parts=["language", "vision", "projector"])

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from hart_lite.data.images import view_pixels
-from hart_lite.policy import Policy
+from hart_lite.models.policy import Policy
 from hart_lite.types import ImageView, Tokens
 
 
@@ -67,7 +67,7 @@ def stock_logps(policy: Policy, tokens: Tokens, model: torch.nn.Module | None = 
 
 def packed_logps(policy: Policy, sequences: Sequence[Tokens], tokens_per_pack: int) -> list[torch.Tensor]:
     """Log-probs of the sampled tokens by packs, put back in order: one tensor for each sequence."""
-    from hart_lite.packing import pack
+    from hart_lite.models.packing import pack
 
     parts: dict[tuple[int, int], torch.Tensor] = {}
     for row in pack(sequences, policy.family.positions, tokens_per_pack):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import hart_lite.inference.rollout
 from hart_lite.config.schema import Recipe
-from hart_lite.families.qwen2_5_vl import Qwen25VL
+from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.types import Example, Group, Tokens, Trajectory, Turn
 
 TIMINGS = {"tokens_per_second", "peak_memory_gib", "seconds_rollout", "seconds_reference", "seconds_update"}

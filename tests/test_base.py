@@ -9,11 +9,11 @@ import pytest
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.evaluate import evaluate
-from hart_lite.generate import Sampling
 from hart_lite.grading import grade
 from hart_lite.inference import prompts as loops
 from hart_lite.inference.rollout import Runner
-from hart_lite.loading import load_policy
+from hart_lite.models.generation import Sampling
+from hart_lite.models.loading import load_policy
 from hart_lite.toy.scenes import World, examples
 from hart_lite.training.datasets import HELD_OUT
 from hart_lite.types import Box, ImageView

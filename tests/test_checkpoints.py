@@ -21,7 +21,7 @@ from hart_lite.checkpoints import (
     seal,
 )
 from hart_lite.inference.rollout import Runner
-from hart_lite.loading import load_policy
+from hart_lite.models.loading import load_policy
 from hart_lite.training.datasets import load_splits
 from hart_lite.training.sample_tracking import Progress
 from hart_lite.training.train import Stage, train
@@ -197,7 +197,7 @@ def test_a_full_disk_while_the_adapter_is_saved_keeps_the_checkpoint(tiny_base, 
     run = tmp_path / "run"
     recipe = small_recipe(tiny_base, run, [rl_stage(steps=2)], data={"world": WITHOUT_EVAL})
     with monkeypatch.context() as patch:
-        patch.setattr("hart_lite.families.qwen2_5_vl.Qwen25VL.save_processor", broken_weights)
+        patch.setattr("hart_lite.models.families.qwen2_5_vl.Qwen25VL.save_processor", broken_weights)
         with pytest.raises(HartError, match=r"adapter .*1-rl/adapter could not be saved.*\n.*--resume"):
             train(recipe)
     assert not (run / "stages" / "1-rl" / "adapter").exists()

@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 import pytest
 from pictures import Photo
 
-from hart_lite.attention import Branches
 from hart_lite.benchmarks.world import BENCHMARK
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import ModelSection
 from hart_lite.eval_questions import Question
 from hart_lite.eval_settings import EvalSettings, setting_of
-from hart_lite.generate import Sampling
 from hart_lite.inference.conversation import Conversation, Spoken, cut_after
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
 from hart_lite.inference.protocols.registry import PROTOCOLS
 from hart_lite.inference.rollout import Runner
-from hart_lite.loading import load_policy
-from hart_lite.policy import Policy
+from hart_lite.models.attention import Branches
+from hart_lite.models.generation import Sampling
+from hart_lite.models.loading import load_policy
+from hart_lite.models.policy import Policy
 from hart_lite.types import Box, HartError, ImageView, Tokens
 
 TINY = load_recipe("tiny_cpu")

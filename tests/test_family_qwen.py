@@ -7,7 +7,7 @@ from pictures import Photo, photo_view, stock_inputs
 
 from hart_lite.boxes import valid_boxes
 from hart_lite.data.images import view_pixels
-from hart_lite.families.qwen2_5_vl import Qwen25VL
+from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.types import Box, ImageView, Tokens
 
 SEEN, ORIGINAL = [(100, 200)], [(1000, 1000)]  # x scales by 10, y by 5

@@ -11,10 +11,10 @@ import torch
 from small_runs import make_up, metrics, small_recipe, without_timings
 from trainers import adapters, rl_trainer, same, sft_trainer
 
-import hart_lite.policy
+import hart_lite.models.policy
 from hart_lite.inference.rollout import Runner
-from hart_lite.memory import Budget, Draws, ran_out, within_memory
-from hart_lite.policy import Policy
+from hart_lite.models.oom import Budget, Draws, ran_out, within_memory
+from hart_lite.models.policy import Policy
 from hart_lite.training.datasets import load_splits
 from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.types import HartError
@@ -160,7 +160,7 @@ def test_sampling_that_does_not_fit_draws_the_same_in_smaller_batches(policy, ti
     questions = load_splits(recipe).rl[:3]
     whole = Runner(policy, recipe.pixels, recipe.rollout)
     expected = whole.rollout(questions, "hart", 3, seed=1)
-    generate, sizes = hart_lite.policy.generate, []
+    generate, sizes = hart_lite.models.policy.generate, []
 
     def short(policy, prompts, sampling):
         sizes.append(len(prompts))
@@ -168,7 +168,7 @@ def test_sampling_that_does_not_fit_draws_the_same_in_smaller_batches(policy, ti
             run_out("forward")
         return generate(policy, prompts, sampling)
 
-    monkeypatch.setattr(hart_lite.policy, "generate", short)
+    monkeypatch.setattr(hart_lite.models.policy, "generate", short)
     runner, most = Runner(policy, recipe.pixels, recipe.rollout), 4
     assert runner.rollout(questions, "hart", 3, seed=1) == expected
     assert sizes[0] == 9 and max(sizes[-4:]) <= 4

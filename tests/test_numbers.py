@@ -12,9 +12,9 @@ from trainers import ON_CPU, adapters, rl_trainer, same, sft_trainer
 from trl import SFTTrainer
 
 from hart_lite.config.schema import ModelSection
-from hart_lite.finite import check_finite
-from hart_lite.generate import Sampling
-from hart_lite.loading import load_policy
+from hart_lite.models.finite import check_finite
+from hart_lite.models.generation import Sampling
+from hart_lite.models.loading import load_policy
 from hart_lite.run_dir import save_adapter
 from hart_lite.toy.model import build
 from hart_lite.training import rl_trainer as rl

@@ -2,7 +2,7 @@ import pytest
 import torch
 from pictures import photo_view
 
-from hart_lite.packing import Node, pack, trie
+from hart_lite.models.packing import Node, pack, trie
 from hart_lite.types import HartError, Slot, Tokens
 
 

@@ -23,10 +23,10 @@ from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import Lora, ModelSection
 from hart_lite.data.images import view_pixels
 from hart_lite.dimensions import PUBLISHED, Dimensions
-from hart_lite.families.internvl3 import InternVL3
-from hart_lite.families.llava_onevision import LlavaOneVision
-from hart_lite.loading import load_policy
 from hart_lite.measure import peak_bytes
+from hart_lite.models.families.internvl3 import InternVL3
+from hart_lite.models.families.llava_onevision import LlavaOneVision
+from hart_lite.models.loading import load_policy
 from hart_lite.plan import plan, usable
 from hart_lite.plan_report import report
 from hart_lite.towers import InternVit, Siglip

@@ -11,10 +11,10 @@ from transformers import GenerationConfig, GPT2Config, Qwen2_5_VLForConditionalG
 
 from hart_lite.config.schema import Lora, ModelSection
 from hart_lite.data.images import view_pixels
-from hart_lite.generate import Sampling, _pick
-from hart_lite.loading import load_policy, pick_attention
-from hart_lite.packing import pack
-from hart_lite.policy import Policy
+from hart_lite.models.generation import Sampling, _pick
+from hart_lite.models.loading import load_policy, pick_attention
+from hart_lite.models.packing import pack
+from hart_lite.models.policy import Policy
 from hart_lite.types import Box, HartError, ImageView, Tokens
 
 ALL_PARTS = Lora(parts=["language", "vision", "projector"])
@@ -180,7 +180,7 @@ def test_an_image_is_encoded_once_for_a_whole_step(policy, patches_seen):
 
 
 def test_images_are_encoded_in_batches_of_bounded_size(policy, patches_seen, monkeypatch):
-    monkeypatch.setattr("hart_lite.policy.ENCODE_TOKENS", 10)
+    monkeypatch.setattr("hart_lite.models.policy.ENCODE_TOKENS", 10)
     views = [photo_view(56, 56, n) for n in range(3)] + [photo_view(112, 112, 9)]  # 4, 4, 4 and 16 tokens
     features = policy.encode(views)
     assert patches_seen == [32, 16, 64]
@@ -271,7 +271,7 @@ def test_samples_are_drawn_from_the_distribution_that_is_scored(policy, monkeypa
         steps.append((logits.clone(), ids))
         return ids
 
-    monkeypatch.setattr("hart_lite.generate._pick", spy)
+    monkeypatch.setattr("hart_lite.models.generation._pick", spy)
     monkeypatch.setattr(policy.family, "eos_ids", ())  # so that every row is in every step
     prompts = prompts_of(policy.family, first_turns)
     responses = policy.generate(prompts, Sampling(max_tokens=6, seed=3))

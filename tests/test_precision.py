@@ -6,7 +6,7 @@ import pytest
 import torch
 from pictures import packed_logps, photo_view
 
-from hart_lite.generate import Sampling
+from hart_lite.models.generation import Sampling
 from hart_lite.types import Tokens
 
 # A log-prob of about 13 has units of 1/16 and 1/128 in the last place of eight and eleven bits: four of them.

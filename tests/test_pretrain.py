@@ -9,7 +9,7 @@ import torch
 
 from experiments.pretrain_toy import train
 from hart_lite.config.schema import ModelSection
-from hart_lite.loading import load_policy
+from hart_lite.models.loading import load_policy
 from hart_lite.toy.model import build_tokenizer, initialise
 
 STAGES = {"see": 2, "join": 2, "blur": 2}

@@ -8,8 +8,8 @@ import torch
 from small_runs import group_of, make_up, metrics
 from trainers import rl_trainer
 
-from hart_lite.packing import pack
-from hart_lite.policy import Policy
+from hart_lite.models.packing import pack
+from hart_lite.models.policy import Policy
 from hart_lite.training import rl_trainer as rl
 from hart_lite.training.metrics import Clock, measure, over_processes
 from hart_lite.training.rl_trainer import RLTrainer, _StepIndices, weigh

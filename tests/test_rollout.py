@@ -11,10 +11,10 @@ from small_runs import make_up
 
 from hart_lite.config.schema import PixelBudgets, Rollout
 from hart_lite.data.images import view_pixels
-from hart_lite.generate import Sampling, batches
 from hart_lite.inference import prompts as loops
 from hart_lite.inference.rollout import Runner
-from hart_lite.policy import Policy
+from hart_lite.models.generation import Sampling, batches
+from hart_lite.models.policy import Policy
 from hart_lite.types import Box, Example, ImageView, Slot, Tokens
 
 PIXELS = PixelBudgets(full=16 * 784, crop=4 * 784, min=784)

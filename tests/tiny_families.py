@@ -25,9 +25,9 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
 
-from hart_lite.families.internvl3 import InternVL3
-from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.inference import prompts
+from hart_lite.models.families.internvl3 import InternVL3
+from hart_lite.models.families.llava_onevision import LlavaOneVision
 from hart_lite.toy.scenes import COLOURS, SHAPES
 from hart_lite.types import Example
 

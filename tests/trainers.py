@@ -9,7 +9,7 @@ import torch
 from small_runs import rl_stage, sft_stage, small_recipe
 
 from hart_lite.inference.rollout import Runner
-from hart_lite.policy import Policy
+from hart_lite.models.policy import Policy
 from hart_lite.training.datasets import load_splits
 from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.training.sft_trainer import SFTStageTrainer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.inference import prompts as loops
+from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.toy.glyphs import GLYPHS
 from hart_lite.toy.model import DESCRIBE
 from hart_lite.toy.scenes import CHOICES, Scene, Thing, World, question

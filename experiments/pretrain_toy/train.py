@@ -30,7 +30,7 @@ from torch import nn
 from experiments.pretrain_toy.samples import Sample, Teacher
 from experiments.pretrain_toy.vision import Sight
 from hart_lite.data.images import view_pixels
-from hart_lite.families.qwen2_5_vl import Qwen25VL
+from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.toy.model import LARGEST_NUMBER, build
 from hart_lite.types import ImageView, Tokens
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hart_lite.bench.models import Workload
 from hart_lite.inference import prompts as loops
-from hart_lite.packing import Node, pack, trie
+from hart_lite.models.packing import Node, pack, trie
 from hart_lite.types import Example, Group, Tokens
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import Qwen2_5_VLConfig
 
 from hart_lite.data.images import ImageFile
-from hart_lite.families.qwen2_5_vl import Qwen25VL
+from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.toy.glyphs import GLYPHS
 from hart_lite.toy.model import build_config, build_tokenizer
 from hart_lite.types import Example

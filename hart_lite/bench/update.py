@@ -12,7 +12,7 @@ from hart_lite.activations import Cost
 from hart_lite.bench.models import Workload
 from hart_lite.config.schema import ModelSection
 from hart_lite.measure import peak_bytes
-from hart_lite.packing import Pack, pack
+from hart_lite.models.packing import Pack, pack
 from hart_lite.types import Tokens
 
 

@@ -19,13 +19,13 @@ from pathlib import Path
 from hart_lite.config.environment import check_machine
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import Evaluate, ModelSection, PixelBudgets, Recipe, Rollout
-from hart_lite.fingerprint import fingerprint
 from hart_lite.inference.conversation import Engine
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.openai_client import Client
 from hart_lite.inference.openai_engine import ApiEngine
 from hart_lite.inference.openai_frames import FRAMES
-from hart_lite.loading import ADAPTER_WEIGHTS, load_policy
+from hart_lite.models.fingerprint import fingerprint
+from hart_lite.models.loading import ADAPTER_WEIGHTS, load_policy
 from hart_lite.run_record import RunRecord, recipe_of
 from hart_lite.types import HartError, shown
 

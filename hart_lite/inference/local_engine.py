@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hart_lite.families.base import Family
-from hart_lite.generate import Sampling, batches
 from hart_lite.inference.conversation import Conversation, Spoken, cut_after
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
-from hart_lite.policy import Policy
+from hart_lite.models.families.base import Family
+from hart_lite.models.generation import Sampling, batches
+from hart_lite.models.policy import Policy
 from hart_lite.types import Tokens
 
 

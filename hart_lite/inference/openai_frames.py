@@ -8,7 +8,7 @@ Images are sent at sides that are multiples of 28, so that a Qwen server has not
 
 from __future__ import annotations
 
-from hart_lite.families.qwen2_5_vl import MAX_ASPECT, Qwen25VL
+from hart_lite.models.families.qwen2_5_vl import MAX_ASPECT, Qwen25VL
 
 GRID = 28
 

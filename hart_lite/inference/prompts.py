@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hart_lite.families.base import Content
 from hart_lite.grading import choice_lines
 from hart_lite.inference.protocols.base import Frame
+from hart_lite.models.families.base import Content
 from hart_lite.types import Example, ImageView
 
 LOCATE = "Output the coordinates of the key image area relevant to the problem"  # paper, section 3

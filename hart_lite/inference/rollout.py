@@ -11,13 +11,13 @@ from functools import partial
 from typing import Literal
 
 from hart_lite.config.schema import PixelBudgets, Rollout
-from hart_lite.generate import Sampling, batches
 from hart_lite.grading import grade
 from hart_lite.inference import prompts as loops
-from hart_lite.memory import Budget, within_memory
-from hart_lite.policy import Policy
+from hart_lite.models.generation import Sampling, batches
+from hart_lite.models.oom import Budget, within_memory
+from hart_lite.models.policy import Policy
+from hart_lite.models.views import crop_view, full_views, read_boxes
 from hart_lite.types import Box, Example, Group, HartError, ImageView, Tokens, Trajectory, Turn
-from hart_lite.views import crop_view, full_views, read_boxes
 
 # The loops of training, and the two further ways of answering (method.md, section 4).
 Way = Literal["hart", "mgpo", "direct", "full+crops"]

@@ -18,8 +18,8 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from hart_lite.families.qwen2_5_vl import Qwen25VL
 from hart_lite.inference import prompts as loops
+from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.toy.glyphs import GLYPHS
 from hart_lite.toy.scenes import COLOURS, SHAPES
 from hart_lite.types import Example

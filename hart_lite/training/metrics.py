@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import gather_object
 
 from hart_lite.boxes import coverage
-from hart_lite.packing import Pack
+from hart_lite.models.packing import Pack
 from hart_lite.types import Example, Group
 
 Shares = dict[str, tuple[float, int]]  # a total, and the number it is a mean over; 0: it adds up over processes

@@ -21,8 +21,8 @@ from transformers import Trainer, TrainingArguments
 from hart_lite.checkpoints import SealedCheckpoints
 from hart_lite.config.schema import Recipe, RLStage
 from hart_lite.inference.rollout import Runner
-from hart_lite.memory import Budget, Draws, within_memory
-from hart_lite.packing import Pack, pack
+from hart_lite.models.oom import Budget, Draws, within_memory
+from hart_lite.models.packing import Pack, pack
 from hart_lite.rl.advantages import ap_weights, group_advantages
 from hart_lite.rl.losses import gradient_scale, policy_loss, token_weights
 from hart_lite.training.metrics import Clock, measure

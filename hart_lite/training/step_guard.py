@@ -17,8 +17,8 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from hart_lite.finite import check_finite
-from hart_lite.memory import Budget
+from hart_lite.models.finite import check_finite
+from hart_lite.models.oom import Budget
 from hart_lite.types import HartError, shown
 
 log = logging.getLogger(__name__)

@@ -20,14 +20,14 @@ from hart_lite.benchmarks.official import (
 from hart_lite.boxes import valid_boxes
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.data.images import ImageBytes
-from hart_lite.families.internvl3 import InternVL3
-from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.grading import grade, normalise, read_answer
 from hart_lite.inference.openai_client import Client
 from hart_lite.inference.openai_engine import ApiEngine
 from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
 from hart_lite.inference.protocols.base import Say, Setting
 from hart_lite.inference.protocols.registry import PROTOCOLS
+from hart_lite.models.families.internvl3 import InternVL3
+from hart_lite.models.families.llava_onevision import LlavaOneVision
 from hart_lite.types import Box, Example
 from tests.reliability.fuzz_samples import CHOICES, SIZE, lists, png, text_of
 

@@ -9,7 +9,7 @@ from transformers import Trainer
 
 from hart_lite.config.schema import Recipe
 from hart_lite.inference.rollout import Runner
-from hart_lite.loading import load_policy
+from hart_lite.models.loading import load_policy
 from hart_lite.training.datasets import load_splits
 from hart_lite.training.train import Stage
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
-from hart_lite.families.base import Content
+from hart_lite.models.families.base import Content
 from hart_lite.types import Box, Example
 
 

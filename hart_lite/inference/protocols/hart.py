@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from hart_lite.families.base import Content
 from hart_lite.inference import prompts
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say, Setting
+from hart_lite.models.families.base import Content
+from hart_lite.models.views import crop_view, full_views, read_boxes
 from hart_lite.types import Box, Example, ImageView
-from hart_lite.views import crop_view, full_views, read_boxes
 
 Views = tuple[ImageView, ...]
 

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 from hart_lite.grading import choice_lines
 from hart_lite.inference.prompts import NO_SUB_IMAGE, SUB_IMAGE
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say, Setting
+from hart_lite.models.views import crop_view, full_views, read_boxes
 from hart_lite.types import Box, Example, ImageSource, ImageView
-from hart_lite.views import crop_view, full_views, read_boxes
 
 if TYPE_CHECKING:
     from PIL import Image

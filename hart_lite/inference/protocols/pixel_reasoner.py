@@ -29,8 +29,8 @@ from hart_lite.boxes import valid_boxes
 from hart_lite.data.images import crop_pixels
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say, Setting
 from hart_lite.inference.protocols.tools import CLOSE, ToolError, read_arguments, read_corners, to_original
+from hart_lite.models.views import full_views
 from hart_lite.types import Box, Example, ImageView, shown
-from hart_lite.views import full_views
 
 SYSTEM = (
     "You are a helpful assistant.\n\n"

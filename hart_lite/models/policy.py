@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from hart_lite.config.schema import Lora
 from hart_lite.data.images import view_pixels
-from hart_lite.families.base import Family
-from hart_lite.generate import Sampling, generate
-from hart_lite.packing import Pack
+from hart_lite.models.families.base import Family
+from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.packing import Pack
 from hart_lite.types import ImageView, Slot, Tokens
 
 ENCODE_TOKENS = 4096  # image tokens that one call of the vision tower takes at most, to bound its memory

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hart_lite.attention import Branches
-from hart_lite.graph import record
-from hart_lite.packing import Node, trie
+from hart_lite.models.attention import Branches
+from hart_lite.models.cuda_graph import record
+from hart_lite.models.packing import Node, trie
 from hart_lite.types import NotFiniteError, Slot, Tokens
 
 if TYPE_CHECKING:
-    from hart_lite.policy import Policy
+    from hart_lite.models.policy import Policy
 
 FEED_TOKENS = 4096  # tokens of prompts that one pass reads at most, unless a single run is longer: bounds its memory
 GRAPH_REACH = 64  # sampled tokens by which the reach of a recorded pass grows: it looks at that many more than it needs

@@ -16,8 +16,8 @@ from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from hart_lite.families.box_text import ANYTHING, NUMBER, REACH, WrittenBox, four, number
-from hart_lite.families.chat import ChatFamily
+from hart_lite.models.families.box_parsing import ANYTHING, NUMBER, REACH, WrittenBox, four, number
+from hart_lite.models.families.chat import ChatFamily
 from hart_lite.types import Box, Tokens
 
 MAX_ASPECT = 100  # smart_resize refuses 200; other engines break earlier
@@ -27,7 +27,7 @@ _IMAGE_INDEX = re.compile(r"[\"']image[\"']\s{0,4}:\s{0,4}(\d{1,20})")
 
 
 class Qwen25VL(ChatFamily):
-    """Implements `hart_lite.families.base.Family`."""
+    """Implements `hart_lite.models.families.base.Family`."""
 
     name = "qwen2_5_vl"
     title = "Qwen2.5-VL"

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
-from hart_lite.families.chat import ChatFamily
+from hart_lite.models.families.chat import ChatFamily
 from hart_lite.types import HartError, Tokens
 
 

@@ -17,8 +17,8 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from transformers.image_processing_utils import select_best_resolution
 
 from hart_lite.box_formats import BoxFrame, from_original, written
-from hart_lite.families.box_text import FRACTION, WrittenBox, four, on_image
-from hart_lite.families.tiles import TiledFamily
+from hart_lite.models.families.box_parsing import FRACTION, WrittenBox, four, on_image
+from hart_lite.models.families.tiled import TiledFamily
 from hart_lite.types import Box
 
 MAX_ASPECT = 100  # thinner, nothing would be left between the bars that pad a tile
@@ -26,7 +26,7 @@ _FOUR = re.compile(four(FRACTION))
 
 
 class LlavaOneVision(TiledFamily):
-    """Implements `hart_lite.families.base.Family`."""
+    """Implements `hart_lite.models.families.base.Family`."""
 
     name = "llava_onevision"
     title = "LLaVA-OneVision"

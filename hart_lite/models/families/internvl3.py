@@ -17,8 +17,8 @@ from transformers import InternVLForConditionalGeneration
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from hart_lite.box_formats import from_original, written
-from hart_lite.families.box_text import ANYTHING, NUMBER, WrittenBox, four, on_image
-from hart_lite.families.tiles import TiledFamily
+from hart_lite.models.families.box_parsing import ANYTHING, NUMBER, WrittenBox, four, on_image
+from hart_lite.models.families.tiled import TiledFamily
 from hart_lite.types import Box
 
 MAX_TILES = 40  # the most its makers show it (InternVL 1.5, arXiv 2404.16821); trained on up to 12
@@ -29,7 +29,7 @@ _MARKUP = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 
 
 class InternVL3(TiledFamily):
-    """Implements `hart_lite.families.base.Family`."""
+    """Implements `hart_lite.models.families.base.Family`."""
 
     name = "internvl3"
     title = "InternVL3"

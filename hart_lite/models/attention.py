@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from hart_lite.packing import Block
+from hart_lite.models.packing import Block
 
 NAME = "hart_lite"
 
