@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hart_lite.analysis import mutual_information
-from hart_lite.findings import findings
+from hart_lite.eval.grounding import mutual_information
+from hart_lite.eval.metrics import findings
+from hart_lite.eval.results import is_evaluation, read_evaluation
 from hart_lite.paper import paper_table
-from hart_lite.predictions import is_evaluation, read_evaluation
 from hart_lite.rl.advantages import STD_EPS
 from hart_lite.table_rows import JOINT
 from hart_lite.utils.markdown import markdown_table

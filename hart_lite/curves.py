@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from hart_lite.analysis import IOU_THRESHOLDS, summarise_grounding
-from hart_lite.predictions import read_evaluation
+from hart_lite.eval.grounding import IOU_THRESHOLDS, summarise_grounding
+from hart_lite.eval.results import read_evaluation
 from hart_lite.types import HartError
 
 WIDTH, HEIGHT = 960, 560  # of the plot with its axes; the legend comes below

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from hart_lite.config.schema import Recipe, RLStage, SFTStage
-from hart_lite.predictions import is_evaluation
+from hart_lite.eval.results import is_evaluation
 from hart_lite.report_charts import charts, drawn_charts
 from hart_lite.report_eval import evaluation_page
 from hart_lite.report_looks import looks, samples

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from hart_lite.analysis import IOU_THRESHOLDS
-from hart_lite.eval_questions import images_of
-from hart_lite.eval_report import ABOUT, Modes, cautions, flat
-from hart_lite.findings import SCORES, findings
+from hart_lite.eval.grounding import IOU_THRESHOLDS
+from hart_lite.eval.metrics import SCORES, findings
+from hart_lite.eval.questions import images_of
+from hart_lite.eval.results import Evaluation, read_evaluation
+from hart_lite.eval.summary import ABOUT, Modes, cautions, flat
 from hart_lite.gallery import groups_of
 from hart_lite.gallery_page import sections
-from hart_lite.predictions import Evaluation, read_evaluation
 from hart_lite.report_charts import drawn_charts, iou_chart
 from hart_lite.report_page import LEGEND, Pictures, facts, navigation, page, section, unfold
 from hart_lite.types import HartError, ImageSource

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart_lite.analysis import grounding
+from hart_lite.eval.grounding import grounding
 from hart_lite.types import Box
 
 SIZE = (1000, 800)

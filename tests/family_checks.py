@@ -12,11 +12,11 @@ from peft import PeftModel
 from pictures import Photo, packed_logps
 from transformers import GenerationConfig
 
-from hart_lite.benchmarks.world import BENCHMARK
 from hart_lite.config.schema import Lora, ModelSection, PixelBudgets, Rollout
 from hart_lite.data.images import view_pixels
-from hart_lite.eval_questions import Question
-from hart_lite.eval_settings import EvalSettings, setting_of
+from hart_lite.eval.benchmarks.toy import BENCHMARK
+from hart_lite.eval.questions import Question
+from hart_lite.eval.settings import EvalSettings, setting_of
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.protocols.registry import PROTOCOLS

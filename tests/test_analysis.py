@@ -2,7 +2,7 @@
 
 import pytest
 
-from hart_lite.analysis import (
+from hart_lite.eval.grounding import (
     IOU_THRESHOLDS,
     grounding,
     joint_table,

@@ -15,8 +15,8 @@ from benchmark_files import (
     write_vstar,
 )
 
-from hart_lite.benchmarks.registry import BENCHMARKS
-from hart_lite.benchmarks.scores import scores
+from hart_lite.eval.benchmarks.registry import BENCHMARKS
+from hart_lite.eval.benchmarks.scores import scores
 from hart_lite.types import HartError
 
 

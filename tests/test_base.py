@@ -8,7 +8,7 @@ import pytest
 
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.resources import EMBEDDED
-from hart_lite.evaluate import evaluate
+from hart_lite.eval.evaluate import evaluate
 from hart_lite.grading import grade
 from hart_lite.inference import prompts as loops
 from hart_lite.inference.rollout import Runner

@@ -25,9 +25,9 @@ from benchmark_files import (
     write_vstar,
 )
 
-from hart_lite.benchmarks.listing import listing
-from hart_lite.benchmarks.registry import BENCHMARKS, find
 from hart_lite.data.images import content_key
+from hart_lite.eval.benchmarks.listing import listing
+from hart_lite.eval.benchmarks.registry import BENCHMARKS, find
 from hart_lite.types import Box, HartError
 
 

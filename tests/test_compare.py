@@ -3,7 +3,7 @@
 import pytest
 from evaluations import SETTINGS, always_a, blind, questions, right_from_anywhere, rows_of, sound, write_evaluation
 
-from hart_lite.compare import compare, compare_text
+from hart_lite.eval.compare import compare, compare_text
 from hart_lite.types import HartError
 
 

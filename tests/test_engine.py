@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import pytest
 from pictures import Photo
 
-from hart_lite.benchmarks.world import BENCHMARK
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import ModelSection
-from hart_lite.eval_questions import Question
-from hart_lite.eval_settings import EvalSettings, setting_of
+from hart_lite.eval.benchmarks.toy import BENCHMARK
+from hart_lite.eval.questions import Question
+from hart_lite.eval.settings import EvalSettings, setting_of
 from hart_lite.inference.conversation import Conversation, Spoken, cut_after
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine

@@ -18,10 +18,10 @@ from evaluations import (
     write_evaluation,
 )
 
-from hart_lite.analysis import joint_table, recall_iou
-from hart_lite.eval_report import cautions, summary_md
-from hart_lite.findings import findings
-from hart_lite.predictions import read_evaluation
+from hart_lite.eval.grounding import joint_table, recall_iou
+from hart_lite.eval.metrics import findings
+from hart_lite.eval.results import read_evaluation
+from hart_lite.eval.summary import cautions, summary_md
 from hart_lite.types import Box, HartError
 
 HABIT = "whatever is asked"

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from hart_lite import cli
-from hart_lite.benchmarks import listing, own_rows, registry, world
-from hart_lite.benchmarks.base import BadRow
 from hart_lite.config.recipe import load_recipe
-from hart_lite.eval_questions import Question, batches_by_image, read_questions
-from hart_lite.eval_run import run_eval
-from hart_lite.eval_settings import NO_LIMIT, EvalSettings, setting_of
+from hart_lite.eval.benchmarks import custom, listing, registry, toy
+from hart_lite.eval.benchmarks.base import BadRow
+from hart_lite.eval.evaluator import run_eval
+from hart_lite.eval.questions import Question, batches_by_image, read_questions
+from hart_lite.eval.settings import NO_LIMIT, EvalSettings, setting_of
 from hart_lite.inference import prompts
 from hart_lite.inference.load import open_model
 from hart_lite.inference.protocols.registry import PROTOCOLS
@@ -54,7 +54,7 @@ def test_a_row_holds_the_whole_conversation(tmp_path):
     out = tmp_path / "eval"
     report = run_eval("embedded", EvalSettings({"world": "scenes=2"}, MODES, max_tokens=24), out)
     found = rows(out)
-    examples = {e.id: e for e in world.read("scenes=2")}
+    examples = {e.id: e for e in toy.read("scenes=2")}
     assert Counter(row["mode"] for row in found) == dict.fromkeys(MODES, len(examples))
     for row in found:
         example = examples[row["id"]]
@@ -264,9 +264,9 @@ def test_a_benchmark_without_a_good_row_says_why(own, tmp_path):
 
 
 def test_rows_that_a_benchmark_lets_through_are_checked(monkeypatch):
-    good, *_ = world.read("scenes=1")
+    good, *_ = toy.read("scenes=1")
     given = [good, replace(good, question="again"), replace(good, id="x", answer="Q"), BadRow("f.tsv:9", "no image")]
-    benchmark = replace(world.BENCHMARK, read=lambda source: iter(given))
+    benchmark = replace(toy.BENCHMARK, read=lambda source: iter(given))
     monkeypatch.setitem(registry.BENCHMARKS, "world", benchmark)
     questions, bad = read_questions({"world": ""}, None, False)
     assert [q.example for q in questions] == [good]
@@ -285,8 +285,8 @@ def test_limit_counts_the_questions_of_each_benchmark(own, tmp_path):
 
 
 def test_batches_keep_the_questions_on_one_image_together():
-    examples = list(world.read("scenes=4"))
-    mixed = [Question(world.BENCHMARK, e) for e in examples[::2] + examples[1::2]]
+    examples = list(toy.read("scenes=4"))
+    mixed = [Question(toy.BENCHMARK, e) for e in examples[::2] + examples[1::2]]
 
     def sizes(size):
         found = list(batches_by_image(mixed, size))
@@ -302,26 +302,26 @@ def test_batches_keep_the_questions_on_one_image_together():
 @pytest.mark.parametrize("source", ["scenes=0", "scenes=-1", "scenes=9999999", "scenes=", "40", "scenes=4 "])
 def test_a_world_that_is_not_there(source):
     with pytest.raises(HartError, match="give world or world=scenes=40"):
-        list(world.read(source))
+        list(toy.read(source))
 
 
 def test_benchmarks_of_our_own():
-    assert len(list(world.read(""))) == world.BENCHMARK.questions == 300
+    assert len(list(toy.read(""))) == toy.BENCHMARK.questions == 300
     with pytest.raises(HartError, match="rows needs a source"):
-        list(own_rows.read(""))
+        list(custom.read(""))
     with pytest.raises(HartError, match=r"unknown benchmark 'wrld' \(did you mean 'world'\?\)"):
         registry.find("wrld")
     assert all(name in listing.listing() for name in registry.BENCHMARKS)
-    example = next(iter(world.read("scenes=1")))
-    assert world.BENCHMARK.official(f"({example.answer})", example)
-    assert not world.BENCHMARK.official("none of them", example)
+    example = next(iter(toy.read("scenes=1")))
+    assert toy.BENCHMARK.official(f"({example.answer})", example)
+    assert not toy.BENCHMARK.official("none of them", example)
 
 
 # -- settings ------------------------------------------------------------------------------------------------------
 
 
 def test_budgets_of_a_recipe_of_options_and_of_protocols(tiny_base):
-    question = Question(world.BENCHMARK, next(iter(world.read("scenes=1"))))
+    question = Question(toy.BENCHMARK, next(iter(toy.read("scenes=1"))))
     recipe, plain = open_model("embedded"), open_model(str(tiny_base))
     tiny = load_recipe("tiny_cpu")
 
@@ -339,7 +339,7 @@ def test_budgets_of_a_recipe_of_options_and_of_protocols(tiny_base):
     setting = setting_of(question, "full", EvalSettings({}), recipe)
     assert setting.question == prompts.question_lines(question.example)
     assert (setting.crop_pad, setting.max_boxes) == (tiny.rollout.crop_pad, tiny.rollout.max_boxes)
-    official = replace(question, benchmark=replace(world.BENCHMARK, prompt=lambda e: f"Official: {e.question}"))
+    official = replace(question, benchmark=replace(toy.BENCHMARK, prompt=lambda e: f"Official: {e.question}"))
     asked = setting_of(official, "full", EvalSettings({}, prompt="official", as_published=True), recipe)
     assert asked.question == f"Official: {question.example.question}"
     assert asked.as_published

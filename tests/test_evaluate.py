@@ -8,9 +8,9 @@ import torch
 from pictures import Photo
 from small_runs import make_up, small_recipe
 
-from hart_lite.evaluate import evaluate
+from hart_lite.eval.evaluate import evaluate
+from hart_lite.eval.run_summary import summary_table
 from hart_lite.inference.rollout import Located, Runner
-from hart_lite.summary import summary_table
 from hart_lite.training.datasets import load_splits
 from hart_lite.types import Box, Example, Tokens, Trajectory, Turn
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hart_lite import checkpoints
-from hart_lite.benchmarks.registry import BENCHMARKS
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.yaml import MOST_CHARACTERS, parse_yaml
+from hart_lite.eval.benchmarks.registry import BENCHMARKS
+from hart_lite.eval.results import read_row
 from hart_lite.grading import grade, normalise, read_answer
 from hart_lite.lora_file import read_lora
-from hart_lite.predictions import read_row
 from hart_lite.run_record import licence_of, record_of
 from hart_lite.shards import Checkpoint
 from hart_lite.types import HartError, shown

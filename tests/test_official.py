@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hart_lite.benchmarks.official import (
+from hart_lite.eval.benchmarks.official_scorers import (
     hrbench_letter,
     mme_realworld_letter,
     mmstar_right,
@@ -12,7 +12,7 @@ from hart_lite.benchmarks.official import (
     treebench_right,
     vstar_letter,
 )
-from hart_lite.benchmarks.registry import BENCHMARKS
+from hart_lite.eval.benchmarks.registry import BENCHMARKS
 from hart_lite.grading import grade
 from hart_lite.types import Example
 

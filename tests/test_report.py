@@ -23,9 +23,9 @@ from test_gallery import Page as GalleryPage
 from hart_lite import cli
 from hart_lite.config.recipe import dump_recipe
 from hart_lite.config.schema import PixelBudgets, Rollout
-from hart_lite.findings import findings
+from hart_lite.eval.metrics import findings
+from hart_lite.eval.results import read_evaluation
 from hart_lite.inference.rollout import Runner
-from hart_lite.predictions import read_evaluation
 from hart_lite.report import run_page, write_report
 from hart_lite.report_charts import DARK, POINTS, charts
 from hart_lite.report_eval import page_of

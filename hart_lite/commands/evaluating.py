@@ -108,8 +108,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if len(asked) < len(named) or len(set(modes)) < len(modes):
         raise HartError("a benchmark or mode is named twice")
     quiet_libraries()
-    from hart_lite.eval_run import run_eval
-    from hart_lite.eval_settings import EvalSettings
+    from hart_lite.eval.evaluator import run_eval
+    from hart_lite.eval.settings import EvalSettings
 
     same = ("as_published", "prompt", "limit", "strict", "full_pixels", "crop_pixels", "max_tokens", "quant", "device",
             "frame")  # fmt: skip
@@ -132,7 +132,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def compare(arguments: argparse.Namespace) -> int:
     """Pair two evaluations question by question: how far they differ in answers and boxes, and whether that could be
     chance."""
-    from hart_lite.compare import compare_text
+    from hart_lite.eval.compare import compare_text
 
     print(compare_text(arguments.a, arguments.b), end="")
     return 0
@@ -151,9 +151,9 @@ def gallery(arguments: argparse.Namespace) -> int:
     """Write a page of questions with their boxes, crops and answers, grouped by what was right, and the curve of
     grounding over IoU thresholds. The images are read where the evaluation read them."""
     from hart_lite.curves import write_iou_curve
-    from hart_lite.eval_questions import images_of
+    from hart_lite.eval.questions import images_of
+    from hart_lite.eval.results import read_evaluation
     from hart_lite.gallery import write_gallery
-    from hart_lite.predictions import read_evaluation
 
     evaluation = read_evaluation(arguments.folder)
     page = write_gallery(arguments.folder, images_of(evaluation.settings), arguments.limit)
@@ -171,7 +171,7 @@ def frame(arguments: argparse.Namespace) -> int:
 
     quiet_libraries()
     from hart_lite.config.schema import ModelSection
-    from hart_lite.measure_frame import measure, text
+    from hart_lite.eval.box_format_probe import measure, text
 
     section = ModelSection(base=arguments.model, quant=arguments.quant)
     report = measure(section, arguments.rows, arguments.limit, arguments.pixels)
@@ -181,7 +181,7 @@ def frame(arguments: argparse.Namespace) -> int:
 
 def list_benchmarks(arguments: argparse.Namespace) -> int:
     """List the benchmarks with size, licence and source, and what is known of the paper's figures on each."""
-    from hart_lite.benchmarks.listing import listing
+    from hart_lite.eval.benchmarks.listing import listing
 
     print(listing())
     return 0

@@ -58,7 +58,7 @@ def train(arguments: argparse.Namespace) -> int:
     if recipe.model.backend == "unsloth":
         import unsloth  # noqa: F401, it patches transformers, peft and trl and has to come before them
     quiet_libraries()
-    from hart_lite.summary import summary_table
+    from hart_lite.eval.run_summary import summary_table
     from hart_lite.training import train as stages
 
     summary = stages.train(recipe, arguments.resume, arguments.max_minutes)

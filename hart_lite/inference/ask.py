@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hart_lite.boxes import expand
 from hart_lite.data.images import crop_pixels
-from hart_lite.eval_settings import EvalSettings, setting_for
+from hart_lite.eval.settings import EvalSettings, setting_for
 from hart_lite.grading import choice_lines, read_answer
 from hart_lite.inference.conversation import Conversation
 from hart_lite.inference.load import OpenModel

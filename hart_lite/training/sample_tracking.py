@@ -18,8 +18,8 @@ from pathlib import Path
 from accelerate import PartialState
 from PIL import Image
 
-from hart_lite.analysis import grounding
 from hart_lite.data.images import jpeg, view_pixels
+from hart_lite.eval.grounding import grounding
 from hart_lite.inference.rollout import Runner
 from hart_lite.report_run import PROGRESS, QUESTIONS
 from hart_lite.types import Example, HartError, ImageView, Trajectory

@@ -6,10 +6,10 @@ import base64
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hart_lite.benchmarks.choices import from_question, from_text, lines
-from hart_lite.benchmarks.registry import BENCHMARKS
 from hart_lite.data.dataset import checked
 from hart_lite.data.rows import Row
+from hart_lite.eval.benchmarks.choices import from_question, from_text, lines
+from hart_lite.eval.benchmarks.registry import BENCHMARKS
 from hart_lite.types import Example, HartError
 from tests.reliability.fuzz_samples import png, text_of
 

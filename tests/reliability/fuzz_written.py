@@ -9,7 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from hart_lite.benchmarks.official import (
+from hart_lite.boxes import valid_boxes
+from hart_lite.config.recipe import dump_recipe, load_recipe
+from hart_lite.data.images import ImageBytes
+from hart_lite.eval.benchmarks.official_scorers import (
     hrbench_letter,
     mme_realworld_letter,
     mmstar_right,
@@ -17,9 +20,6 @@ from hart_lite.benchmarks.official import (
     treebench_right,
     vstar_letter,
 )
-from hart_lite.boxes import valid_boxes
-from hart_lite.config.recipe import dump_recipe, load_recipe
-from hart_lite.data.images import ImageBytes
 from hart_lite.grading import grade, normalise, read_answer
 from hart_lite.inference.openai_client import Client
 from hart_lite.inference.openai_engine import ApiEngine

@@ -13,10 +13,10 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from hart_lite.compare import compare_text
-from hart_lite.eval_questions import images_of
+from hart_lite.eval.compare import compare_text
+from hart_lite.eval.questions import images_of
+from hart_lite.eval.results import read_evaluation
 from hart_lite.gallery import write_gallery
-from hart_lite.predictions import read_evaluation
 from hart_lite.push import pack
 from hart_lite.report import write_report
 from hart_lite.tables import write_tables

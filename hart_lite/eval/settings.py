@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hart_lite.config.schema import PixelBudgets
-from hart_lite.eval_questions import Question, digest
+from hart_lite.eval.questions import Question, digest
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.prompts import question_lines
 from hart_lite.inference.protocols.base import Setting

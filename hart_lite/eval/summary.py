@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from hart_lite.analysis import IOU_THRESHOLDS
-from hart_lite.benchmarks.registry import BENCHMARKS
-from hart_lite.benchmarks.scores import scores
-from hart_lite.findings import SCORES, findings
-from hart_lite.predictions import Evaluation, read_evaluation
+from hart_lite.eval.benchmarks.registry import BENCHMARKS
+from hart_lite.eval.benchmarks.scores import scores
+from hart_lite.eval.grounding import IOU_THRESHOLDS
+from hart_lite.eval.metrics import SCORES, findings
+from hart_lite.eval.results import Evaluation, read_evaluation
 from hart_lite.utils.markdown import markdown_table, percent, plain, probability
 
 ABOUT = (

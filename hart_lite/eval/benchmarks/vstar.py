@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 
-from hart_lite.benchmarks.base import BadRow, Benchmark
-from hart_lite.benchmarks.choices import bracketed, from_text
-from hart_lite.benchmarks.examples import boxes_inside, examples, known, letter, text
-from hart_lite.benchmarks.files import (
+from hart_lite.data.images import ImageFile
+from hart_lite.data.rows import parse_json, read_bytes
+from hart_lite.eval.benchmarks.base import BadRow, Benchmark
+from hart_lite.eval.benchmarks.choices import bracketed, from_text
+from hart_lite.eval.benchmarks.examples import boxes_inside, examples, known, letter, text
+from hart_lite.eval.benchmarks.official_scorers import vstar_letter
+from hart_lite.eval.benchmarks.readers import (
     ImageFolder,
     Record,
     check_columns,
@@ -25,9 +28,6 @@ from hart_lite.benchmarks.files import (
     jsonl_records,
     parquet_records,
 )
-from hart_lite.benchmarks.official import vstar_letter
-from hart_lite.data.images import ImageFile
-from hart_lite.data.rows import parse_json, read_bytes
 from hart_lite.types import Box, Example, HartError, ImageSource, shown
 
 CATEGORIES = ("direct_attributes", "relative_position")

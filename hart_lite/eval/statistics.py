@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
-from hart_lite.analysis import joint_table, mutual_information
+from hart_lite.eval.grounding import joint_table, mutual_information
 from hart_lite.types import HartError
 
 SAMPLES = 2000

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hart_lite.benchmarks.base import BadRow
 from hart_lite.data.images import ImageFile, checked_size, content_key
 from hart_lite.data.rows import ImageCell, encoded, open_table, parse_json, read_bytes
+from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.types import HartError, ImageSource, cut, shown
 
 if TYPE_CHECKING:

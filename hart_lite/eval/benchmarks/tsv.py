@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from hart_lite.benchmarks.base import BadRow
-from hart_lite.benchmarks.files import Record, check_columns, checked_image
 from hart_lite.data.images import DECODED, content_key, decode
 from hart_lite.data.rows import encoded
+from hart_lite.eval.benchmarks.base import BadRow
+from hart_lite.eval.benchmarks.readers import Record, check_columns, checked_image
 from hart_lite.types import HartError, shown
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hart_lite.benchmarks import mme_realworld
+from hart_lite.eval.benchmarks import mme_realworld
 
 BENCHMARK = replace(
     mme_realworld.BENCHMARK,

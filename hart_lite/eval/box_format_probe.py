@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from hart_lite.analysis import grounding
 from hart_lite.box_formats import FRAMES, MEANING, BoxFrame, Size, to_original
 from hart_lite.boxes import valid_boxes
 from hart_lite.config.schema import ModelSection, PixelBudgets, Rollout
 from hart_lite.data.dataset import load_examples
+from hart_lite.eval.grounding import grounding
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.families.box_parsing import WrittenBox
 from hart_lite.models.loading import load_policy

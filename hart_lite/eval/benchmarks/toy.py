@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hart_lite.benchmarks.base import BadRow, Benchmark
+from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.grading import grade
 from hart_lite.inference.prompts import question_lines
 from hart_lite.toy.scenes import World, examples

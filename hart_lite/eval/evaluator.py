@@ -15,18 +15,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hart_lite.analysis import grounding
-from hart_lite.benchmarks.base import BadRow
-from hart_lite.eval_files import EvalFolder, Key, key_of
-from hart_lite.eval_questions import Question, batches_by_image, read_questions
-from hart_lite.eval_report import glance, own_figures, summary_text
-from hart_lite.eval_settings import EvalSettings, record, setting_of
-from hart_lite.findings import findings
+from hart_lite.eval.benchmarks.base import BadRow
+from hart_lite.eval.eval_folder import EvalFolder, Key, key_of
+from hart_lite.eval.grounding import grounding
+from hart_lite.eval.metrics import findings
+from hart_lite.eval.questions import Question, batches_by_image, read_questions
+from hart_lite.eval.results import read_evaluation
+from hart_lite.eval.settings import EvalSettings, record, setting_of
+from hart_lite.eval.summary import glance, own_figures, summary_text
 from hart_lite.grading import grade, read_answer
 from hart_lite.inference.conversation import Conversation
 from hart_lite.inference.load import OpenModel, open_model
 from hart_lite.inference.protocols import registry as protocols
-from hart_lite.predictions import read_evaluation
 from hart_lite.report_eval import page_of
 from hart_lite.report_page import save_page
 from hart_lite.types import Box, HartError

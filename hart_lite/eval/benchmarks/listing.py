@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from hart_lite.benchmarks.base import Benchmark
-from hart_lite.benchmarks.registry import BENCHMARKS
+from hart_lite.eval.benchmarks.base import Benchmark
+from hart_lite.eval.benchmarks.registry import BENCHMARKS
 
 _WIDTH = 110
 

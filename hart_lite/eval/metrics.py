@@ -8,10 +8,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from hart_lite.analysis import joint_table, mutual_information, summarise_grounding
+from hart_lite.eval.grounding import joint_table, mutual_information, summarise_grounding
+from hart_lite.eval.results import Evaluation
+from hart_lite.eval.statistics import bootstrap_interval, permutation_test
 from hart_lite.grading import normalise
-from hart_lite.predictions import Evaluation
-from hart_lite.significance import bootstrap_interval, permutation_test
 from hart_lite.types import cut
 
 SCORES = ("strict", "official")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from hart_lite.analysis import (
+from hart_lite.eval.grounding import (
     grounding,
     joint_table,
     mutual_information,

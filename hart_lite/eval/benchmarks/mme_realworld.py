@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from hart_lite.benchmarks.base import BadRow, Benchmark
-from hart_lite.benchmarks.choices import bracketed, from_list, lines
-from hart_lite.benchmarks.examples import examples, known, letter, text
-from hart_lite.benchmarks.files import (
+from hart_lite.eval.benchmarks.base import BadRow, Benchmark
+from hart_lite.eval.benchmarks.choices import bracketed, from_list, lines
+from hart_lite.eval.benchmarks.examples import examples, known, letter, text
+from hart_lite.eval.benchmarks.official_scorers import mme_realworld_letter
+from hart_lite.eval.benchmarks.readers import (
     ImageFolder,
     Record,
     find_files,
@@ -19,8 +20,7 @@ from hart_lite.benchmarks.files import (
     json_records,
     parquet_records,
 )
-from hart_lite.benchmarks.official import mme_realworld_letter
-from hart_lite.benchmarks.tsv import tsv_records
+from hart_lite.eval.benchmarks.tsv import tsv_records
 from hart_lite.types import Example, HartError, ImageSource, shown
 
 # The paper's abbreviations of the sub-tasks; Remote Sensing has perception questions only.

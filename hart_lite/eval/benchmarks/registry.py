@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from hart_lite.benchmarks import (
+from hart_lite.data.rows import nearest
+from hart_lite.eval.benchmarks import (
+    custom,
     hrbench4k,
     hrbench8k,
     mme_realworld,
     mme_realworld_lite,
     mmstar,
-    own_rows,
+    toy,
     treebench,
     visual_cot,
     vstar,
-    world,
 )
-from hart_lite.benchmarks.base import Benchmark
-from hart_lite.data.rows import nearest
+from hart_lite.eval.benchmarks.base import Benchmark
 from hart_lite.types import HartError, shown
 
 BENCHMARKS: dict[str, Benchmark] = {
     module.BENCHMARK.name: module.BENCHMARK
     for module in (
         *(mme_realworld_lite, treebench, vstar, hrbench4k, hrbench8k, mmstar, visual_cot, mme_realworld),
-        *(world, own_rows),
+        *(toy, custom),
     )
 }
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hart_lite.benchmarks import hrbench
+from hart_lite.eval.benchmarks import hrbench
 
 BENCHMARK = hrbench.benchmark("8k")

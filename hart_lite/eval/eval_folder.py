@@ -12,8 +12,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hart_lite.benchmarks.base import BadRow
-from hart_lite.predictions import read_row
+from hart_lite.eval.benchmarks.base import BadRow
+from hart_lite.eval.results import read_row
 from hart_lite.types import HartError, shown
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.locks import LOCK, FolderLock
