@@ -25,9 +25,9 @@ import numpy as np
 from hart_lite.eval.grounding import mutual_information
 from hart_lite.eval.metrics import findings
 from hart_lite.eval.results import is_evaluation, read_evaluation
-from hart_lite.paper import paper_table
+from hart_lite.report.paper_tables.published import paper_table
+from hart_lite.report.paper_tables.rows import JOINT
 from hart_lite.rl.advantages import STD_EPS
-from hart_lite.table_rows import JOINT
 from hart_lite.utils.markdown import markdown_table
 
 RESULTS = Path(__file__).parent / "results" / "proposition2.md"

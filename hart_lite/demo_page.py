@@ -27,7 +27,7 @@ from hart_lite.demo import (
 )
 from hart_lite.demo_gate import CONNECTIONS, HOST, Gate
 from hart_lite.demo_panels import STYLE, notice, panels
-from hart_lite.report_page import Pictures
+from hart_lite.report.html import Pictures
 from hart_lite.types import Example, HartError
 
 WAITING = 16  # questions in the queue; a further one is told so

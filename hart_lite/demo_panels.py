@@ -9,12 +9,12 @@ from html import escape
 
 from PIL import Image
 
-from hart_lite.ask_picture import COLOURS
 from hart_lite.data.images import crop_pixels
 from hart_lite.demo import BASE, ONLY, TRAINED, Request
 from hart_lite.grading import grade
 from hart_lite.inference.ask import Asked
-from hart_lite.report_page import Pictures
+from hart_lite.report.answer_picture import COLOURS
+from hart_lite.report.html import Pictures
 from hart_lite.types import Box, Example, cut
 
 PHOTO_SIDE, CROP_SIDE = 960, 320  # most pixels of the longer sides in the page

@@ -5,7 +5,18 @@ import pytest
 from evaluations import blind, questions, rows_of, sound, whole_image, write_evaluation
 from PIL import Image
 
-from hart_lite.curves import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw_curves, iou_curves, write_iou_curve
+from hart_lite.report.curves import (
+    BOTTOM,
+    COLOURS,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    draw_curves,
+    iou_curves,
+    write_iou_curve,
+)
 from hart_lite.types import HartError
 
 

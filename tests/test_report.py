@@ -26,12 +26,12 @@ from hart_lite.config.schema import PixelBudgets, Rollout
 from hart_lite.eval.metrics import findings
 from hart_lite.eval.results import read_evaluation
 from hart_lite.inference.rollout import Runner
-from hart_lite.report import run_page, write_report
-from hart_lite.report_charts import DARK, POINTS, charts
-from hart_lite.report_eval import page_of
-from hart_lite.report_page import Pictures
+from hart_lite.report.charts import DARK, POINTS, charts
+from hart_lite.report.eval_report import page_of
+from hart_lite.report.html import Pictures
+from hart_lite.report.run_report import run_page, write_report
+from hart_lite.report.warnings import cautions
 from hart_lite.report_run import Moment, read_run
-from hart_lite.report_warnings import cautions
 from hart_lite.toy.scenes import World, examples
 from hart_lite.training.sample_tracking import Progress, missed_before, quarters, watched
 from hart_lite.training.train import train
@@ -212,7 +212,7 @@ def test_text_of_files_and_models_stays_text(run):
 
 
 def test_a_page_has_room_for_so_many_pictures(finished, monkeypatch):
-    monkeypatch.setattr("hart_lite.report.Pictures", lambda: Pictures(room=20_000))
+    monkeypatch.setattr("hart_lite.report.run_report.Pictures", lambda: Pictures(room=20_000))
     text = run_page(read_run(finished))
     assert len(re.findall(r"data:image/jpeg;base64,[\w+/=]+", text)) >= 1
     assert sum(map(len, re.findall(r"data:image/jpeg;base64,[\w+/=]+", text))) <= 20_000

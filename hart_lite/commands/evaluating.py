@@ -141,7 +141,7 @@ def compare(arguments: argparse.Namespace) -> int:
 def table(arguments: argparse.Namespace) -> int:
     """Print the paper's tables 1 to 8 with our evaluations beside its rows, which are marked as the paper's, and with
     what is known of where each figure comes from."""
-    from hart_lite.tables import NUMBERS, write_tables
+    from hart_lite.report.paper_tables.tables import NUMBERS, write_tables
 
     print(write_tables(arguments.runs, NUMBERS if arguments.number is None else [arguments.number], arguments.out))
     return 0
@@ -150,10 +150,10 @@ def table(arguments: argparse.Namespace) -> int:
 def gallery(arguments: argparse.Namespace) -> int:
     """Write a page of questions with their boxes, crops and answers, grouped by what was right, and the curve of
     grounding over IoU thresholds. The images are read where the evaluation read them."""
-    from hart_lite.curves import write_iou_curve
     from hart_lite.eval.questions import images_of
     from hart_lite.eval.results import read_evaluation
-    from hart_lite.gallery import write_gallery
+    from hart_lite.report.curves import write_iou_curve
+    from hart_lite.report.gallery import write_gallery
 
     evaluation = read_evaluation(arguments.folder)
     page = write_gallery(arguments.folder, images_of(evaluation.settings), arguments.limit)

@@ -74,11 +74,11 @@ def ask(arguments: argparse.Namespace) -> int:
 
     Boxes are pixels of the upright photo: left, top, right, bottom. The exit code is 1 when a server did not answer.
     """
-    from hart_lite.ask_picture import picture_places
     from hart_lite.data.images import ImageFile
     from hart_lite.inference.ask import ask as answer
     from hart_lite.inference.ask import check
     from hart_lite.inference.load import open_model
+    from hart_lite.report.answer_picture import picture_places
 
     questions, choices = list(_questions(arguments.questions)), _choices(arguments.choices)
     check(questions, choices, arguments.mode)
@@ -134,7 +134,7 @@ def report(arguments: argparse.Namespace) -> int:
     """Write RUN/report.html: what was run, what came of it, curves, the boxes over time, and what to look out for. One
     file that needs nothing else. A run that was killed or still goes on is reported as far as it got; training writes
     the page at its end."""
-    from hart_lite.report import write_report
+    from hart_lite.report.run_report import write_report
 
     print(f"report: {write_report(arguments.folder)}")
     return 0
@@ -182,7 +182,7 @@ def _choices(words: Sequence[str]) -> list[str]:
 
 def _picture(asked: Asked, image: ImageSource, place: Path) -> str:
     """Draws it; returns what to say of it."""
-    from hart_lite.ask_picture import answer_picture, save_picture
+    from hart_lite.report.answer_picture import answer_picture, save_picture
 
     replaced = place.exists()
     save_picture(answer_picture(image.load(), asked.boxes, asked.crops, [asked.question, _answer(asked)]), place)

@@ -27,8 +27,8 @@ from hart_lite.grading import grade, read_answer
 from hart_lite.inference.conversation import Conversation
 from hart_lite.inference.load import OpenModel, open_model
 from hart_lite.inference.protocols import registry as protocols
-from hart_lite.report_eval import page_of
-from hart_lite.report_page import save_page
+from hart_lite.report.eval_report import page_of
+from hart_lite.report.html import save_page
 from hart_lite.types import Box, HartError
 
 log = logging.getLogger(__name__)

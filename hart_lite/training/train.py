@@ -37,7 +37,7 @@ from hart_lite.config.environment import check_machine
 from hart_lite.config.schema import Recipe, RLStage, SFTStage
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.loading import load_policy
-from hart_lite.report import write_report
+from hart_lite.report.run_report import write_report
 from hart_lite.run_dir import evaluate_once, held_run, open_run, save_adapter, summarise
 from hart_lite.training.callbacks import AtSteps, StopAfterStep, highest_of_all
 from hart_lite.training.datasets import Splits, load_splits

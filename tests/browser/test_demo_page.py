@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 
-from hart_lite.ask_picture import COLOURS
 from hart_lite.data.images import ImageFile
 from hart_lite.demo import held_out_examples
 from hart_lite.inference.ask import ask
 from hart_lite.inference.load import open_model
+from hart_lite.report.answer_picture import COLOURS
 
 EXAMPLE = held_out_examples()[0]
 

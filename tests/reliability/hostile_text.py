@@ -16,10 +16,10 @@ from PIL import Image
 from hart_lite.eval.compare import compare_text
 from hart_lite.eval.questions import images_of
 from hart_lite.eval.results import read_evaluation
-from hart_lite.gallery import write_gallery
 from hart_lite.push import pack
-from hart_lite.report import write_report
-from hart_lite.tables import write_tables
+from hart_lite.report.gallery import write_gallery
+from hart_lite.report.paper_tables.tables import write_tables
+from hart_lite.report.run_report import write_report
 
 RAN = "a script ran"
 # Ways out of a tag, an attribute, a code block, a table cell and a terminal.

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hart_lite.report import write_report
+from hart_lite.report.run_report import write_report
 
 ROOT = Path(__file__).parents[2]
 SMALL = (  # three stages of the embedded base in ten seconds, a checkpoint after each step

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hart_lite.boxes import clip
 from hart_lite.data.images import crop_pixels
 from hart_lite.eval.results import Evaluation, boxes_of, read_evaluation
-from hart_lite.gallery_page import Card, Group, Picture, page
+from hart_lite.report.cards import Card, Group, Picture, page
 from hart_lite.types import Box, HartError, ImageSource
 
 SIDE = 1000  # pixels of the longer side of a picture

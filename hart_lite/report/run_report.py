@@ -8,13 +8,13 @@ from pathlib import Path
 
 from hart_lite.config.schema import Recipe, RLStage, SFTStage
 from hart_lite.eval.results import is_evaluation
-from hart_lite.report_charts import charts, drawn_charts
-from hart_lite.report_eval import evaluation_page
-from hart_lite.report_looks import looks, samples
-from hart_lite.report_page import LEGEND, Pictures, facts, navigation, page, save_page, section, unfold
+from hart_lite.report.before_after import numbers, table, verdict
+from hart_lite.report.charts import charts, drawn_charts
+from hart_lite.report.eval_report import evaluation_page
+from hart_lite.report.html import LEGEND, Pictures, facts, navigation, page, save_page, section, unfold
+from hart_lite.report.samples import looks, samples
+from hart_lite.report.warnings import Caution, cautions
 from hart_lite.report_run import Run, is_run, read_run
-from hart_lite.report_table import numbers, table, verdict
-from hart_lite.report_warnings import Caution, cautions
 from hart_lite.types import HartError
 
 

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from hart_lite.data.images import ImageFile
-from hart_lite.report_page import Pictures
+from hart_lite.report.html import Pictures
 from hart_lite.report_run import PROGRESS, Moment, Run
 from hart_lite.types import HartError, cut
 

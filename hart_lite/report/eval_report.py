@@ -13,10 +13,10 @@ from hart_lite.eval.metrics import SCORES, findings
 from hart_lite.eval.questions import images_of
 from hart_lite.eval.results import Evaluation, read_evaluation
 from hart_lite.eval.summary import ABOUT, Modes, cautions, flat
-from hart_lite.gallery import groups_of
-from hart_lite.gallery_page import sections
-from hart_lite.report_charts import drawn_charts, iou_chart
-from hart_lite.report_page import LEGEND, Pictures, facts, navigation, page, section, unfold
+from hart_lite.report.cards import sections
+from hart_lite.report.charts import drawn_charts, iou_chart
+from hart_lite.report.gallery import groups_of
+from hart_lite.report.html import LEGEND, Pictures, facts, navigation, page, section, unfold
 from hart_lite.types import HartError, ImageSource
 
 CARDS = 3  # questions of each verdict
