@@ -15,10 +15,10 @@ from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.yaml import MOST_CHARACTERS, parse_yaml
 from hart_lite.eval.benchmarks.registry import BENCHMARKS
 from hart_lite.eval.results import read_row
+from hart_lite.export.lora import read_lora
+from hart_lite.export.shards import Checkpoint
 from hart_lite.grading import grade, normalise, read_answer
-from hart_lite.lora_file import read_lora
 from hart_lite.run_record import licence_of, record_of
-from hart_lite.shards import Checkpoint
 from hart_lite.types import HartError, shown
 from tests.reliability import fuzz_own_files, fuzz_rows, fuzz_samples, fuzz_targets, fuzz_values, fuzz_written
 from tests.reliability.fuzz_samples import CHOICES

@@ -12,8 +12,8 @@ import torch
 from merging import PLAIN_PROCESSOR, contents, deltas, edit_config, make_adapter, make_base, python, weights
 from small_runs import make_up, sft_stage, small_recipe
 
-from hart_lite.merge import merge
-from hart_lite.merge_proof import picture_and_question
+from hart_lite.export.merge import merge
+from hart_lite.export.verify import picture_and_question
 from hart_lite.training.train import train
 from hart_lite.types import HartError
 
@@ -78,7 +78,7 @@ def test_what_came_to_the_place_meanwhile_is_left_alone(adapter, tmp_path, monke
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "thesis.txt").write_text("years")
 
-    monkeypatch.setattr("hart_lite.merge.prove", prove_slowly)
+    monkeypatch.setattr("hart_lite.export.merge.prove", prove_slowly)
     for force in (False, True):
         with pytest.raises(HartError, match=r"is there already|was not made by hart-lite merge"):
             merge(adapter, tmp_path / "out", force=force)
@@ -103,8 +103,8 @@ def test_a_full_disk_is_seen_before_and_said_after(adapter, tmp_path, monkeypatc
 
 KILLED = """
     import os, signal, sys
-    from hart_lite import merge
-    from hart_lite.shards import Checkpoint
+    from hart_lite.export import merge
+    from hart_lite.export.shards import Checkpoint
     def die(*arguments, **more):
         os.kill(os.getpid(), signal.SIGKILL)
     def die_at_the_third(self, shard, *more, done=[]):
@@ -140,7 +140,7 @@ UNDER_A_LIMIT = """
     import resource, sys
     from pathlib import Path
     import safetensors.torch
-    from hart_lite.merge import merge
+    from hart_lite.export.merge import merge
     adapter, out, kind, room, small = sys.argv[1:]
     def kib(name):
         return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1])
@@ -250,7 +250,7 @@ def test_the_run_directory_of_the_embedded_base_is_merged(tmp_path, monkeypatch)
 
 FROM_THE_HUB = """
     import sys
-    from hart_lite.merge import merge
+    from hart_lite.export.merge import merge
     print(merge(sys.argv[1], sys.argv[2]).text())
 """
 

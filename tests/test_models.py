@@ -11,11 +11,11 @@ from small_runs import small_recipe
 
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.schema import Rollout
+from hart_lite.export.merge import merge
 from hart_lite.inference import load
 from hart_lite.inference.load import open_model
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.openai_engine import ApiEngine
-from hart_lite.merge import merge
 from hart_lite.models.generation import Sampling
 from hart_lite.run_dir import save_adapter
 from hart_lite.types import HartError, ImageView

@@ -15,9 +15,9 @@ from PIL import Image
 from small_runs import make_up, rl_stage, sft_stage, small_recipe
 
 from hart_lite.config.recipe import dump_recipe
-from hart_lite.merge import merge
-from hart_lite.model_card import fenced, model_card, plain
-from hart_lite.push import lay_out, pack, push
+from hart_lite.export.merge import merge
+from hart_lite.export.model_card import fenced, model_card, plain
+from hart_lite.export.push import lay_out, pack, push
 from hart_lite.run_record import RunRecord, licence_of, public_name, public_recipe, record_of, run_of
 from hart_lite.training.train import train
 from hart_lite.types import HartError
@@ -395,7 +395,7 @@ def test_an_adapter_without_its_run_has_a_card_too(tmp_path):
 
 PUSHES = """
     import json, os, sys, traceback
-    from hart_lite.push import push
+    from hart_lite.export.push import push
     from hart_lite.types import HartError
     results = {}
     for name, source, repo, token, more in json.loads(sys.argv[1]):

@@ -37,7 +37,7 @@ def merge(arguments: argparse.Namespace) -> int:
     The folder appears when it is whole and proved, or not at all. Plain transformers loads it.
     """
     quiet_libraries()
-    from hart_lite.merge import merge as merged
+    from hart_lite.export.merge import merge as merged
 
     print(merged(arguments.source, arguments.out, arguments.base, arguments.force).text())
     print(f"\nmerged checkpoint: {arguments.out}")
@@ -50,7 +50,7 @@ def push(arguments: argparse.Namespace) -> int:
     The token comes from `hf auth login` or HF_TOKEN.
     """
     quiet_libraries()
-    from hart_lite.push import push as pushed
+    from hart_lite.export.push import push as pushed
 
     said = pushed(arguments.folder, arguments.repo, arguments.dry_run, arguments.private, not arguments.no_pictures)
     print(printable(said))

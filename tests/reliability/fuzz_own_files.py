@@ -14,10 +14,10 @@ from hart_lite import checkpoints
 from hart_lite.config.recipe import dump_recipe
 from hart_lite.config.schema import Recipe
 from hart_lite.eval.results import read_evaluation
-from hart_lite.lora_file import read_lora
+from hart_lite.export.lora import read_lora
+from hart_lite.export.shards import Checkpoint
 from hart_lite.report_run import read_run
 from hart_lite.run_record import RunRecord, record_of
-from hart_lite.shards import Checkpoint
 
 PREDICTION = {
     "benchmark": "treebench", "mode": "crops", "id": "1", "category": "Perception/OCR", "cluster": "i",

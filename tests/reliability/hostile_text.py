@@ -16,7 +16,7 @@ from PIL import Image
 from hart_lite.eval.compare import compare_text
 from hart_lite.eval.questions import images_of
 from hart_lite.eval.results import read_evaluation
-from hart_lite.push import pack
+from hart_lite.export.push import pack
 from hart_lite.report.gallery import write_gallery
 from hart_lite.report.paper_tables.tables import write_tables
 from hart_lite.report.run_report import write_report

@@ -18,12 +18,12 @@ from peft import PeftModel
 from PIL import Image
 from tqdm import tqdm
 
-from hart_lite.base_names import Names
 from hart_lite.data.images import ImageBytes
-from hart_lite.lora_sum import Sum
+from hart_lite.export.lora_sum import Sum
+from hart_lite.export.shards import FLOATS, Checkpoint
+from hart_lite.export.streamed import streamed
+from hart_lite.export.tensor_names import Names
 from hart_lite.models.families.base import Family
-from hart_lite.shards import FLOATS, Checkpoint
-from hart_lite.streamed import streamed
 from hart_lite.types import HartError, ImageView
 
 SAMPLE, ROWS = 12, 32  # changed tensors looked at, rows of each; as many unchanged ones

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hart_lite.lora_file import Pair
+from hart_lite.export.lora import Pair
 from hart_lite.types import HartError
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForImageTextToText
 
-from hart_lite.base_names import Names
-from hart_lite.shards import Change, Checkpoint
+from hart_lite.export.shards import Change, Checkpoint
+from hart_lite.export.tensor_names import Names
 from hart_lite.types import HartError
 
 

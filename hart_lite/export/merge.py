@@ -4,7 +4,7 @@ Every file is the base's own, and so is every name in it, by which other engines
 bytes of changed weights differ. One tensor is in memory at a time, beside the adapter. The sum is made in float32 and
 rounded once, and nothing is quantised again: PEFT's own merge into 4-bit weights rounds small changes away.
 
-The folder appears when it is whole and has passed its proof (hart_lite.merge_proof), or not at all.
+The folder appears when it is whole and has passed its proof (hart_lite.export.verify), or not at all.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from hart_lite.base_names import Names
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import Recipe
-from hart_lite.lora_file import LoraFile, find_adapter, read_lora
-from hart_lite.lora_sum import Sum
-from hart_lite.merge_proof import Proof, prove
+from hart_lite.export.lora import LoraFile, find_adapter, read_lora
+from hart_lite.export.lora_sum import Sum
+from hart_lite.export.shards import INDEX, SINGLE, Checkpoint
+from hart_lite.export.tensor_names import Names
+from hart_lite.export.verify import Proof, prove
 from hart_lite.models.families.base import Family
 from hart_lite.models.fingerprint import check_fingerprint
 from hart_lite.models.loading import ADAPTER_BASE, DTYPES, FAMILIES
 from hart_lite.run_record import RunRecord, recipe_of, record_of
-from hart_lite.shards import INDEX, SINGLE, Checkpoint
 from hart_lite.types import HartError, shown
 
 Base = Literal["plain", "dequant"]
