@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from hart_lite import cli
-from hart_lite.bench.count import image_share, our_count, sequences_of, stock_count
-from hart_lite.bench.models import random_model, workload
-from hart_lite.bench.presets import PRESETS, config_of, question
-from hart_lite.bench.steps import BETA, PHASES, Ours, Stock
-from hart_lite.bench.update import differences, packed_pass, unpacked_pass, update_peak
-from hart_lite.dimensions import PUBLISHED, Dimensions
 from hart_lite.inference import prompts
 from hart_lite.models import packing
+from hart_lite.perf.model_sizes import PUBLISHED, Dimensions
+from hart_lite.perf.step_time.count import image_share, our_count, sequences_of, stock_count
+from hart_lite.perf.step_time.models import random_model, workload
+from hart_lite.perf.step_time.presets import PRESETS, config_of, question
+from hart_lite.perf.step_time.steps import BETA, PHASES, Ours, Stock
+from hart_lite.perf.step_time.update import differences, packed_pass, unpacked_pass, update_peak
 
 SEVEN = PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}

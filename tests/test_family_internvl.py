@@ -26,12 +26,12 @@ from safetensors.torch import load_file, save_file
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe
 from tiny_families import INTERNVL, INTERNVL_TILE, StockInternVL, build_internvl
 
-from hart_lite import towers
 from hart_lite.config.schema import ModelSection, PixelBudgets
 from hart_lite.data.images import view_pixels
 from hart_lite.models.families.internvl3 import MAX_TILES, InternVL3
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
+from hart_lite.perf import vision_sizes
 from hart_lite.training.train import train
 from hart_lite.types import Box, HartError, ImageView, Tokens
 
@@ -289,7 +289,7 @@ def test_without_a_limit_it_is_shown_as_many_tiles_as_its_makers_show_it(family)
     began = time.perf_counter()
     width, height = family.fit((7000, 7000), 10**9, 1)
     assert (width // T, height // T) == (6, 6) and time.perf_counter() - began < 0.5
-    assert (MAX_TILES, towers.MAX_TILES) == (40, 40)
+    assert (MAX_TILES, vision_sizes.MAX_TILES) == (40, 40)
 
 
 def test_a_budget_without_room_for_a_tile_is_refused(family):

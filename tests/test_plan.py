@@ -13,20 +13,21 @@ from packaging.version import Version
 from pictures import photo_view
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from hart_lite import activations, cli
-from hart_lite.activations import Cost
+from hart_lite import cli
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.resources import EMBEDDED, shipped_recipes
 from hart_lite.config.schema import ModelSection
-from hart_lite.dimensions import PUBLISHED, Dimensions, Vision
-from hart_lite.measure import peak_bytes
 from hart_lite.models import generation, policy
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.models.generation import Sampling
 from hart_lite.models.packing import Pack, pack, trie
 from hart_lite.models.policy import Policy
-from hart_lite.plan import CARDS, GIB, TEXT_TOKENS, Turn, kv_tokens, plan, usable
-from hart_lite.plan_report import report, suggest, with_overrides
+from hart_lite.perf import memory_model
+from hart_lite.perf.memory_model import Cost
+from hart_lite.perf.memory_plan import CARDS, GIB, TEXT_TOKENS, Turn, kv_tokens, plan, usable
+from hart_lite.perf.model_sizes import PUBLISHED, Dimensions, Vision
+from hart_lite.perf.peak_memory import peak_bytes
+from hart_lite.perf.plan_report import report, suggest, with_overrides
 from hart_lite.rl.losses import policy_loss
 from hart_lite.toy.model import build_config
 from hart_lite.types import HartError, Tokens
@@ -112,8 +113,8 @@ def test_sizes_come_from_a_folder_too_or_the_error_says_what_to_give(tmp_path):
 
 
 def test_constants_are_those_of_the_policy():
-    assert (activations.ENCODE_TOKENS, activations.HEAD_TILE) == (policy.ENCODE_TOKENS, policy.HEAD_TILE)
-    assert activations.FEED_TOKENS == generation.FEED_TOKENS
+    assert (memory_model.ENCODE_TOKENS, memory_model.HEAD_TILE) == (policy.ENCODE_TOKENS, policy.HEAD_TILE)
+    assert memory_model.FEED_TOKENS == generation.FEED_TOKENS
 
 
 # -- predicted against measured ------------------------------------------------------------------------------------

@@ -18,18 +18,18 @@ from transformers import (
 )
 
 from hart_lite import cli
-from hart_lite.activations import Cost
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import Lora, ModelSection
 from hart_lite.data.images import view_pixels
-from hart_lite.dimensions import PUBLISHED, Dimensions
-from hart_lite.measure import peak_bytes
 from hart_lite.models.families.internvl3 import InternVL3
 from hart_lite.models.families.llava_onevision import LlavaOneVision
 from hart_lite.models.loading import load_policy
-from hart_lite.plan import plan, usable
-from hart_lite.plan_report import report
-from hart_lite.towers import InternVit, Siglip
+from hart_lite.perf.memory_model import Cost
+from hart_lite.perf.memory_plan import plan, usable
+from hart_lite.perf.model_sizes import PUBLISHED, Dimensions
+from hart_lite.perf.peak_memory import peak_bytes
+from hart_lite.perf.plan_report import report
+from hart_lite.perf.vision_sizes import InternVit, Siglip
 from hart_lite.types import ImageView
 
 INTERNVL, LLAVA = "OpenGVLab/InternVL3-8B-hf", "llava-hf/llava-onevision-qwen2-7b-ov-hf"

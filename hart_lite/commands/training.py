@@ -74,8 +74,8 @@ def plan(arguments: argparse.Namespace) -> int:
     import json
 
     from hart_lite.config.recipe import load_recipe
-    from hart_lite.dimensions import Dimensions
-    from hart_lite.plan_report import report, text
+    from hart_lite.perf.model_sizes import Dimensions
+    from hart_lite.perf.plan_report import report, text
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     dims = Dimensions.of(recipe.model.base, recipe.model.revision)
@@ -91,9 +91,9 @@ def bench(arguments: argparse.Namespace) -> int:
     if arguments.out and not arguments.out.parent.is_dir():
         raise HartError(f"--out {arguments.out}: there is no folder {arguments.out.parent}; make it first")
     quiet_libraries()
-    from hart_lite.bench.presets import PRESETS
-    from hart_lite.bench.report import report
-    from hart_lite.bench.run import bench as measure
+    from hart_lite.perf.step_time.presets import PRESETS
+    from hart_lite.perf.step_time.report import report
+    from hart_lite.perf.step_time.run import bench as measure
 
     text = report(measure(PRESETS[arguments.preset], arguments.steps))
     print(text)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from hart_lite.activations import Cost
-from hart_lite.bench.models import Workload
 from hart_lite.config.schema import ModelSection
-from hart_lite.measure import peak_bytes
 from hart_lite.models.packing import Pack, pack
+from hart_lite.perf.memory_model import Cost
+from hart_lite.perf.peak_memory import peak_bytes
+from hart_lite.perf.step_time.models import Workload
 from hart_lite.types import Tokens
 
 

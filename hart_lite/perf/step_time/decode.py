@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from hart_lite.bench.count import size
-from hart_lite.bench.models import Workload
 from hart_lite.models.generation import Sampling
 from hart_lite.models.packing import trie
+from hart_lite.perf.step_time.count import size
+from hart_lite.perf.step_time.models import Workload
 from hart_lite.types import Tokens
 
 STREAM = {"cpu": 256 << 20, "cuda": 4 << 30}  # bytes read to find the bandwidth: more than any cache holds

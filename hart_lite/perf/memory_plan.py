@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from hart_lite.activations import ENCODE_TOKENS, FEED_TOKENS, Cost
 from hart_lite.config.schema import Recipe, RLStage, SFTStage
-from hart_lite.dimensions import Dimensions
+from hart_lite.perf.memory_model import ENCODE_TOKENS, FEED_TOKENS, Cost
+from hart_lite.perf.model_sizes import Dimensions
 
 GIB = 2**30
 TEXT_TOKENS = 200  # of a prompt: chat template, instruction, question with its choices

@@ -1,6 +1,6 @@
 """The sizes of vision towers with their projectors: parameters, adapters, and tokens of an image within a budget.
 
-Plain arithmetic, as `hart_lite.dimensions`. `out` is the width of the language model.
+Plain arithmetic, as `hart_lite.perf.model_sizes`. `out` is the width of the language model.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hart_lite.config.schema import ModelSection
-from hart_lite.dimensions import Dimensions
-from hart_lite.towers import InternVit, Vision
+from hart_lite.perf.model_sizes import Dimensions
+from hart_lite.perf.vision_sizes import InternVit, Vision
 
 SINGLE = 4  # bytes of a float32: norms, adapters, logits
 NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes of a weight: 4 bits, one byte per 64 and one float32 per 256 of those

@@ -10,13 +10,13 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from hart_lite.bench.count import Count, our_count, sequences_of, stock_count
-from hart_lite.bench.decode import Decode, decode
-from hart_lite.bench.models import Workload, random_model, workload
-from hart_lite.bench.presets import Preset, question
-from hart_lite.bench.steps import Laps, Ours, Stock
-from hart_lite.bench.update import differences, packed_pass, unpacked_pass, update_peak
-from hart_lite.measure import peak_bytes
+from hart_lite.perf.peak_memory import peak_bytes
+from hart_lite.perf.step_time.count import Count, our_count, sequences_of, stock_count
+from hart_lite.perf.step_time.decode import Decode, decode
+from hart_lite.perf.step_time.models import Workload, random_model, workload
+from hart_lite.perf.step_time.presets import Preset, question
+from hart_lite.perf.step_time.steps import Laps, Ours, Stock
+from hart_lite.perf.step_time.update import differences, packed_pass, unpacked_pass, update_peak
 from hart_lite.types import Example, HartError, Tokens
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from statistics import mean, median
 
 import torch
 
-from hart_lite.bench.count import image_share
-from hart_lite.bench.run import SYSTEMS, Results
-from hart_lite.bench.steps import PHASES
+from hart_lite.perf.step_time.count import image_share
+from hart_lite.perf.step_time.run import SYSTEMS, Results
+from hart_lite.perf.step_time.steps import PHASES
 
 MIB = 2**20
 LIBRARIES = ("torch", "transformers", "trl", "peft")

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hart_lite.bench.models import Workload
 from hart_lite.inference import prompts as loops
 from hart_lite.models.packing import Node, pack, trie
+from hart_lite.perf.step_time.models import Workload
 from hart_lite.types import Example, Group, Tokens
 
 

@@ -20,10 +20,10 @@ from transformers import PrinterCallback, Qwen2_5_VLProcessor, TrainerCallback, 
 from transformers.processing_utils import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
-from hart_lite.bench.models import Workload
-from hart_lite.bench.presets import TOKEN
 from hart_lite.config.schema import Recipe
 from hart_lite.inference import prompts as loops
+from hart_lite.perf.step_time.models import Workload
+from hart_lite.perf.step_time.presets import TOKEN
 from hart_lite.toy.model import build_processor
 from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.types import Example, Group

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hart_lite.config.schema import Recipe, RLStage
-from hart_lite.dimensions import Dimensions
-from hart_lite.plan import CARDS, GIB, TEXT_TOKENS, Plan, plan, usable
+from hart_lite.perf.memory_plan import CARDS, GIB, TEXT_TOKENS, Plan, plan, usable
+from hart_lite.perf.model_sizes import Dimensions
 
 PARTS = {
     "weights": "weights",

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from hart_lite.bench.presets import TOKEN, FixedLength, Preset, config_of
 from hart_lite.config.schema import Lora, PixelBudgets, Rollout
-from hart_lite.dimensions import Dimensions
 from hart_lite.inference.rollout import Runner
 from hart_lite.models import attention
 from hart_lite.models.loading import DTYPES, keep_differentiable
 from hart_lite.models.policy import Policy
+from hart_lite.perf.model_sizes import Dimensions
+from hart_lite.perf.step_time.presets import TOKEN, FixedLength, Preset, config_of
 from hart_lite.toy.model import build_processor, build_tokenizer
 
 

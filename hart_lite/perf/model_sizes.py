@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hart_lite.config.resources import EMBEDDED
-from hart_lite.towers import InternVit, Siglip, Tower, Vision
+from hart_lite.perf.vision_sizes import InternVit, Siglip, Tower, Vision
 from hart_lite.types import HartError
 
 
