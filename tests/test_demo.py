@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from hart_lite import demo as demo_room
 from hart_lite.cli import main
 from hart_lite.data.images import ImageBytes
-from hart_lite.demo import BASE, MAX_WORDS, TRAINED, Demo, Request, as_request, held_out_examples, read_request
-from hart_lite.demo_panels import notice, panels
+from hart_lite.demo import session as demo_room
+from hart_lite.demo.panels import notice, panels
+from hart_lite.demo.session import BASE, MAX_WORDS, TRAINED, Demo, Request, as_request, held_out_examples, read_request
 from hart_lite.inference.ask import Asked, ask
 from hart_lite.inference.load import open_model
 from hart_lite.run_dir import save_adapter

@@ -113,11 +113,11 @@ def demo(arguments: argparse.Namespace) -> int:
 
     if find_spec("gradio") is None:
         raise HartError("the demo needs gradio: pip install 'hart-lite[demo]'")
-    from hart_lite.demo_gate import listening
+    from hart_lite.demo.gate import listening
 
     with listening(arguments.port) as listener:  # before a large model is loaded for nothing
-        from hart_lite.demo import Demo
-        from hart_lite.demo_page import serve
+        from hart_lite.demo.app import serve
+        from hart_lite.demo.session import Demo
         from hart_lite.inference.load import open_model
 
         quiet_libraries()

@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from hart_lite.data.images import ImageFile
-from hart_lite.demo import held_out_examples
+from hart_lite.demo.session import held_out_examples
 from hart_lite.inference.ask import ask
 from hart_lite.inference.load import open_model
 from hart_lite.report.answer_picture import COLOURS

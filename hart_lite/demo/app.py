@@ -13,7 +13,9 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
-from hart_lite.demo import (
+from hart_lite.demo.gate import CONNECTIONS, HOST, Gate
+from hart_lite.demo.panels import STYLE, notice, panels
+from hart_lite.demo.session import (
     MAX_BYTES,
     MAX_WORDS,
     SCENES,
@@ -25,8 +27,6 @@ from hart_lite.demo import (
     read_photo,
     read_request,
 )
-from hart_lite.demo_gate import CONNECTIONS, HOST, Gate
-from hart_lite.demo_panels import STYLE, notice, panels
 from hart_lite.report.html import Pictures
 from hart_lite.types import Example, HartError
 

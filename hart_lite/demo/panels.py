@@ -10,7 +10,7 @@ from html import escape
 from PIL import Image
 
 from hart_lite.data.images import crop_pixels
-from hart_lite.demo import BASE, ONLY, TRAINED, Request
+from hart_lite.demo.session import BASE, ONLY, TRAINED, Request
 from hart_lite.grading import grade
 from hart_lite.inference.ask import Asked
 from hart_lite.report.answer_picture import COLOURS
