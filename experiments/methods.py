@@ -39,7 +39,7 @@ def run_one(folder: Path, overrides: list[str], seed: int, threads: int) -> dict
     """The summary of one training run, from its folder where it is finished."""
     summary = folder / "summary.json"
     if not summary.exists():
-        command = [sys.executable, "-m", "hart_lite.cli", "train", "tiny_cpu", *placed(folder, seed)]
+        command = [sys.executable, "-m", "hart_lite.cli.main", "train", "tiny_cpu", *placed(folder, seed)]
         resume = ["--resume"] if (folder / "recipe.yaml").exists() else []
         log = folder.with_name(folder.name + ".log")
         log.parent.mkdir(parents=True, exist_ok=True)

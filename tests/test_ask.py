@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hart_lite import cli
 from hart_lite.boxes import iou
+from hart_lite.cli import main
 from hart_lite.data.images import ImageFile
 from hart_lite.inference.ask import ask
 from hart_lite.inference.load import open_model
@@ -44,7 +44,7 @@ def photo(example, tmp_path, monkeypatch) -> Path:
 
 
 def run(*words, capsys) -> tuple[int, str, str]:
-    code = cli.main([str(word) for word in words])
+    code = main.main([str(word) for word in words])
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     return code, out, err

@@ -8,7 +8,7 @@ import bitsandbytes
 import pytest
 import torch
 
-from hart_lite import cli
+from hart_lite.cli import main
 from hart_lite.inference import prompts
 from hart_lite.models import packing
 from hart_lite.perf.model_sizes import PUBLISHED, Dimensions
@@ -56,7 +56,7 @@ def hart(work, folder):
 @pytest.mark.slow
 def test_the_report_has_every_row(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(PRESETS, "cpu", TINY)
-    assert cli.main(["bench", "--steps", "1", "--out", str(tmp_path / "bench.md")]) == 0
+    assert main.main(["bench", "--steps", "1", "--out", str(tmp_path / "bench.md")]) == 0
     text = (tmp_path / "bench.md").read_text()
     assert text.strip() in capsys.readouterr().out
     for row in (
@@ -175,15 +175,15 @@ def test_four_bit_weights_stand_for_those_they_were_drawn_as(folder):
 
 
 def test_bad_arguments_are_refused_in_words(tmp_path, capsys):
-    assert cli.main(["bench", "--steps", "0"]) == 1
+    assert main.main(["bench", "--steps", "0"]) == 1
     assert "--steps 0: at least 1" in capsys.readouterr().err
-    assert cli.main(["bench", "--out", str(tmp_path / "no/where.md")]) == 1
+    assert main.main(["bench", "--out", str(tmp_path / "no/where.md")]) == 1
     assert "there is no folder" in capsys.readouterr().err
 
 
 def test_the_cuda_preset_says_that_it_needs_a_card(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert cli.main(["bench", "--preset", "cuda"]) == 1
+    assert main.main(["bench", "--preset", "cuda"]) == 1
     assert "--preset cuda needs a CUDA card" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hart_lite.cli import main
+from hart_lite.cli.main import main
 from hart_lite.data.images import ImageBytes
 from hart_lite.demo import session as demo_room
 from hart_lite.demo.panels import notice, panels

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hart_lite import cli
+from hart_lite.cli import main
 from hart_lite.config.recipe import load_recipe
 from hart_lite.eval.benchmarks import custom, listing, registry, toy
 from hart_lite.eval.benchmarks.base import BadRow
@@ -119,7 +119,7 @@ def test_killed_and_run_again(tmp_path):
     words = ["eval", "embedded", "--benchmark", "world=scenes=60", "--mode", "full,crops", "--max-tokens", "16"]
 
     def start(out: Path) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-m", "hart_lite.cli", *words, "--out", str(out)],
+        return subprocess.Popen([sys.executable, "-m", "hart_lite.cli.main", *words, "--out", str(out)],
                                 stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -349,7 +349,7 @@ def test_budgets_of_a_recipe_of_options_and_of_protocols(tiny_base):
 
 
 def command(*words, capsys) -> tuple[int, str, str]:
-    code = cli.main(["eval", *map(str, words)])
+    code = main.main(["eval", *map(str, words)])
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     return code, out, err
@@ -397,7 +397,7 @@ def test_help_and_the_list_import_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "hart-lite eval runs/tiny_cpu --benchmark world" in done.stdout
     assert done.stdout.splitlines()[-1] == "False", done.stderr
-    assert cli.main(["benchmarks"]) == 0
+    assert main.main(["benchmarks"]) == 0
 
 
 @pytest.mark.skipif(not REALSET.exists(), reason="the photos are not part of the repository")

@@ -6,7 +6,7 @@ import pytest
 from evaluations import questions, rows_of, sound, write_evaluation
 from small_runs import make_up, rl_stage, sft_stage, small_recipe
 
-from hart_lite.cli import main
+from hart_lite.cli.main import main
 from hart_lite.training.train import train
 from hart_lite.types import printable
 from hart_lite.utils.markdown import plain

@@ -13,7 +13,7 @@ from packaging.version import Version
 from pictures import photo_view
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from hart_lite import cli
+from hart_lite.cli import main as cli
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.resources import EMBEDDED, shipped_recipes
 from hart_lite.config.schema import ModelSection
@@ -370,7 +370,7 @@ def test_what_cannot_fit_is_said_to_be_still_too_much():
 
 def test_the_command_prints_a_table_or_json_without_torch():
     code = (
-        "import sys; from hart_lite.cli import main; main(['plan', 'qwen7b_lora', '--json', 'rollout.samples=4']); "
+        "import sys; from hart_lite.cli.main import main; main(['plan', 'qwen7b_lora', '--json', 'rollout.samples=4']); "
         "main(['plan', 'qwen7b_lora']); print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

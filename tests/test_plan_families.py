@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from hart_lite import cli
+from hart_lite.cli import main
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import Lora, ModelSection
 from hart_lite.data.images import view_pixels
@@ -223,7 +223,7 @@ def test_a_shipped_recipe_fits_the_card_it_names_in_the_worst_case(name, card, c
     drawn = plan(recipe, PUBLISHED[recipe.model.base])
     assert drawn.peak <= usable(card)
     assert not drawn.problems
-    assert cli.main(["plan", name]) == 0
+    assert main.main(["plan", name]) == 0
     assert f"\n {card} GB" in capsys.readouterr().out
 
 

@@ -33,7 +33,7 @@ FIGURES |= {"tokens_locate", "tokens_verify", "grad_norm"}
 def run(folder, processes: int) -> dict[str, torch.Tensor]:
     # Not `accelerate launch --cpu --num_processes=2`: without MPI that starts one.
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"] * (processes > 1)
-    command = [sys.executable, "-m", *launcher, "hart_lite.cli", "train", "tiny_cpu", f"output={folder}", *SMALL]
+    command = [sys.executable, "-m", *launcher, "hart_lite.cli.main", "train", "tiny_cpu", f"output={folder}", *SMALL]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hart_lite.cli import main
+from hart_lite.cli.main import main
 from hart_lite.toy.scenes import World, examples
 
 ROOT = Path(__file__).parents[1]

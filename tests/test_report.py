@@ -20,7 +20,7 @@ from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, with
 from test_gallery import HOSTILE, Grey
 from test_gallery import Page as GalleryPage
 
-from hart_lite import cli
+from hart_lite.cli import main as cli
 from hart_lite.config.recipe import dump_recipe
 from hart_lite.config.schema import PixelBudgets, Rollout
 from hart_lite.eval.metrics import findings
@@ -230,7 +230,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, run, capsys):
 
 
 def test_the_command_imports_no_torch(run):
-    code = f"import sys; from hart_lite.cli import main; main(['report', {str(run)!r}]); print('torch' in sys.modules)"
+    code = f"import sys; from hart_lite.cli.main import main; main(['report', {str(run)!r}]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"report: {run / 'report.html'}", "False"], done.stderr
 

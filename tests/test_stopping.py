@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
 
-from hart_lite import cli, run_dir
+from hart_lite import run_dir
 from hart_lite.checkpoints import damage
+from hart_lite.cli import main
 from hart_lite.training import rl_trainer, sft_trainer
 from hart_lite.training import train as training
 from hart_lite.training.signals import TIME_UP, Stop, Stopped
@@ -138,7 +139,7 @@ def test_a_finished_run_is_not_stopped_afterwards(tmp_path):
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "1e9"])
 def test_impossible_minutes_are_refused(minutes, capsys):
-    assert cli.main(["train", "tiny_cpu", "--max-minutes", minutes]) == 1
+    assert main.main(["train", "tiny_cpu", "--max-minutes", minutes]) == 1
     assert "should be more than 0" in capsys.readouterr().err
 
 
@@ -213,7 +214,7 @@ def test_the_exit_code_says_that_it_can_go_on(monkeypatch, capsys):
         raise Stopped(TERM, f"stopped; {minutes:g}")
 
     monkeypatch.setattr(training, "train", stop)
-    assert cli.main(["train", "tiny_cpu", "--max-minutes", "90"]) == 143
+    assert main.main(["train", "tiny_cpu", "--max-minutes", "90"]) == 143
     assert capsys.readouterr().err == "hart-lite: stopped; 90\n"
 
 

@@ -71,6 +71,6 @@ def test_it_is_imported_before_what_it_patches(tmp_path):
     code = (
         "import sys, torch; torch.cuda.is_available = lambda: True; torch.cuda.get_device_capability = lambda: (8, 0)\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from hart_lite.cli import main; main(['train', 'tiny_cpu', 'model.backend=unsloth', 'model.device=auto'])"
+        "from hart_lite.cli.main import main; main(['train', 'tiny_cpu', 'model.backend=unsloth', 'model.device=auto'])"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 4

@@ -86,7 +86,7 @@ class Server:
 @contextlib.contextmanager
 def serving(*words: str) -> Iterator[Server]:
     """`hart-lite demo WORDS`, until it is ready and while the block runs."""
-    command = [sys.executable, "-m", "hart_lite.cli", "demo", *words]
+    command = [sys.executable, "-m", "hart_lite.cli.main", "demo", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()

@@ -49,7 +49,7 @@ def promises(folder: Path, quick: bool) -> Iterator[Promise]:
 
     def cli(*words: object, **environment: str) -> int:
         variables = {**os.environ, **SECRETS, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **environment}
-        command = [sys.executable, "-m", "hart_lite.cli", *map(str, words)]
+        command = [sys.executable, "-m", "hart_lite.cli.main", *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=folder, timeout=900)
         said.append(done.stdout + done.stderr)
         return done.returncode

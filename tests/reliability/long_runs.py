@@ -70,7 +70,7 @@ def recipe(folder: Path, steps: int) -> Path:
 
 
 def watch(path: Path, folder: Path) -> list[Sample]:
-    command = [sys.executable, "-m", "hart_lite.cli", "train", str(path)]
+    command = [sys.executable, "-m", "hart_lite.cli.main", "train", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     metrics, samples, rows, read = folder / "run" / "metrics.jsonl", [], 0, 0
     with (folder / "log.txt").open("w") as log:

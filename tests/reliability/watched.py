@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from hart_lite import cli
+from hart_lite.cli import main as cli
 
 ROOM = 64  # bytes of NOTES/now
 
@@ -85,7 +85,7 @@ def fill(how: str, place: Path) -> None:
 def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
     notes = Notes(Path(sys.argv[1]))
-    from hart_lite.commands.libraries import quiet_libraries
+    from hart_lite.cli.logging import quiet_libraries
 
     quiet_libraries()
     from hart_lite import checkpoints

@@ -6,7 +6,7 @@ import argparse
 import inspect
 from pathlib import Path
 
-from hart_lite.commands.libraries import quiet_libraries
+from hart_lite.cli.logging import quiet_libraries
 from hart_lite.types import HartError
 
 MINUTES = 1_000_000  # less than two years

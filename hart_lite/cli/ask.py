@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hart_lite.commands.libraries import quiet_libraries
+from hart_lite.cli.logging import quiet_libraries
 from hart_lite.types import HartError, printable, shown
 
 if TYPE_CHECKING:

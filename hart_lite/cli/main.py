@@ -8,7 +8,10 @@ import logging
 import os
 import sys
 
-from hart_lite.commands import data, evaluating, sharing, training, using
+from hart_lite.cli import ask as using
+from hart_lite.cli import data, export
+from hart_lite.cli import eval as evaluating
+from hart_lite.cli import train as training
 from hart_lite.training.signals import Stopped
 from hart_lite.types import HartError, printable
 
@@ -85,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(go_on="")  # what to say to someone who stopped a command
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for room in (training, using, evaluating, sharing, data):
-        room.add(commands)
+    for module in (training, using, evaluating, export, data):
+        module.add(commands)
     return parser
 
 

@@ -7,7 +7,7 @@ import inspect
 import sys
 from pathlib import Path
 
-from hart_lite.commands.libraries import quiet_libraries
+from hart_lite.cli.logging import quiet_libraries
 from hart_lite.types import HartError, printable
 
 EXAMPLES = """examples:
