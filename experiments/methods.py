@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hart_lite.config.recipe import load_recipe
-from hart_lite.run_dir import check_run
+from hart_lite.runs.run_dir import check_run
 from hart_lite.types import HartError
 
 METHODS = {

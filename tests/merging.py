@@ -17,7 +17,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from hart_lite.config.schema import ModelSection
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
-from hart_lite.run_dir import save_adapter
+from hart_lite.runs.run_dir import save_adapter
 from hart_lite.toy.model import build, build_config, build_tokenizer, initialise
 
 PARTS = ["language", "vision", "projector"]

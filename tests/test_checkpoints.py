@@ -10,8 +10,10 @@ from safetensors import SafetensorError
 from small_runs import make_up, metrics, rl_stage, small_recipe
 from transformers import TrainerState
 
-from hart_lite import checkpoints
-from hart_lite.checkpoints import (
+from hart_lite.inference.rollout import Runner
+from hart_lite.models.loading import load_policy
+from hart_lite.runs import checkpoints
+from hart_lite.runs.checkpoints import (
     KEPT,
     SEAL,
     LiveProgress,
@@ -20,8 +22,6 @@ from hart_lite.checkpoints import (
     rewind_metrics,
     seal,
 )
-from hart_lite.inference.rollout import Runner
-from hart_lite.models.loading import load_policy
 from hart_lite.training.datasets import load_splits
 from hart_lite.training.sample_tracking import Progress
 from hart_lite.training.train import Stage, train

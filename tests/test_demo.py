@@ -20,7 +20,7 @@ from hart_lite.demo.panels import notice, panels
 from hart_lite.demo.session import BASE, MAX_WORDS, TRAINED, Demo, Request, as_request, held_out_examples, read_request
 from hart_lite.inference.ask import Asked, ask
 from hart_lite.inference.load import open_model
-from hart_lite.run_dir import save_adapter
+from hart_lite.runs.run_dir import save_adapter
 from hart_lite.training.datasets import HELD_OUT
 from hart_lite.types import Box, HartError
 

@@ -30,7 +30,7 @@ from hart_lite.data.images import view_pixels
 from hart_lite.models.families.llava_onevision import LlavaOneVision
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
-from hart_lite.run_dir import save_adapter
+from hart_lite.runs.run_dir import save_adapter
 from hart_lite.training.train import train
 from hart_lite.types import Box, HartError, ImageView, Tokens
 

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hart_lite import checkpoints
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.yaml import MOST_CHARACTERS, parse_yaml
 from hart_lite.eval.benchmarks.registry import BENCHMARKS
@@ -18,7 +17,8 @@ from hart_lite.eval.results import read_row
 from hart_lite.export.lora import read_lora
 from hart_lite.export.shards import Checkpoint
 from hart_lite.grading import grade, normalise, read_answer
-from hart_lite.run_record import licence_of, record_of
+from hart_lite.runs import checkpoints
+from hart_lite.runs.record import licence_of, record_of
 from hart_lite.types import HartError, shown
 from tests.reliability import fuzz_own_files, fuzz_rows, fuzz_samples, fuzz_targets, fuzz_values, fuzz_written
 from tests.reliability.fuzz_samples import CHOICES

@@ -17,7 +17,7 @@ from hart_lite.inference.load import open_model
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.openai_engine import ApiEngine
 from hart_lite.models.generation import Sampling
-from hart_lite.run_dir import save_adapter
+from hart_lite.runs.run_dir import save_adapter
 from hart_lite.types import HartError, ImageView
 
 

@@ -15,7 +15,7 @@ from hart_lite.config.schema import ModelSection
 from hart_lite.models.finite import check_finite
 from hart_lite.models.generation import Sampling
 from hart_lite.models.loading import load_policy
-from hart_lite.run_dir import save_adapter
+from hart_lite.runs.run_dir import save_adapter
 from hart_lite.toy.model import build
 from hart_lite.training import rl_trainer as rl
 from hart_lite.training.step_guard import LIMIT, Standing

@@ -370,7 +370,8 @@ def test_what_cannot_fit_is_said_to_be_still_too_much():
 
 def test_the_command_prints_a_table_or_json_without_torch():
     code = (
-        "import sys; from hart_lite.cli.main import main; main(['plan', 'qwen7b_lora', '--json', 'rollout.samples=4']); "
+        "import sys; from hart_lite.cli.main import main; "
+        "main(['plan', 'qwen7b_lora', '--json', 'rollout.samples=4']); "
         "main(['plan', 'qwen7b_lora']); print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -18,7 +18,7 @@ from hart_lite.config.recipe import dump_recipe
 from hart_lite.export.merge import merge
 from hart_lite.export.model_card import fenced, model_card, plain
 from hart_lite.export.push import lay_out, pack, push
-from hart_lite.run_record import RunRecord, licence_of, public_name, public_recipe, record_of, run_of
+from hart_lite.runs.record import RunRecord, licence_of, public_name, public_recipe, record_of, run_of
 from hart_lite.training.train import train
 from hart_lite.types import HartError
 

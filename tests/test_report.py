@@ -31,7 +31,7 @@ from hart_lite.report.eval_report import page_of
 from hart_lite.report.html import Pictures
 from hart_lite.report.run_report import run_page, write_report
 from hart_lite.report.warnings import cautions
-from hart_lite.report_run import Moment, read_run
+from hart_lite.runs.reader import Moment, read_run
 from hart_lite.toy.scenes import World, examples
 from hart_lite.training.sample_tracking import Progress, missed_before, quarters, watched
 from hart_lite.training.train import train
@@ -230,7 +230,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, run, capsys):
 
 
 def test_the_command_imports_no_torch(run):
-    code = f"import sys; from hart_lite.cli.main import main; main(['report', {str(run)!r}]); print('torch' in sys.modules)"
+    call = f"main(['report', {str(run)!r}])"
+    code = f"import sys; from hart_lite.cli.main import main; {call}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"report: {run / 'report.html'}", "False"], done.stderr
 

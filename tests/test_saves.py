@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
 
-from hart_lite import checkpoints, run_dir
-from hart_lite.checkpoints import MetricsFile, SealedCheckpoints, damage
 from hart_lite.config.recipe import dump_recipe
+from hart_lite.runs import checkpoints, run_dir
+from hart_lite.runs.checkpoints import MetricsFile, SealedCheckpoints, damage
 from hart_lite.training import rl_trainer
 from hart_lite.training import train as training
 from hart_lite.training.sample_tracking import Progress

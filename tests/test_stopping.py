@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
 
-from hart_lite import run_dir
-from hart_lite.checkpoints import damage
 from hart_lite.cli import main
+from hart_lite.runs import run_dir
+from hart_lite.runs.checkpoints import damage
 from hart_lite.training import rl_trainer, sft_trainer
 from hart_lite.training import train as training
 from hart_lite.training.signals import TIME_UP, Stop, Stopped
@@ -227,7 +227,7 @@ from accelerate import PartialState
 from hart_lite.training.callbacks import highest_of_all
 from hart_lite.training.failures import endings_explained
 from hart_lite.config.recipe import load_recipe
-from hart_lite.run_dir import held_run
+from hart_lite.runs.run_dir import held_run
 from hart_lite.training.datasets import Splits
 from hart_lite.training.signals import Stop, Stopped
 from hart_lite.types import HartError

@@ -152,7 +152,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads({threads})
 from small_runs import make_up
-from hart_lite import checkpoints
+from hart_lite.runs import checkpoints
 from hart_lite.config.recipe import load_recipe
 from hart_lite.training.train import train
 

@@ -12,7 +12,7 @@ from hart_lite.inference.load import OpenModel
 from hart_lite.inference.prompts import question_lines
 from hart_lite.inference.protocols.base import Setting
 from hart_lite.inference.protocols.registry import OURS
-from hart_lite.run_dir import versions
+from hart_lite.runs.run_dir import versions
 
 NO_LIMIT = 10**9  # of pixels or tokens: a peer's protocol then goes by its own
 

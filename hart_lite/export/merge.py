@@ -28,7 +28,7 @@ from hart_lite.export.verify import Proof, prove
 from hart_lite.models.families.base import Family
 from hart_lite.models.fingerprint import check_fingerprint
 from hart_lite.models.loading import ADAPTER_BASE, DTYPES, FAMILIES
-from hart_lite.run_record import RunRecord, recipe_of, record_of
+from hart_lite.runs.record import RunRecord, recipe_of, record_of
 from hart_lite.types import HartError, shown
 
 Base = Literal["plain", "dequant"]

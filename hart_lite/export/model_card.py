@@ -15,7 +15,7 @@ from hart_lite.config.schema import Recipe, RLStage, SFTStage
 from hart_lite.eval.run_summary import summary_table
 from hart_lite.inference.prompts import LOCATE
 from hart_lite.models.loading import FAMILIES
-from hart_lite.run_record import HUB_ID, PICTURES, Picture, RunRecord
+from hart_lite.runs.record import HUB_ID, PICTURES, Picture, RunRecord
 from hart_lite.types import HartError, cut
 
 Kind = Literal["adapter", "merged"]

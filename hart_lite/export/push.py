@@ -20,7 +20,7 @@ from hart_lite.export.lora import CONFIG, find_adapter, read_config
 from hart_lite.export.model_card import Kind, model_card
 from hart_lite.export.shards import Checkpoint
 from hart_lite.models.loading import ADAPTER_BASE, ADAPTER_WEIGHTS
-from hart_lite.run_record import PICTURES, RECORD, RunRecord, public_name, record_of
+from hart_lite.runs.record import PICTURES, RECORD, RunRecord, public_name, record_of
 from hart_lite.types import HartError, cut, shown
 
 CARD = "README.md"

@@ -26,7 +26,7 @@ from hart_lite.inference.openai_engine import ApiEngine
 from hart_lite.inference.openai_frames import FRAMES
 from hart_lite.models.fingerprint import fingerprint
 from hart_lite.models.loading import ADAPTER_WEIGHTS, load_policy
-from hart_lite.run_record import RunRecord, recipe_of
+from hart_lite.runs.record import RunRecord, recipe_of
 from hart_lite.types import HartError, shown
 
 ADAPTER_CONFIG = "adapter_config.json"

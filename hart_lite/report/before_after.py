@@ -7,7 +7,7 @@ from html import escape
 
 from hart_lite.eval.run_summary import figures_of
 from hart_lite.eval.statistics import mcnemar
-from hart_lite.report_run import Moment, Run
+from hart_lite.runs.reader import Moment, Run
 from hart_lite.utils.markdown import probability
 
 # Name of the figure -> (what it means, which way is better: 1 up, -1 down, 0 neither, as a share)

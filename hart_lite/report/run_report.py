@@ -14,7 +14,7 @@ from hart_lite.report.eval_report import evaluation_page
 from hart_lite.report.html import LEGEND, Pictures, facts, navigation, page, save_page, section, unfold
 from hart_lite.report.samples import looks, samples
 from hart_lite.report.warnings import Caution, cautions
-from hart_lite.report_run import Run, is_run, read_run
+from hart_lite.runs.reader import Run, is_run, read_run
 from hart_lite.types import HartError
 
 

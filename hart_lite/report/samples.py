@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hart_lite.data.images import ImageFile
 from hart_lite.report.html import Pictures
-from hart_lite.report_run import PROGRESS, Moment, Run
+from hart_lite.runs.reader import PROGRESS, Moment, Run
 from hart_lite.types import HartError, cut
 
 IMAGE_SIDE, CROP_SIDE, SAMPLES_SIDE = 800, 160, 1100  # pixels of the longer sides in the page

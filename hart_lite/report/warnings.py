@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from hart_lite.config.schema import Recipe, RLStage
-from hart_lite.report_run import Run, StageRows
+from hart_lite.runs.reader import Run, StageRows
 
 FEW_STEPS = 8  # fewer say nothing of a trend
 TENTH = 10  # a trend is the last part of so many against the first

@@ -4,9 +4,9 @@
     trainer = APGRPOTrainer(model, reward_funcs=right, args=args, train_dataset=questions, k=0.6)
 
 mu1 multiplies the clipped policy term of a sequence, mu2 stands in the place of beta before its KL. Everything else is
-TRL's, sampling and averages included; so, unlike in `hart_lite.training.rl_trainer`, groups whose rewards all agree stay in the mean and
-keep their KL. With the arguments above it is the paper's loss; TRL's own defaults average over the tokens of all
-sequences ("dapo") and multiply the KL by the importance ratio, which changes its gradient.
+TRL's, sampling and averages included; so, unlike in `hart_lite.training.rl_trainer`, groups whose rewards all agree
+stay in the mean and keep their KL. With the arguments above it is the paper's loss; TRL's own defaults average over the
+tokens of all sequences ("dapo") and multiply the KL by the importance ratio, which changes its gradient.
 """
 
 from __future__ import annotations

@@ -18,13 +18,13 @@ import torch
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from hart_lite.checkpoints import SealedCheckpoints
 from hart_lite.config.schema import Recipe, RLStage
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.oom import Budget, Draws, within_memory
 from hart_lite.models.packing import Pack, pack
 from hart_lite.rl.advantages import ap_weights, group_advantages
 from hart_lite.rl.losses import gradient_scale, policy_loss, token_weights
+from hart_lite.runs.checkpoints import SealedCheckpoints
 from hart_lite.training.metrics import Clock, measure
 from hart_lite.training.rollout_log import save_rollouts
 from hart_lite.training.step_guard import Guarded, Standing

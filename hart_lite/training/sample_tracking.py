@@ -21,7 +21,7 @@ from PIL import Image
 from hart_lite.data.images import jpeg, view_pixels
 from hart_lite.eval.grounding import grounding
 from hart_lite.inference.rollout import Runner
-from hart_lite.report_run import PROGRESS, QUESTIONS
+from hart_lite.runs.reader import PROGRESS, QUESTIONS
 from hart_lite.types import Example, HartError, ImageView, Trajectory
 from hart_lite.utils.files import write_whole
 

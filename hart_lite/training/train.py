@@ -25,7 +25,12 @@ from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from trl import SFTConfig
 
-from hart_lite.checkpoints import (
+from hart_lite.config.environment import check_machine
+from hart_lite.config.schema import Recipe, RLStage, SFTStage
+from hart_lite.inference.rollout import Runner
+from hart_lite.models.loading import load_policy
+from hart_lite.report.run_report import write_report
+from hart_lite.runs.checkpoints import (
     LiveProgress,
     MetricsFile,
     is_last,
@@ -33,12 +38,7 @@ from hart_lite.checkpoints import (
     rewind_metrics,
     step_of,
 )
-from hart_lite.config.environment import check_machine
-from hart_lite.config.schema import Recipe, RLStage, SFTStage
-from hart_lite.inference.rollout import Runner
-from hart_lite.models.loading import load_policy
-from hart_lite.report.run_report import write_report
-from hart_lite.run_dir import evaluate_once, held_run, open_run, save_adapter, summarise
+from hart_lite.runs.run_dir import evaluate_once, held_run, open_run, save_adapter, summarise
 from hart_lite.training.callbacks import AtSteps, StopAfterStep, highest_of_all
 from hart_lite.training.datasets import Splits, load_splits
 from hart_lite.training.failures import endings_explained

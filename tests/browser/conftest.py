@@ -11,7 +11,7 @@ import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from hart_lite.inference.load import open_model
-from hart_lite.run_dir import save_adapter
+from hart_lite.runs.run_dir import save_adapter
 from tests.reliability.demo import Server, serving
 
 WAIT = 120_000  # milliseconds; the machine may be busy

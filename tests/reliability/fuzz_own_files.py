@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from hart_lite import checkpoints
 from hart_lite.config.recipe import dump_recipe
 from hart_lite.config.schema import Recipe
 from hart_lite.eval.results import read_evaluation
 from hart_lite.export.lora import read_lora
 from hart_lite.export.shards import Checkpoint
-from hart_lite.report_run import read_run
-from hart_lite.run_record import RunRecord, record_of
+from hart_lite.runs import checkpoints
+from hart_lite.runs.reader import read_run
+from hart_lite.runs.record import RunRecord, record_of
 
 PREDICTION = {
     "benchmark": "treebench", "mode": "crops", "id": "1", "category": "Perception/OCR", "cluster": "i",

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from hart_lite.checkpoints import damage, newest_checkpoint
+from hart_lite.runs.checkpoints import damage, newest_checkpoint
 from tests.reliability.promise import Promise
 from tests.reliability.runs import begin, differences, ended, finish, kept, said
 
@@ -72,7 +72,7 @@ def _every_file(folder: Path, unbroken: Path) -> Promise:
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger("hart_lite.checkpoints")
+    logger = logging.getLogger("hart_lite.runs.checkpoints")
     logger.addHandler(handler)
     tried, failed = 0, []
     for stage in sorted((unbroken / "stages").iterdir()):

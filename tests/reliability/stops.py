@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hart_lite.checkpoints import damage, newest_checkpoint
+from hart_lite.runs.checkpoints import damage, newest_checkpoint
 from tests.reliability.promise import Promise
 from tests.reliability.runs import begin, comes_to, differences, ended, finish, kept, metrics, said
 

@@ -88,7 +88,7 @@ def main() -> int:
     from hart_lite.cli.logging import quiet_libraries
 
     quiet_libraries()
-    from hart_lite import checkpoints
+    from hart_lite.runs import checkpoints
     from hart_lite.training import rl_trainer, sample_tracking, sft_trainer, train
 
     for owner, name, phase in (

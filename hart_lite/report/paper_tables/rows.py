@@ -13,7 +13,7 @@ from hart_lite.eval.metrics import SCORES, answers, grounding_figures, joint_fig
 from hart_lite.eval.results import Evaluation, is_evaluation, json_lines, read_evaluation
 from hart_lite.eval.summary import flat
 from hart_lite.report.paper_tables.published import BENCHMARKS, OF_TABLE
-from hart_lite.trained import rl_method, trained
+from hart_lite.runs.methods import rl_method, trained
 from hart_lite.types import HartError
 from hart_lite.utils.markdown import plain
 

@@ -1,4 +1,4 @@
-"""The run directory: opening it, and what is written there once and whole (see `hart_lite.training.train` for its layout).
+"""The run directory: opening it, and what is written there once and whole (`hart_lite.training.train` shows it).
 
 Where several processes share a run, the first one writes and the others wait.
 """
@@ -17,7 +17,6 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from hart_lite.checkpoints import DISK_ERRORS
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.schema import Recipe
 from hart_lite.eval.evaluate import evaluate
@@ -27,6 +26,7 @@ from hart_lite.models.families.base import Family
 from hart_lite.models.fingerprint import KEY, check_fingerprint, fingerprint
 from hart_lite.models.loading import ADAPTER_BASE, FRAME
 from hart_lite.models.policy import Policy
+from hart_lite.runs.checkpoints import DISK_ERRORS
 from hart_lite.types import Example, HartError
 from hart_lite.utils.files import move_whole, write_whole
 from hart_lite.utils.locks import LOCK, FolderLock
