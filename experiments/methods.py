@@ -19,8 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hart_lite.config.recipe import load_recipe
+from hart_lite.errors import HartError
 from hart_lite.runs.run_dir import check_run
-from hart_lite.types import HartError
 
 METHODS = {
     "GRPO": ["loop=direct", "objective=grpo"],

@@ -12,7 +12,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hart_lite.types import HartError, shown
+from hart_lite.errors import HartError
+from hart_lite.utils.text import shown
 
 _BRACES = re.compile(r"\\boxed\s*\{|\{|\}")
 _TAGS = re.compile(r"<(/?)answer>", re.IGNORECASE)

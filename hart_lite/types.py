@@ -13,40 +13,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class HartError(Exception):
-    """An error the user can act on: says what was given, what is allowed and what to do."""
-
-
-class BrokenImageError(HartError):
-    """An image that cannot be read although the check of the data let it pass; `key` is its source's."""
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
-        self.key = key
-
-
-class NotFiniteError(HartError):
-    """The model's scores are NaN or infinite, so that nothing can be drawn from them."""
-
-
-def shown(value: object) -> str:
-    """A value as messages quote it: no more than 200 characters of its `repr`, from both ends."""
-    try:
-        return cut(repr(value))
-    except (RecursionError, ValueError):  # nested a thousand times; a number of over 4,300 digits
-        return f"a {type(value).__name__} that is too large to show"
-
-
-def cut(text: str) -> str:
-    """A text of at most 200 characters: what is longer loses its middle."""
-    return text if len(text) <= 200 else f"{text[:98]} .. {text[-98:]}"
-
-
-def printable(text: str) -> str:
-    """Text that neither moves a terminal's cursor nor turns the direction of what follows: for what others wrote."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 @dataclass(frozen=True)
 class Box:
     """A rectangle in original pixels, `x1 < x2`, `y1 < y2`; `image` is the index of the image it lies on."""

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
+from hart_lite.errors import HartError
 from hart_lite.grading import answer_letter, choice_lines, grade, normalise, read_answer
-from hart_lite.types import HartError
 
 SIGNS = ("STOP", "SLOW", "EXIT", "OPEN")
 

@@ -16,13 +16,14 @@ from pictures import Photo
 from PIL import Image
 
 from hart_lite.data.images import view_pixels
+from hart_lite.errors import HartError
 from hart_lite.inference import openai_client
 from hart_lite.inference.conversation import Conversation, Spoken
 from hart_lite.inference.openai_client import Client, RequestError
 from hart_lite.inference.openai_engine import ApiEngine
 from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
-from hart_lite.types import HartError, ImageView
+from hart_lite.types import ImageView
 
 KEY = "sk-very-secret-0123456789"
 VIEW = ImageView(Photo(56, 84), (56, 84))

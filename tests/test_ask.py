@@ -13,13 +13,14 @@ from PIL import Image
 from hart_lite.boxes import iou
 from hart_lite.cli import main
 from hart_lite.data.images import ImageFile
+from hart_lite.errors import HartError
 from hart_lite.inference.ask import ask
 from hart_lite.inference.load import open_model
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.report.answer_picture import COLOURS, LEAST_WIDTH, MARGIN, PHOTO_SIDES, answer_picture, picture_places
 from hart_lite.toy.scenes import World, examples
-from hart_lite.types import Box, HartError
+from hart_lite.types import Box
 
 EXAMPLES = examples(World(), range(3), 2)
 

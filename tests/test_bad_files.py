@@ -15,9 +15,9 @@ from benchmark_files import (
     write_vstar,
 )
 
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.registry import BENCHMARKS
 from hart_lite.eval.benchmarks.scores import scores
-from hart_lite.types import HartError
 
 
 @pytest.mark.parametrize("image", ["../photo.jpg", "imgs/../../photo.jpg", "{outside}"])

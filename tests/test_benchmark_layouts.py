@@ -31,9 +31,9 @@ from benchmark_files import (
 from PIL import Image
 
 from hart_lite.data.images import DECODED
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.choices import from_list, from_question, from_text
 from hart_lite.eval.benchmarks.registry import BENCHMARKS
-from hart_lite.types import HartError
 
 
 @pytest.fixture(autouse=True)

@@ -26,9 +26,10 @@ from benchmark_files import (
 )
 
 from hart_lite.data.images import content_key
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.listing import listing
 from hart_lite.eval.benchmarks.registry import BENCHMARKS, find
-from hart_lite.types import Box, HartError
+from hart_lite.types import Box
 
 
 @pytest.fixture(autouse=True)

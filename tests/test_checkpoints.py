@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from small_runs import make_up, metrics, rl_stage, small_recipe
 from transformers import TrainerState
 
+from hart_lite.errors import HartError
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.loading import load_policy
 from hart_lite.runs import checkpoints
@@ -25,7 +26,6 @@ from hart_lite.runs.checkpoints import (
 from hart_lite.training.datasets import load_splits
 from hart_lite.training.sample_tracking import Progress
 from hart_lite.training.train import Stage, train
-from hart_lite.types import HartError
 from hart_lite.utils.files import write_whole
 
 

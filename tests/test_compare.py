@@ -3,8 +3,8 @@
 import pytest
 from evaluations import SETTINGS, always_a, blind, questions, right_from_anywhere, rows_of, sound, write_evaluation
 
+from hart_lite.errors import HartError
 from hart_lite.eval.compare import compare, compare_text
-from hart_lite.types import HartError
 
 
 def pair(tmp_path, rows_a, rows_b, **settings_b):

@@ -5,6 +5,7 @@ import pytest
 from evaluations import blind, questions, rows_of, sound, whole_image, write_evaluation
 from PIL import Image
 
+from hart_lite.errors import HartError
 from hart_lite.report.curves import (
     BOTTOM,
     COLOURS,
@@ -17,7 +18,6 @@ from hart_lite.report.curves import (
     iou_curves,
     write_iou_curve,
 )
-from hart_lite.types import HartError
 
 
 def colour_at(image, threshold, share):

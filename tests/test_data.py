@@ -17,7 +17,8 @@ from hart_lite.data import images
 from hart_lite.data.check import check_dataset, format_report
 from hart_lite.data.dataset import check_disjoint, load_examples, load_mme_realworld, split_by_image
 from hart_lite.data.images import ImageBytes, view_pixels
-from hart_lite.types import Box, Example, HartError, ImageView
+from hart_lite.errors import HartError
+from hart_lite.types import Box, Example, ImageView
 
 REPO = Path(__file__).parent.parent
 REALSET = Path(os.environ.get("HART_REALSET", REPO.parent / "shared" / "realset"))

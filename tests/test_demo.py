@@ -18,11 +18,12 @@ from hart_lite.data.images import ImageBytes
 from hart_lite.demo import session as demo_room
 from hart_lite.demo.panels import notice, panels
 from hart_lite.demo.session import BASE, MAX_WORDS, TRAINED, Demo, Request, as_request, held_out_examples, read_request
+from hart_lite.errors import HartError
 from hart_lite.inference.ask import Asked, ask
 from hart_lite.inference.load import open_model
 from hart_lite.runs.run_dir import save_adapter
 from hart_lite.training.datasets import HELD_OUT
-from hart_lite.types import Box, HartError
+from hart_lite.types import Box
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 EXAMPLES = held_out_examples()

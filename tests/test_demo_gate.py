@@ -7,7 +7,7 @@ import os
 import pytest
 
 from hart_lite.demo.gate import MAX_BODY, Gate, keep_newest, listening
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 
 class Behind:

@@ -8,6 +8,7 @@ from pictures import Photo
 
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import ModelSection
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.toy import BENCHMARK
 from hart_lite.eval.questions import Question
 from hart_lite.eval.settings import EvalSettings, setting_of
@@ -21,7 +22,7 @@ from hart_lite.models.attention import Branches
 from hart_lite.models.generation import Sampling
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
-from hart_lite.types import Box, HartError, ImageView, Tokens
+from hart_lite.types import Box, ImageView, Tokens
 
 TINY = load_recipe("tiny_cpu")
 MODES = list(PROTOCOLS)

@@ -10,8 +10,8 @@ import pytest
 from evaluations import questions, rows_of, sound
 
 from hart_lite.cli import main
+from hart_lite.errors import HartError
 from hart_lite.eval.eval_folder import EvalFolder
-from hart_lite.types import HartError
 
 SETTINGS = {"model": "m", "modes": ["crops"]}
 ROWS = rows_of(questions(4), sound)

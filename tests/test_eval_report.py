@@ -18,11 +18,12 @@ from evaluations import (
     write_evaluation,
 )
 
+from hart_lite.errors import HartError
 from hart_lite.eval.grounding import joint_table, recall_iou
 from hart_lite.eval.metrics import findings
 from hart_lite.eval.results import read_evaluation
 from hart_lite.eval.summary import cautions, summary_md
-from hart_lite.types import Box, HartError
+from hart_lite.types import Box
 
 HABIT = "whatever is asked"
 SIZE_ALONE = "wherever they are put"

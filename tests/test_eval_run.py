@@ -17,6 +17,7 @@ from PIL import Image
 
 from hart_lite.cli import main
 from hart_lite.config.recipe import load_recipe
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks import custom, listing, registry, toy
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.eval.evaluator import run_eval
@@ -25,7 +26,6 @@ from hart_lite.eval.settings import NO_LIMIT, EvalSettings, setting_of
 from hart_lite.inference import prompts
 from hart_lite.inference.load import open_model
 from hart_lite.inference.protocols.registry import PROTOCOLS
-from hart_lite.types import HartError
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
 MODES = tuple(PROTOCOLS)

@@ -28,12 +28,13 @@ from tiny_families import INTERNVL, INTERNVL_TILE, StockInternVL, build_internvl
 
 from hart_lite.config.schema import ModelSection, PixelBudgets
 from hart_lite.data.images import view_pixels
+from hart_lite.errors import HartError
 from hart_lite.models.families.internvl3 import MAX_TILES, InternVL3
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
 from hart_lite.perf import vision_sizes
 from hart_lite.training.train import train
-from hart_lite.types import Box, HartError, ImageView, Tokens
+from hart_lite.types import Box, ImageView, Tokens
 
 T = INTERNVL_TILE
 

@@ -27,12 +27,13 @@ from tiny_families import LLAVA, LLAVA_GRIDS, LLAVA_TEMPLATE, LLAVA_TILE, StockL
 from hart_lite.box_formats import FRAMES
 from hart_lite.config.schema import ModelSection, PixelBudgets
 from hart_lite.data.images import view_pixels
+from hart_lite.errors import HartError
 from hart_lite.models.families.llava_onevision import LlavaOneVision
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
 from hart_lite.runs.run_dir import save_adapter
 from hart_lite.training.train import train
-from hart_lite.types import Box, HartError, ImageView, Tokens
+from hart_lite.types import Box, ImageView, Tokens
 
 T = LLAVA_TILE
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 from tests.reliability.fuzz_bytes import damaged_of
 from tests.reliability.fuzz_guided import guided, installed
 from tests.reliability.fuzz_planted import PLANTED, PlantedError

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hart_lite.data import image_headers, images
 from hart_lite.data.images import ImageBytes, ImageFile
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 from tests.reliability import fuzz_images
 from tests.reliability.fuzz_watch import LIMIT_S, Target, Watch
 

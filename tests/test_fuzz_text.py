@@ -12,6 +12,7 @@ from PIL import Image
 
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.yaml import MOST_CHARACTERS, parse_yaml
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.registry import BENCHMARKS
 from hart_lite.eval.results import read_row
 from hart_lite.export.lora import read_lora
@@ -19,7 +20,7 @@ from hart_lite.export.shards import Checkpoint
 from hart_lite.grading import grade, normalise, read_answer
 from hart_lite.runs import checkpoints
 from hart_lite.runs.record import licence_of, record_of
-from hart_lite.types import HartError, shown
+from hart_lite.utils.text import shown
 from tests.reliability import fuzz_own_files, fuzz_rows, fuzz_samples, fuzz_targets, fuzz_values, fuzz_written
 from tests.reliability.fuzz_samples import CHOICES
 from tests.reliability.fuzz_watch import LIMIT_S

@@ -10,8 +10,9 @@ import pytest
 from evaluations import SIZE, blind, elsewhere, other_letter, questions, rows_of, sound, write_evaluation
 from PIL import Image
 
+from hart_lite.errors import HartError
 from hart_lite.report.gallery import PREDICTED, SIDE, TRUTH, draw_truth_and_boxes, group_of, write_gallery
-from hart_lite.types import Box, HartError
+from hart_lite.types import Box
 
 HOSTILE = '</pre></article><script>alert(1)</script><img src="http://x.test/a" onerror=alert(2)>"\'&'
 VOID = {"meta", "img"}

@@ -12,9 +12,9 @@ from small_runs import make_up, rl_stage, small_recipe
 from hart_lite.data.convert import convert
 from hart_lite.data.dataset import load_examples
 from hart_lite.data.images import ImageFile
+from hart_lite.errors import HartError
 from hart_lite.runs.checkpoints import seal
 from hart_lite.training.train import train
-from hart_lite.types import HartError
 from tests.reliability.hostile import _paths as paths_promise
 
 

@@ -8,8 +8,8 @@ from small_runs import make_up, rl_stage, sft_stage, small_recipe
 
 from hart_lite.cli.main import main
 from hart_lite.training.train import train
-from hart_lite.types import printable
 from hart_lite.utils.markdown import plain
+from hart_lite.utils.text import printable
 from tests.reliability.hostile_text import (
     MARK,
     TEXT,

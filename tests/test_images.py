@@ -14,7 +14,8 @@ from hart_lite.boxes import rescale
 from hart_lite.data import images
 from hart_lite.data.contact_sheet import contact_sheet
 from hart_lite.data.images import ImageBytes, ImageFile, crop_pixels, draw_boxes, view_pixels
-from hart_lite.types import Box, Example, HartError, ImageView
+from hart_lite.errors import HartError
+from hart_lite.types import Box, Example, ImageView
 
 
 def ruler(width: int, height: int) -> np.ndarray:

@@ -9,9 +9,9 @@ import sys
 import pytest
 from small_runs import rl_stage, small_recipe
 
+from hart_lite.errors import HartError
 from hart_lite.training import train as training
 from hart_lite.training.train import train
-from hart_lite.types import HartError
 from hart_lite.utils import locks
 from hart_lite.utils.locks import LOCK, FolderLock
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from hart_lite.data.dataset import load_examples, split_by_image
+from hart_lite.errors import HartError
 from hart_lite.toy.export import make_world
 from hart_lite.toy.scenes import World, examples
-from hart_lite.types import HartError
 
 
 def test_what_is_written_is_what_is_in_memory(tmp_path):

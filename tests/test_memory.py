@@ -12,12 +12,12 @@ from small_runs import make_up, metrics, small_recipe, without_timings
 from trainers import adapters, rl_trainer, same, sft_trainer
 
 import hart_lite.models.policy
+from hart_lite.errors import HartError
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.oom import Budget, Draws, ran_out, within_memory
 from hart_lite.models.policy import Policy
 from hart_lite.training.datasets import load_splits
 from hart_lite.training.rl_trainer import RLTrainer
-from hart_lite.types import HartError
 
 BUDGET = 512  # tokens; a step of the small runs makes several packs of it, and half of it holds the longest sequence
 DROPOUT = {"lora": {"r": 4, "dropout": 0.1}}  # draws in every pass: what is computed again has to draw the same

@@ -9,6 +9,7 @@ from merging import deltas, edit_config, make_adapter, make_base, peft_adapter, 
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from hart_lite.errors import HartError
 from hart_lite.export.lora import read_lora
 from hart_lite.export.lora_sum import Sum
 from hart_lite.export.merge import merge
@@ -16,7 +17,6 @@ from hart_lite.export.shards import INDEX, SINGLE, Checkpoint
 from hart_lite.export.tensor_names import Names
 from hart_lite.export.verify import prove_logits
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
-from hart_lite.types import HartError
 from hart_lite.utils.files import write_whole
 
 

@@ -12,10 +12,10 @@ import torch
 from merging import PLAIN_PROCESSOR, contents, deltas, edit_config, make_adapter, make_base, python, weights
 from small_runs import make_up, sft_stage, small_recipe
 
+from hart_lite.errors import HartError
 from hart_lite.export.merge import merge
 from hart_lite.export.verify import picture_and_question
 from hart_lite.training.train import train
-from hart_lite.types import HartError
 
 
 @pytest.fixture(scope="module")

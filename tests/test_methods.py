@@ -7,7 +7,7 @@ import pytest
 
 from experiments import methods
 from hart_lite.config.recipe import dump_recipe, load_recipe
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 SUMMARY = {"before": {"grounding": {"wrong_grounding": 0.5}}}
 

@@ -11,6 +11,7 @@ from small_runs import small_recipe
 
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.schema import Rollout
+from hart_lite.errors import HartError
 from hart_lite.export.merge import merge
 from hart_lite.inference import load
 from hart_lite.inference.load import open_model
@@ -18,7 +19,7 @@ from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.openai_engine import ApiEngine
 from hart_lite.models.generation import Sampling
 from hart_lite.runs.run_dir import save_adapter
-from hart_lite.types import HartError, ImageView
+from hart_lite.types import ImageView
 
 
 @pytest.fixture(scope="module")

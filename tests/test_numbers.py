@@ -12,6 +12,7 @@ from trainers import ON_CPU, adapters, rl_trainer, same, sft_trainer
 from trl import SFTTrainer
 
 from hart_lite.config.schema import ModelSection
+from hart_lite.errors import HartError, NotFiniteError
 from hart_lite.models.finite import check_finite
 from hart_lite.models.generation import Sampling
 from hart_lite.models.loading import load_policy
@@ -19,7 +20,6 @@ from hart_lite.runs.run_dir import save_adapter
 from hart_lite.toy.model import build
 from hart_lite.training import rl_trainer as rl
 from hart_lite.training.step_guard import LIMIT, Standing
-from hart_lite.types import HartError, NotFiniteError
 
 BAD = {"nan": math.nan, "inf": math.inf}
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 from pictures import photo_view
 
+from hart_lite.errors import HartError
 from hart_lite.models.packing import Node, pack, trie
-from hart_lite.types import HartError, Slot, Tokens
+from hart_lite.types import Slot, Tokens
 
 
 def positions(tokens: Tokens) -> torch.Tensor:

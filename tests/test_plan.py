@@ -17,6 +17,7 @@ from hart_lite.cli import main as cli
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.resources import EMBEDDED, shipped_recipes
 from hart_lite.config.schema import ModelSection
+from hart_lite.errors import HartError
 from hart_lite.models import generation, policy
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.models.generation import Sampling
@@ -30,7 +31,7 @@ from hart_lite.perf.peak_memory import peak_bytes
 from hart_lite.perf.plan_report import report, suggest, with_overrides
 from hart_lite.rl.losses import policy_loss
 from hart_lite.toy.model import build_config
-from hart_lite.types import HartError, Tokens
+from hart_lite.types import Tokens
 
 # How near the plan comes; the classes of transformers 5.17 keep a little more than those it was made for.
 TENTH = 0.1 if Version(transformers.__version__) >= Version("5.23") else 0.13

@@ -11,11 +11,12 @@ from transformers import GenerationConfig, GPT2Config, Qwen2_5_VLForConditionalG
 
 from hart_lite.config.schema import Lora, ModelSection
 from hart_lite.data.images import view_pixels
+from hart_lite.errors import HartError
 from hart_lite.models.generation import Sampling, _pick
 from hart_lite.models.loading import load_policy, pick_attention
 from hart_lite.models.packing import pack
 from hart_lite.models.policy import Policy
-from hart_lite.types import Box, HartError, ImageView, Tokens
+from hart_lite.types import Box, ImageView, Tokens
 
 ALL_PARTS = Lora(parts=["language", "vision", "projector"])
 

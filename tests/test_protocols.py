@@ -8,12 +8,13 @@ from pictures import Photo
 from PIL import Image
 
 from hart_lite.data.images import view_pixels
+from hart_lite.errors import HartError
 from hart_lite.inference import prompts
 from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
 from hart_lite.inference.protocols import deepeyes, mgpo, pixel_reasoner
 from hart_lite.inference.protocols.base import Outcome, Say, Setting
 from hart_lite.inference.protocols.registry import PROTOCOLS, find
-from hart_lite.types import Box, Example, HartError, ImageView
+from hart_lite.types import Box, Example, ImageView
 
 PHOTO = Photo(1120, 560)  # seen at 448 x 224 within 100,352 pixels: a scale of 2.5
 CHOICES = ("lion", "tiger", "bear", "wolf")

@@ -15,12 +15,12 @@ from PIL import Image
 from small_runs import make_up, rl_stage, sft_stage, small_recipe
 
 from hart_lite.config.recipe import dump_recipe
+from hart_lite.errors import HartError
 from hart_lite.export.merge import merge
 from hart_lite.export.model_card import fenced, model_card, plain
 from hart_lite.export.push import lay_out, pack, push
 from hart_lite.runs.record import RunRecord, licence_of, public_name, public_recipe, record_of, run_of
 from hart_lite.training.train import train
-from hart_lite.types import HartError
 
 HOSTILE = (
     "<script>alert(1)</script> ![x](http://evil/x.png) [y](javascript:z) `a` | b\n# head\n---\nwww.evil.org @you $x^2$"
@@ -396,7 +396,7 @@ def test_an_adapter_without_its_run_has_a_card_too(tmp_path):
 PUSHES = """
     import json, os, sys, traceback
     from hart_lite.export.push import push
-    from hart_lite.types import HartError
+    from hart_lite.errors import HartError
     results = {}
     for name, source, repo, token, more in json.loads(sys.argv[1]):
         os.environ.pop("HF_TOKEN", None)

@@ -13,7 +13,7 @@ from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.reference import reference
 from hart_lite.config.resources import shipped_recipes
 from hart_lite.config.schema import Recipe
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 
 def problems(*overrides, name="tiny_cpu"):

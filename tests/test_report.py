@@ -23,6 +23,7 @@ from test_gallery import Page as GalleryPage
 from hart_lite.cli import main as cli
 from hart_lite.config.recipe import dump_recipe
 from hart_lite.config.schema import PixelBudgets, Rollout
+from hart_lite.errors import HartError
 from hart_lite.eval.metrics import findings
 from hart_lite.eval.results import read_evaluation
 from hart_lite.inference.rollout import Runner
@@ -35,7 +36,6 @@ from hart_lite.runs.reader import Moment, read_run
 from hart_lite.toy.scenes import World, examples
 from hart_lite.training.sample_tracking import Progress, missed_before, quarters, watched
 from hart_lite.training.train import train
-from hart_lite.types import HartError
 
 WEIGHTS = "adapter_model.safetensors"
 STAGES = [rl_stage(steps=8, log_rollouts_every=4), sft_stage(steps=2)]

@@ -12,13 +12,13 @@ import pytest
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
 
 from hart_lite.config.recipe import dump_recipe
+from hart_lite.errors import HartError
 from hart_lite.runs import checkpoints, run_dir
 from hart_lite.runs.checkpoints import MetricsFile, SealedCheckpoints, damage
 from hart_lite.training import rl_trainer
 from hart_lite.training import train as training
 from hart_lite.training.sample_tracking import Progress
 from hart_lite.training.train import train
-from hart_lite.types import HartError
 from hart_lite.utils import files
 from hart_lite.utils.files import move_whole, write_whole
 

@@ -3,10 +3,11 @@
 import pytest
 from benchmark_files import hrbench_rows, mme_row, read, treebench_row, write_mme, write_tsv
 
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.registry import BENCHMARKS
 from hart_lite.eval.benchmarks.scores import scores
 from hart_lite.grading import grade, read_answer
-from hart_lite.types import Example, HartError
+from hart_lite.types import Example
 
 
 def predicted(benchmark, example: Example, text: str, boxes=(), turns=()) -> dict:

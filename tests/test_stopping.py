@@ -14,13 +14,13 @@ import pytest
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
 
 from hart_lite.cli import main
+from hart_lite.errors import HartError
 from hart_lite.runs import run_dir
 from hart_lite.runs.checkpoints import damage
 from hart_lite.training import rl_trainer, sft_trainer
 from hart_lite.training import train as training
 from hart_lite.training.signals import TIME_UP, Stop, Stopped
 from hart_lite.training.train import train
-from hart_lite.types import HartError
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 
@@ -230,7 +230,7 @@ from hart_lite.config.recipe import load_recipe
 from hart_lite.runs.run_dir import held_run
 from hart_lite.training.datasets import Splits
 from hart_lite.training.signals import Stop, Stopped
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 processes, place, said = PartialState(cpu=True), Path(sys.argv[1]), {}
 rank = processes.process_index

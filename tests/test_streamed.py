@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from tiny_families import build_internvl, build_llava
 from transformers import AutoModelForImageTextToText
 
+from hart_lite.errors import HartError
 from hart_lite.export.shards import SINGLE, Checkpoint
 from hart_lite.export.streamed import streamed
 from hart_lite.export.tensor_names import Names
@@ -14,7 +15,6 @@ from hart_lite.export.verify import picture_and_question
 from hart_lite.models.families.internvl3 import InternVL3
 from hart_lite.models.families.llava_onevision import LlavaOneVision
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
-from hart_lite.types import HartError
 
 BUILD = {Qwen25VL: make_base, InternVL3: build_internvl, LlavaOneVision: build_llava}
 

@@ -19,13 +19,13 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Trai
 
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.data.images import ImageFile
+from hart_lite.errors import HartError
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.loading import load_policy
 from hart_lite.toy.model import build
 from hart_lite.training import train as training
 from hart_lite.training.datasets import load_splits
 from hart_lite.training.train import train
-from hart_lite.types import HartError
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
 NO_EVAL = {"world": {"scenes": 4, "eval_scenes": 0, "size": 168}}

@@ -11,12 +11,12 @@ from peft import LoraConfig
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
+from hart_lite.errors import HartError
 from hart_lite.rl.advantages import ap_weights, group_advantages
 from hart_lite.rl.losses import policy_loss
 from hart_lite.rl.trl_trainer import APGRPOTrainer
 from hart_lite.toy.model import build_tokenizer
 from hart_lite.toy.scenes import COLOURS, SHAPES
-from hart_lite.types import HartError
 
 PROMPTS = [f"Which character is on the {colour} {shape}?" for colour in COLOURS for shape in SHAPES]
 SAMPLES, BETA, EPSILON, LONGEST = 4, 0.5, 0.01, 6  # much KL and an early clip, so that both show

@@ -12,9 +12,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from hart_lite.config.environment import check_machine
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import ModelSection
+from hart_lite.errors import HartError
 from hart_lite.models.generation import Sampling
 from hart_lite.models.loading import UNSLOTH_TOKENS, load_policy
-from hart_lite.types import HartError
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hart_lite.cli.logging import quiet_libraries
-from hart_lite.types import HartError, printable, shown
+from hart_lite.errors import HartError
+from hart_lite.utils.text import printable, shown
 
 if TYPE_CHECKING:
     from hart_lite.inference.ask import Asked

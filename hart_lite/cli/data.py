@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hart_lite.types import HartError, printable
+from hart_lite.errors import HartError
+from hart_lite.utils.text import printable
 
 
 def add(commands: argparse._SubParsersAction) -> None:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from hart_lite.cli.logging import quiet_libraries
-from hart_lite.types import HartError, printable
+from hart_lite.errors import HartError
+from hart_lite.utils.text import printable
 
 EXAMPLES = """examples:
   hart-lite eval runs/tiny_cpu --benchmark world=scenes=40 --mode full,crops,full+crops,mgpo

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from hart_lite.cli.logging import quiet_libraries
-from hart_lite.types import printable
+from hart_lite.utils.text import printable
 
 
 def add(commands: argparse._SubParsersAction) -> None:

@@ -12,8 +12,9 @@ from hart_lite.cli import ask as using
 from hart_lite.cli import data, export
 from hart_lite.cli import eval as evaluating
 from hart_lite.cli import train as training
+from hart_lite.errors import HartError
 from hart_lite.training.signals import Stopped
-from hart_lite.types import HartError, printable
+from hart_lite.utils.text import printable
 
 EXAMPLES = """examples:
   hart-lite train tiny_cpu                          the embedded world, on a laptop, in minutes

@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 
 from hart_lite.cli.logging import quiet_libraries
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 MINUTES = 1_000_000  # less than two years
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from packaging.version import Version
 
 from hart_lite.config.schema import Recipe
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 
 def check_machine(recipe: Recipe) -> None:

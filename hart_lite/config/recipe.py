@@ -14,8 +14,9 @@ from pydantic import BaseModel, ValidationError
 from hart_lite.config.resources import shipped_recipes
 from hart_lite.config.schema import Recipe, RLStage, SFTStage
 from hart_lite.config.yaml import parse_yaml
-from hart_lite.types import HartError, shown
+from hart_lite.errors import HartError
 from hart_lite.utils.files import write_whole
+from hart_lite.utils.text import shown
 
 
 def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -12,7 +12,9 @@ from tqdm import tqdm
 from hart_lite.data.contact_sheet import contact_sheet
 from hart_lite.data.dataset import checked
 from hart_lite.data.rows import Source, read_rows
-from hart_lite.types import Example, HartError, cut
+from hart_lite.errors import HartError
+from hart_lite.types import Example
+from hart_lite.utils.text import cut
 
 SHOWN = 50  # categories in the report, the largest first
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from hart_lite.data.images import crop_pixels, draw_boxes
-from hart_lite.types import Box, Example, HartError
+from hart_lite.errors import HartError
+from hart_lite.types import Box, Example
 
 MAX_CARDS = 24  # keeps the sheet under 10 million pixels, whatever the data set
 PICTURE = (480, 270)  # width and height of a card's pictures

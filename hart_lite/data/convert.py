@@ -17,7 +17,8 @@ from hart_lite.data.formats.csv_folder import read_csv_folder
 from hart_lite.data.formats.mgpo import read_mgpo
 from hart_lite.data.rows import Row
 from hart_lite.data.writer import ROWS, data_folder
-from hart_lite.types import Example, HartError
+from hart_lite.errors import HartError
+from hart_lite.types import Example
 
 FORMATS = ("llava", "sharegpt", "mgpo", "coco", "csv", "mme_realworld")
 DROPPED = "dropped.txt"

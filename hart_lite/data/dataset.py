@@ -14,8 +14,10 @@ from typing import Any
 
 from hart_lite.data.images import ImageFile
 from hart_lite.data.rows import FIELDS, MAX_PATH, ImageCell, Row, Source, nearest, read_mme_realworld, read_rows
+from hart_lite.errors import HartError
 from hart_lite.grading import answer_letter
-from hart_lite.types import Box, Example, HartError, ImageSource, cut, shown
+from hart_lite.types import Box, Example, ImageSource
+from hart_lite.utils.text import cut, shown
 
 SHOWN = 5  # bad rows quoted in one error
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 MAX_SCANS = 100  # passes of a JPEG over its pixels, of which ten are usual; libtiff has the same limit
 

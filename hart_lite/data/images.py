@@ -24,7 +24,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from hart_lite.data.image_headers import DECODE_ERRORS, UPRIGHT, check_scans, length_of, orientation
-from hart_lite.types import Box, BrokenImageError, HartError, ImageView, cut, printable
+from hart_lite.errors import BrokenImageError, HartError
+from hart_lite.types import Box, ImageView
+from hart_lite.utils.text import cut, printable
 
 MAX_PIXELS = 300_000_000  # 1.2 GB as RGB; the largest images of the benchmarks have about a tenth of it
 # What is larger than an 8K frame must have a byte for every so many pixels; a true JPEG has 512 at most, a bit for each

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hart_lite.data.images import ImageBytes, content_key
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 if TYPE_CHECKING:
     import datasets

@@ -15,7 +15,9 @@ from PIL import Image
 
 from hart_lite.data.images import FORMATS, ImageFile
 from hart_lite.data.rows import ImageCell
-from hart_lite.types import Example, HartError, ImageSource, shown
+from hart_lite.errors import HartError
+from hart_lite.types import Example, ImageSource
+from hart_lite.utils.text import shown
 
 ROWS, IMAGES = "rows.jsonl", "images"
 

@@ -27,8 +27,9 @@ from hart_lite.demo.session import (
     read_photo,
     read_request,
 )
+from hart_lite.errors import HartError
 from hart_lite.report.html import Pictures
-from hart_lite.types import Example, HartError
+from hart_lite.types import Example
 
 WAITING = 16  # questions in the queue; a further one is told so
 KEPT_BYTES = 8 * MAX_BYTES  # of uploaded photos

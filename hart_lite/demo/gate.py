@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 App = Callable[..., Awaitable[None]]
 

@@ -15,7 +15,8 @@ from hart_lite.grading import grade
 from hart_lite.inference.ask import Asked
 from hart_lite.report.answer_picture import COLOURS
 from hart_lite.report.html import Pictures
-from hart_lite.types import Box, Example, cut
+from hart_lite.types import Box, Example
+from hart_lite.utils.text import cut
 
 PHOTO_SIDE, CROP_SIDE = 960, 320  # most pixels of the longer sides in the page
 TITLES = {BASE: ("Base", "adapter off"), TRAINED: ("Trained", "adapter on"), ONLY: ("", "")}

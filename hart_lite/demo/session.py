@@ -11,11 +11,12 @@ from pathlib import Path
 
 from hart_lite.config.recipe import load_recipe
 from hart_lite.data.images import ImageBytes
+from hart_lite.errors import HartError
 from hart_lite.inference.ask import DEFAULT_MODE, Asked, ask, check
 from hart_lite.inference.load import OpenModel
 from hart_lite.toy.scenes import examples
 from hart_lite.training.datasets import HELD_OUT, make_world
-from hart_lite.types import Example, HartError, ImageSource
+from hart_lite.types import Example, ImageSource
 
 MAX_BYTES = 64 * 2**20  # of a photo's file
 MAX_PIXELS = 64_000_000  # of a photo: 0.26 GB decoded, and three times as much on the way there

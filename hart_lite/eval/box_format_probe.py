@@ -17,11 +17,12 @@ from hart_lite.box_formats import FRAMES, MEANING, BoxFrame, Size, to_original
 from hart_lite.boxes import valid_boxes
 from hart_lite.config.schema import ModelSection, PixelBudgets, Rollout
 from hart_lite.data.dataset import load_examples
+from hart_lite.errors import HartError
 from hart_lite.eval.grounding import grounding
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.families.box_parsing import WrittenBox
 from hart_lite.models.loading import load_policy
-from hart_lite.types import Box, Example, HartError
+from hart_lite.types import Box, Example
 
 HIT = 0.5  # IoU from which a box is on its target, as referring expressions are scored
 FITS = 0.1  # mean IoU below which no convention is said to fit: boxes put anywhere come near it

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from hart_lite.errors import HartError
 from hart_lite.eval.metrics import SCORES
 from hart_lite.eval.results import Evaluation, read_evaluation
 from hart_lite.eval.statistics import mcnemar, paired_bootstrap
 from hart_lite.eval.summary import flat
-from hart_lite.types import HartError
 from hart_lite.utils.markdown import markdown_table, plain, probability
 
 COMPARED = frozenset({"model", "family", "weights", "modes"})  # may differ: what is compared

@@ -12,11 +12,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.eval.results import read_row
-from hart_lite.types import HartError, shown
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.locks import LOCK, FolderLock
+from hart_lite.utils.text import shown
 
 _BEGUN = {LOCK, "eval.json.part", "predictions.jsonl"}  # all that a kill leaves before the settings are written
 Key = tuple[str, str, str]  # benchmark, mode, id

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.eval.eval_folder import EvalFolder, Key, key_of
 from hart_lite.eval.grounding import grounding
@@ -29,7 +30,7 @@ from hart_lite.inference.load import OpenModel, open_model
 from hart_lite.inference.protocols import registry as protocols
 from hart_lite.report.eval_report import page_of
 from hart_lite.report.html import save_page
-from hart_lite.types import Box, HartError
+from hart_lite.types import Box
 
 log = logging.getLogger(__name__)
 LOOKS = [mode for mode in protocols.PROTOCOLS if mode != "full"]  # modes in which the model says where it looks

@@ -12,7 +12,7 @@ from hart_lite.eval.grounding import joint_table, mutual_information, summarise_
 from hart_lite.eval.results import Evaluation
 from hart_lite.eval.statistics import bootstrap_interval, permutation_test
 from hart_lite.grading import normalise
-from hart_lite.types import cut
+from hart_lite.utils.text import cut
 
 SCORES = ("strict", "official")
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks import registry
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.grading import answer_letter
-from hart_lite.types import Example, HartError, ImageSource, shown
+from hart_lite.types import Example, ImageSource
+from hart_lite.utils.text import shown
 
 log = logging.getLogger(__name__)
 SHOWN = 5  # bad rows quoted

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hart_lite.types import Box, HartError, shown
+from hart_lite.errors import HartError
+from hart_lite.types import Box
+from hart_lite.utils.text import shown
 
 SETTINGS = "eval.json"
 ROWS = "predictions.jsonl"

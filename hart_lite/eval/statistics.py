@@ -10,8 +10,8 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
+from hart_lite.errors import HartError
 from hart_lite.eval.grounding import joint_table, mutual_information
-from hart_lite.types import HartError
 
 SAMPLES = 2000
 LEVEL = 0.95

@@ -15,8 +15,9 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from hart_lite.errors import HartError
 from hart_lite.models.loading import ADAPTER_WEIGHTS
-from hart_lite.types import HartError, shown
+from hart_lite.utils.text import shown
 
 CONFIG = "adapter_config.json"
 # They say where the adapter sits, how it began and how it was trained; r, lora_alpha and the tensors say what it is.

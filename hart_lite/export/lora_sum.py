@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from hart_lite.errors import HartError
 from hart_lite.export.lora import Pair
-from hart_lite.types import HartError
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import Recipe
+from hart_lite.errors import HartError
 from hart_lite.export.lora import LoraFile, find_adapter, read_lora
 from hart_lite.export.lora_sum import Sum
 from hart_lite.export.shards import INDEX, SINGLE, Checkpoint
@@ -29,7 +30,7 @@ from hart_lite.models.families.base import Family
 from hart_lite.models.fingerprint import check_fingerprint
 from hart_lite.models.loading import ADAPTER_BASE, DTYPES, FAMILIES
 from hart_lite.runs.record import RunRecord, recipe_of, record_of
-from hart_lite.types import HartError, shown
+from hart_lite.utils.text import shown
 
 Base = Literal["plain", "dequant"]
 TRAVELS = ("*.json", "*.jinja", "*.txt", "*.model", "LICEN[CS]E*", "NOTICE*")  # of a base's files, beside its weights

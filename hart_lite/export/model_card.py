@@ -12,11 +12,12 @@ from typing import Literal
 import yaml
 
 from hart_lite.config.schema import Recipe, RLStage, SFTStage
+from hart_lite.errors import HartError
 from hart_lite.eval.run_summary import summary_table
 from hart_lite.inference.prompts import LOCATE
 from hart_lite.models.loading import FAMILIES
 from hart_lite.runs.record import HUB_ID, PICTURES, Picture, RunRecord
-from hart_lite.types import HartError, cut
+from hart_lite.utils.text import cut
 
 Kind = Literal["adapter", "merged"]
 METHODS = {("hart", "ap_grpo"): "AP-GRPO", ("mgpo", "grpo"): "MGPO", ("direct", "grpo"): "GRPO"}

@@ -16,12 +16,13 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
+from hart_lite.errors import HartError
 from hart_lite.export.lora import CONFIG, find_adapter, read_config
 from hart_lite.export.model_card import Kind, model_card
 from hart_lite.export.shards import Checkpoint
 from hart_lite.models.loading import ADAPTER_BASE, ADAPTER_WEIGHTS
 from hart_lite.runs.record import PICTURES, RECORD, RunRecord, public_name, record_of
-from hart_lite.types import HartError, cut, shown
+from hart_lite.utils.text import cut, shown
 
 CARD = "README.md"
 GOES = (

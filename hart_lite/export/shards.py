@@ -17,7 +17,8 @@ from typing import BinaryIO
 
 import torch
 
-from hart_lite.types import HartError, shown
+from hart_lite.errors import HartError
+from hart_lite.utils.text import shown
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

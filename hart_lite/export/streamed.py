@@ -14,9 +14,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForImageTextToText
 
+from hart_lite.errors import HartError
 from hart_lite.export.shards import Change, Checkpoint
 from hart_lite.export.tensor_names import Names
-from hart_lite.types import HartError
 
 
 def streamed(names: Names, changes: Mapping[str, Change] | None = None) -> nn.Module:

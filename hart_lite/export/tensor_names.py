@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from hart_lite.errors import HartError
 from hart_lite.export.lora import Pair
 from hart_lite.export.shards import FLOATS, Checkpoint
-from hart_lite.types import HartError
 
 
 @dataclass(frozen=True)

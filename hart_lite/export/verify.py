@@ -19,12 +19,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from hart_lite.data.images import ImageBytes
+from hart_lite.errors import HartError
 from hart_lite.export.lora_sum import Sum
 from hart_lite.export.shards import FLOATS, Checkpoint
 from hart_lite.export.streamed import streamed
 from hart_lite.export.tensor_names import Names
 from hart_lite.models.families.base import Family
-from hart_lite.types import HartError, ImageView
+from hart_lite.types import ImageView
 
 SAMPLE, ROWS = 12, 32  # changed tensors looked at, rows of each; as many unchanged ones
 # Mean difference of logits, as a share of their standard deviation: rounding each changed weight once. Measured on 28

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 from hart_lite.boxes import expand
 from hart_lite.data.images import crop_pixels
+from hart_lite.errors import HartError
 from hart_lite.eval.settings import EvalSettings, setting_for
 from hart_lite.grading import choice_lines, read_answer
 from hart_lite.inference.conversation import Conversation
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.prompts import question_lines
 from hart_lite.inference.protocols import registry as protocols
-from hart_lite.types import Box, Example, HartError, ImageSource, shown
+from hart_lite.types import Box, Example, ImageSource
+from hart_lite.utils.text import shown
 
 DEFAULT_MODE = "full+crops"
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from hart_lite.config.environment import check_machine
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import Evaluate, ModelSection, PixelBudgets, Recipe, Rollout
+from hart_lite.errors import HartError
 from hart_lite.inference.conversation import Engine
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.openai_client import Client
@@ -27,7 +28,7 @@ from hart_lite.inference.openai_frames import FRAMES
 from hart_lite.models.fingerprint import fingerprint
 from hart_lite.models.loading import ADAPTER_WEIGHTS, load_policy
 from hart_lite.runs.record import RunRecord, recipe_of
-from hart_lite.types import HartError, shown
+from hart_lite.utils.text import shown
 
 ADAPTER_CONFIG = "adapter_config.json"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

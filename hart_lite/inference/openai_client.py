@@ -17,7 +17,8 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from hart_lite.types import HartError, cut
+from hart_lite.errors import HartError
+from hart_lite.utils.text import cut
 
 DEFAULT_URL = "https://api.openai.com/v1"
 MAX_BYTES = 16 * 2**20  # of a response; a chat completion of 10,000 tokens has about 40 KB

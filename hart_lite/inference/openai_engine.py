@@ -10,12 +10,13 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from hart_lite.data.images import view_pixels
+from hart_lite.errors import HartError
 from hart_lite.inference.conversation import Conversation, Spoken, cut_after
 from hart_lite.inference.openai_client import Client, RequestError, SilentError
 from hart_lite.inference.openai_frames import AbsoluteFrame
 from hart_lite.inference.protocols.base import ProtocolRun, Say
 from hart_lite.models.families.base import Content
-from hart_lite.types import HartError, ImageView
+from hart_lite.types import ImageView
 
 THREADS = 4
 SILENCE = 16  # conversations in a row to which the server itself had no answer: the others would wait in vain, too

@@ -11,13 +11,14 @@ from functools import partial
 from typing import Literal
 
 from hart_lite.config.schema import PixelBudgets, Rollout
+from hart_lite.errors import HartError
 from hart_lite.grading import grade
 from hart_lite.inference import prompts as loops
 from hart_lite.models.generation import Sampling, batches
 from hart_lite.models.oom import Budget, within_memory
 from hart_lite.models.policy import Policy
 from hart_lite.models.views import crop_view, full_views, read_boxes
-from hart_lite.types import Box, Example, Group, HartError, ImageView, Tokens, Trajectory, Turn
+from hart_lite.types import Box, Example, Group, ImageView, Tokens, Trajectory, Turn
 
 # The loops of training, and the two further ways of answering (method.md, section 4).
 Way = Literal["hart", "mgpo", "direct", "full+crops"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers.utils import cached_file
 
+from hart_lite.errors import HartError
 from hart_lite.models.families.base import Family
-from hart_lite.types import HartError
 
 PIECES = 64  # read of each file of weights, evenly spread: milliseconds, also for a base of 15 GB
 PIECE_BYTES = 4096

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 
 def check_finite(model: nn.Module, source: str, trained: bool = False) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hart_lite.errors import NotFiniteError
 from hart_lite.models.attention import Branches
 from hart_lite.models.cuda_graph import record
 from hart_lite.models.packing import Node, trie
-from hart_lite.types import NotFiniteError, Slot, Tokens
+from hart_lite.types import Slot, Tokens
 
 if TYPE_CHECKING:
     from hart_lite.models.policy import Policy

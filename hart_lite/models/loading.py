@@ -19,6 +19,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, set_seed
 
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import ModelSection
+from hart_lite.errors import HartError
 from hart_lite.models import attention
 from hart_lite.models.families.base import Family
 from hart_lite.models.families.internvl3 import InternVL3
@@ -27,7 +28,6 @@ from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.models.fingerprint import check_fingerprint
 from hart_lite.models.finite import check_finite
 from hart_lite.models.policy import Policy
-from hart_lite.types import HartError
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from itertools import accumulate, groupby, pairwise
 import numpy as np
 import torch
 
-from hart_lite.types import HartError, ImageView, Slot, Tokens
+from hart_lite.errors import HartError
+from hart_lite.types import ImageView, Slot, Tokens
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hart_lite.config.resources import EMBEDDED
+from hart_lite.errors import HartError
 from hart_lite.perf.vision_sizes import InternVit, Siglip, Tower, Vision
-from hart_lite.types import HartError
 
 
 @dataclass(frozen=True)

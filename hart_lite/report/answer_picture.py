@@ -11,7 +11,8 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from hart_lite.data.images import crop_pixels
-from hart_lite.types import Box, HartError
+from hart_lite.errors import HartError
+from hart_lite.types import Box
 
 PHOTO_SIDES = (640, 1280)  # least and most of the photo's longer side in the picture, in pixels
 INSETS = 6  # crops drawn; every box is

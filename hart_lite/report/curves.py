@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from hart_lite.errors import HartError
 from hart_lite.eval.grounding import IOU_THRESHOLDS, summarise_grounding
 from hart_lite.eval.results import read_evaluation
-from hart_lite.types import HartError
 
 WIDTH, HEIGHT = 960, 560  # of the plot with its axes; the legend comes below
 LEFT, RIGHT, TOP, BOTTOM = 90, 30, 60, 70

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from hart_lite.errors import HartError
 from hart_lite.eval.grounding import IOU_THRESHOLDS
 from hart_lite.eval.metrics import SCORES, findings
 from hart_lite.eval.questions import images_of
@@ -17,7 +18,7 @@ from hart_lite.report.cards import sections
 from hart_lite.report.charts import drawn_charts, iou_chart
 from hart_lite.report.gallery import groups_of
 from hart_lite.report.html import LEGEND, Pictures, facts, navigation, page, section, unfold
-from hart_lite.types import HartError, ImageSource
+from hart_lite.types import ImageSource
 
 CARDS = 3  # questions of each verdict
 SIDE = 520  # pixels of the longer side of a picture

@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hart_lite.boxes import clip
 from hart_lite.data.images import crop_pixels
+from hart_lite.errors import HartError
 from hart_lite.eval.results import Evaluation, boxes_of, read_evaluation
 from hart_lite.report.cards import Card, Group, Picture, page
-from hart_lite.types import Box, HartError, ImageSource
+from hart_lite.types import Box, ImageSource
 
 SIDE = 1000  # pixels of the longer side of a picture
 CROP_SIDES = (180, 360)  # fewest and most of a crop's longer side

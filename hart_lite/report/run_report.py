@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from hart_lite.config.schema import Recipe, RLStage, SFTStage
+from hart_lite.errors import HartError
 from hart_lite.eval.results import is_evaluation
 from hart_lite.report.before_after import numbers, table, verdict
 from hart_lite.report.charts import charts, drawn_charts
@@ -15,7 +16,6 @@ from hart_lite.report.html import LEGEND, Pictures, facts, navigation, page, sav
 from hart_lite.report.samples import looks, samples
 from hart_lite.report.warnings import Caution, cautions
 from hart_lite.runs.reader import Run, is_run, read_run
-from hart_lite.types import HartError
 
 
 def write_report(run: str | Path) -> Path:

@@ -10,9 +10,10 @@ from html import escape
 from pathlib import Path
 
 from hart_lite.data.images import ImageFile
+from hart_lite.errors import HartError
 from hart_lite.report.html import Pictures
 from hart_lite.runs.reader import PROGRESS, Moment, Run
-from hart_lite.types import HartError, cut
+from hart_lite.utils.text import cut
 
 IMAGE_SIDE, CROP_SIDE, SAMPLES_SIDE = 800, 160, 1100  # pixels of the longer sides in the page
 _NAME = re.compile(r"[\w.-]{1,200}\.jpg")  # of a picture beside the records: a name, not a path

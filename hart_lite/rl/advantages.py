@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 Rewards = Tensor | Sequence[Sequence[float]]
 

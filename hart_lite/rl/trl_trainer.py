@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
+from hart_lite.errors import HartError
 from hart_lite.rl.advantages import ap_weights
-from hart_lite.types import HartError, shown
+from hart_lite.utils.text import shown
 
 CLIPPED = ("grpo", "bnpo", "dapo", "dr_grpo")  # the clipped term of the paper; they differ in how tokens are averaged
 TOLERANCE = 1e-6  # of rewards that were weighted and summed in float32

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 from hart_lite.utils.files import move_whole, write_whole
 
 SEAL = "complete.json"

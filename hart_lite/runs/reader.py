@@ -11,7 +11,7 @@ from typing import Any
 
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.schema import Recipe, RLStage
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 PROGRESS, QUESTIONS = "progress", "questions.json"  # folder of the looks, and in it what was asked
 _NAME = re.compile(r"(before|after|during)(?:-(\d{1,4})-(rl|sft)(?:-(\d{1,9}))?)?")

@@ -21,7 +21,8 @@ from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import Recipe
 from hart_lite.config.yaml import parse_yaml
 from hart_lite.data.images import ImageFile
-from hart_lite.types import HartError, cut
+from hart_lite.errors import HartError
+from hart_lite.utils.text import cut
 
 log = logging.getLogger(__name__)
 RECORD, PICTURES = "training.json", "pictures"

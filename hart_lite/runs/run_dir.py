@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.schema import Recipe
+from hart_lite.errors import HartError
 from hart_lite.eval.evaluate import evaluate
 from hart_lite.eval.run_summary import summary_table
 from hart_lite.inference.rollout import Runner
@@ -27,7 +28,7 @@ from hart_lite.models.fingerprint import KEY, check_fingerprint, fingerprint
 from hart_lite.models.loading import ADAPTER_BASE, FRAME
 from hart_lite.models.policy import Policy
 from hart_lite.runs.checkpoints import DISK_ERRORS
-from hart_lite.types import Example, HartError
+from hart_lite.types import Example
 from hart_lite.utils.files import move_whole, write_whole
 from hart_lite.utils.locks import LOCK, FolderLock
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from hart_lite.data.writer import ROWS, data_folder
+from hart_lite.errors import HartError
 from hart_lite.toy.scenes import World, examples
-from hart_lite.types import HartError
 
 
 def make_world(out: str | Path, scenes: int, seed: int = 0, questions_per_scene: int = 2) -> Path:

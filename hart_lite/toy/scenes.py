@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from hart_lite.data.images import DECODED
+from hart_lite.errors import HartError
 from hart_lite.toy.glyphs import GLYPHS, glyph_mask
-from hart_lite.types import Box, Example, HartError
+from hart_lite.types import Box, Example
 
 COLOURS = {
     "red": (214, 39, 40),

@@ -10,9 +10,10 @@ from pathlib import Path
 from accelerate import PartialState
 from torch.distributed import DistError
 
+from hart_lite.errors import BrokenImageError, HartError
 from hart_lite.training.datasets import Splits
 from hart_lite.training.signals import resume_command
-from hart_lite.types import BrokenImageError, HartError, shown
+from hart_lite.utils.text import shown
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 

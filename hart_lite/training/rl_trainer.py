@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from hart_lite.config.schema import Recipe, RLStage
+from hart_lite.errors import HartError, NotFiniteError
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.oom import Budget, Draws, within_memory
 from hart_lite.models.packing import Pack, pack
@@ -28,7 +29,7 @@ from hart_lite.runs.checkpoints import SealedCheckpoints
 from hart_lite.training.metrics import Clock, measure
 from hart_lite.training.rollout_log import save_rollouts
 from hart_lite.training.step_guard import Guarded, Standing
-from hart_lite.types import Example, Group, HartError, NotFiniteError, Tokens
+from hart_lite.types import Example, Group, Tokens
 
 log = logging.getLogger(__name__)
 

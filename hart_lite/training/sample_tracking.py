@@ -19,10 +19,11 @@ from accelerate import PartialState
 from PIL import Image
 
 from hart_lite.data.images import jpeg, view_pixels
+from hart_lite.errors import HartError
 from hart_lite.eval.grounding import grounding
 from hart_lite.inference.rollout import Runner
 from hart_lite.runs.reader import PROGRESS, QUESTIONS
-from hart_lite.types import Example, HartError, ImageView, Trajectory
+from hart_lite.types import Example, ImageView, Trajectory
 from hart_lite.utils.files import write_whole
 
 SIDE = 960  # pixels of the longer side of a kept image

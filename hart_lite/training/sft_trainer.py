@@ -18,6 +18,7 @@ from tqdm import tqdm
 from trl import SFTConfig, SFTTrainer
 
 from hart_lite.config.schema import SFTStage
+from hart_lite.errors import HartError
 from hart_lite.inference import prompts
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.families.base import Family
@@ -25,7 +26,7 @@ from hart_lite.models.oom import Budget, Draws, within_memory
 from hart_lite.rl.losses import gradient_scale
 from hart_lite.runs.checkpoints import SealedCheckpoints
 from hart_lite.training.step_guard import Guarded, Standing
-from hart_lite.types import Box, Example, HartError, Tokens
+from hart_lite.types import Box, Example, Tokens
 from hart_lite.utils.files import write_whole
 
 IGNORED = -100  # label of a token without loss, as transformers has it

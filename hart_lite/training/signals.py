@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 TIME_UP = getattr(signal, "SIGALRM", None)  # Windows has no alarms
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "asked to end (SIGTERM)", TIME_UP: "its time is up"}

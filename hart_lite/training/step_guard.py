@@ -17,9 +17,10 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from hart_lite.errors import HartError
 from hart_lite.models.finite import check_finite
 from hart_lite.models.oom import Budget
-from hart_lite.types import HartError, shown
+from hart_lite.utils.text import shown
 
 log = logging.getLogger(__name__)
 LIMIT = 5  # steps in a row

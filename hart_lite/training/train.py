@@ -27,6 +27,7 @@ from trl import SFTConfig
 
 from hart_lite.config.environment import check_machine
 from hart_lite.config.schema import Recipe, RLStage, SFTStage
+from hart_lite.errors import HartError
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.loading import load_policy
 from hart_lite.report.run_report import write_report
@@ -46,7 +47,7 @@ from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.training.sample_tracking import Progress, missed_before, quarters, watched
 from hart_lite.training.sft_trainer import SFTRows, SFTStageTrainer, locate_once
 from hart_lite.training.signals import Stop
-from hart_lite.types import Example, HartError
+from hart_lite.types import Example
 
 log = logging.getLogger(__name__)
 MICRO_BATCHES = "batch_size / micro_batch_size"

@@ -8,7 +8,8 @@ import socket
 from pathlib import Path
 from typing import BinaryIO
 
-from hart_lite.types import HartError, cut
+from hart_lite.errors import HartError
+from hart_lite.utils.text import cut
 
 try:
     import fcntl

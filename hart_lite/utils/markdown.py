@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hart_lite.types import printable
+from hart_lite.utils.text import printable
 
 # An underscore within a word, and & or ~ alone, are no markup.
 _SPECIAL = re.compile(r"[\\`*\[|]|<(?=\S)|(?<!\w)_|_(?!\w)|~(?=~)|&(?=[#\w])")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from hart_lite.data.dataset import checked
 from hart_lite.data.rows import Row
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.choices import from_question, from_text, lines
 from hart_lite.eval.benchmarks.registry import BENCHMARKS
-from hart_lite.types import Example, HartError
+from hart_lite.types import Example
 from tests.reliability.fuzz_samples import png, text_of
 
 ROW = {"id": 7, "image": "a.png", "question": "What is it?", "choices": ["cat", "dog"], "answer": "B"}

@@ -14,8 +14,8 @@ from hart_lite.data.formats.conversations import read_conversations
 from hart_lite.data.formats.csv_folder import read_csv_folder
 from hart_lite.data.formats.mgpo import read_mgpo
 from hart_lite.data.rows import Row, read_rows
+from hart_lite.errors import HartError
 from hart_lite.inference.openai_client import RequestError
-from hart_lite.types import HartError
 from tests.reliability.fuzz_own_files import (
     ADAPTER,
     EVAL,

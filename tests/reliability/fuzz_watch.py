@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 LIMIT_S = 1.0  # a reader that computes for longer hangs; of the processor's time, since others use the machine, too
 STOP_S = 20.0  # by the clock: one that waits hangs as well

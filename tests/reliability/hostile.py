@@ -18,9 +18,9 @@ from PIL import Image
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.data.convert import convert
 from hart_lite.data.dataset import load_examples
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.readers import ImageFolder
 from hart_lite.runs.checkpoints import seal
-from hart_lite.types import HartError
 from tests.reliability.hostile_text import (
     FILE,
     FOLDER,

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainerCallback
 
+from hart_lite.errors import HartError
 from hart_lite.training.step_guard import LIMIT
-from hart_lite.types import HartError
 from tests.reliability.promise import Promise
 from tests.reliability.trainers import RL, SFT, trained, trainer
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hart_lite.data.rows import Row, parse_json, read_bytes, read_rows
-from hart_lite.types import HartError, shown
+from hart_lite.errors import HartError
+from hart_lite.utils.text import shown
 
 ImageDir = str | Path | None
 

@@ -12,7 +12,8 @@ from typing import Any
 from hart_lite.data.dataset import image_source
 from hart_lite.data.formats.base import ImageDir, read_json
 from hart_lite.data.rows import Row
-from hart_lite.types import HartError, shown
+from hart_lite.errors import HartError
+from hart_lite.utils.text import shown
 
 SLACK = 1.0  # pixels by which a box may leave its image, and is cut: tools round
 LARGEST = 1e9  # no coordinate is larger

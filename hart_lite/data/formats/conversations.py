@@ -10,7 +10,8 @@ from typing import Any
 
 from hart_lite.data.formats.base import ImageDir, id_of, images_of, read_records
 from hart_lite.data.rows import Row
-from hart_lite.types import HartError, shown
+from hart_lite.errors import HartError
+from hart_lite.utils.text import shown
 
 ASKING, ANSWERING, SILENT = ("human", "user"), ("gpt", "assistant"), ("system",)
 MARKER = "<image>"

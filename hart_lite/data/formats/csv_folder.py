@@ -11,7 +11,8 @@ from pathlib import Path
 
 from hart_lite.data.formats.base import ImageDir
 from hart_lite.data.rows import Row, read_bytes
-from hart_lite.types import HartError, cut
+from hart_lite.errors import HartError
+from hart_lite.utils.text import cut
 
 COLUMNS = ("id", "image", "question", "choices", "answer", "category")
 NEEDED = ("image", "question", "answer")

@@ -13,7 +13,8 @@ from typing import Any
 
 from hart_lite.data.formats.base import ImageDir, id_of, images_of, read_records
 from hart_lite.data.rows import Row
-from hart_lite.types import HartError, shown
+from hart_lite.errors import HartError
+from hart_lite.utils.text import shown
 
 IMAGE_COLUMNS = ("image", "images", "image_path")
 COLUMNS = ("id", *IMAGE_COLUMNS, "question", "choices", "reward_model", "answer", "data_source")

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from string import ascii_uppercase
 from typing import NoReturn
 
-from hart_lite.types import HartError, shown
+from hart_lite.errors import HartError
+from hart_lite.utils.text import shown
 
 # One style for all labels of a text: each on a line of its own, or run on behind a space, comma or semicolon. So the D
 # of "A: John D. Rockefeller, B: .." is no label.

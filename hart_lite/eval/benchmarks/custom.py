@@ -7,10 +7,11 @@ from pathlib import Path
 
 from hart_lite.data.dataset import checked
 from hart_lite.data.rows import read_rows
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.grading import grade
 from hart_lite.inference.prompts import question_lines
-from hart_lite.types import Example, HartError
+from hart_lite.types import Example
 
 
 def read(source: str) -> Iterator[Example | BadRow]:

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from hart_lite.boxes import clip
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.eval.benchmarks.readers import Record
 from hart_lite.grading import answer_letter
-from hart_lite.types import Box, Example, HartError, shown
+from hart_lite.types import Box, Example
+from hart_lite.utils.text import shown
 
 
 def examples(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.benchmarks.choices import bracketed, from_list, lines
 from hart_lite.eval.benchmarks.examples import examples, known, letter, text
@@ -21,7 +22,8 @@ from hart_lite.eval.benchmarks.readers import (
     parquet_records,
 )
 from hart_lite.eval.benchmarks.tsv import tsv_records
-from hart_lite.types import Example, HartError, ImageSource, shown
+from hart_lite.types import Example, ImageSource
+from hart_lite.utils.text import shown
 
 # The paper's abbreviations of the sub-tasks; Remote Sensing has perception questions only.
 _SHORT = {

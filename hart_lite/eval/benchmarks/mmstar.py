@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.benchmarks.choices import from_question
 from hart_lite.eval.benchmarks.examples import examples, known, letter, text
 from hart_lite.eval.benchmarks.official_scorers import mmstar_right
 from hart_lite.eval.benchmarks.readers import Record, find_files, hub_records, is_hub_name, parquet_records
 from hart_lite.eval.benchmarks.tsv import tsv_records
-from hart_lite.types import Example, HartError, shown
+from hart_lite.types import Example
+from hart_lite.utils.text import shown
 
 CATEGORIES = (
     *("coarse perception", "fine-grained perception", "instance reasoning"),

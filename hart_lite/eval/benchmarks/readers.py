@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from hart_lite.data.images import ImageFile, checked_size, content_key
 from hart_lite.data.rows import ImageCell, encoded, open_table, parse_json, read_bytes
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow
-from hart_lite.types import HartError, ImageSource, cut, shown
+from hart_lite.types import ImageSource
+from hart_lite.utils.text import cut, shown
 
 if TYPE_CHECKING:
     import datasets

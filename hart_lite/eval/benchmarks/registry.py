@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hart_lite.data.rows import nearest
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks import (
     custom,
     hrbench4k,
@@ -16,7 +17,7 @@ from hart_lite.eval.benchmarks import (
     vstar,
 )
 from hart_lite.eval.benchmarks.base import Benchmark
-from hart_lite.types import HartError, shown
+from hart_lite.utils.text import shown
 
 BENCHMARKS: dict[str, Benchmark] = {
     module.BENCHMARK.name: module.BENCHMARK

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.grading import grade
 from hart_lite.inference.prompts import question_lines
 from hart_lite.toy.scenes import World, examples
 from hart_lite.training.datasets import HELD_OUT
-from hart_lite.types import Example, HartError, shown
+from hart_lite.types import Example
+from hart_lite.utils.text import shown
 
 SCENES = 150  # of two questions each, as `tiny_cpu` evaluates on
 MOST_SCENES = 1_000_000

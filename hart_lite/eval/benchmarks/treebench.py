@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from string import ascii_uppercase
 
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.benchmarks.choices import dotted, from_question
 from hart_lite.eval.benchmarks.examples import boxes_inside, examples, known, letter, listed, text
 from hart_lite.eval.benchmarks.official_scorers import treebench_right
 from hart_lite.eval.benchmarks.readers import Record, find_files, hub_folder, is_hub_name
 from hart_lite.eval.benchmarks.tsv import tsv_records
-from hart_lite.types import Example, HartError
+from hart_lite.types import Example
 
 CATEGORIES = (
     *("Perception/Attributes", "Perception/OCR", "Perception/Material", "Perception/Object Retrieval"),

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from hart_lite.data.images import DECODED, content_key, decode
 from hart_lite.data.rows import encoded
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.eval.benchmarks.readers import Record, check_columns, checked_image
-from hart_lite.types import HartError, shown
+from hart_lite.utils.text import shown
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.benchmarks.examples import boxes_inside, examples, text
 from hart_lite.eval.benchmarks.readers import ImageFolder, Record, find_files, is_hub_name, json_records, jsonl_records
 from hart_lite.grading import normalise
-from hart_lite.types import Example, HartError, shown
+from hart_lite.types import Example
+from hart_lite.utils.text import shown
 
 CATEGORIES = (
     *("cub", "docvqa", "dude", "emotic", "flickr30k", "gqa", "infographicsvqa"),

@@ -14,6 +14,7 @@ from string import ascii_uppercase
 
 from hart_lite.data.images import ImageFile
 from hart_lite.data.rows import parse_json, read_bytes
+from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.benchmarks.choices import bracketed, from_text
 from hart_lite.eval.benchmarks.examples import boxes_inside, examples, known, letter, text
@@ -28,7 +29,8 @@ from hart_lite.eval.benchmarks.readers import (
     jsonl_records,
     parquet_records,
 )
-from hart_lite.types import Box, Example, HartError, ImageSource, shown
+from hart_lite.types import Box, Example, ImageSource
+from hart_lite.utils.text import shown
 
 CATEGORIES = ("direct_attributes", "relative_position")
 _FILE = "test_questions.jsonl"

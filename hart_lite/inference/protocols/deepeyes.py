@@ -25,7 +25,8 @@ from hart_lite.boxes import valid_boxes
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say, Setting
 from hart_lite.inference.protocols.tools import OPEN, ToolError, read_arguments, read_corners, to_original
 from hart_lite.models.views import crop_view, full_views
-from hart_lite.types import Box, Example, ImageView, shown
+from hart_lite.types import Box, Example, ImageView
+from hart_lite.utils.text import shown
 
 SYSTEM = """You are a helpful assistant.
 

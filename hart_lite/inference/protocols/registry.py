@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from hart_lite.data.rows import nearest
+from hart_lite.errors import HartError
 from hart_lite.inference.protocols import hart
 from hart_lite.inference.protocols.base import Protocol
 from hart_lite.inference.protocols.deepeyes import deepeyes
 from hart_lite.inference.protocols.mgpo import mgpo
 from hart_lite.inference.protocols.pixel_reasoner import pixel_reasoner
-from hart_lite.types import HartError, shown
+from hart_lite.utils.text import shown
 
 OURS = ("full", "crops", "full+crops")
 PROTOCOLS: dict[str, Protocol] = {

@@ -10,7 +10,7 @@ import json
 import math
 
 from hart_lite.inference.protocols.base import Frame
-from hart_lite.types import shown
+from hart_lite.utils.text import shown
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _LARGEST = 1e7  # no image has a coordinate like it, and families read numbers of a few digits only

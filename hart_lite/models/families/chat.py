@@ -14,8 +14,10 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hart_lite.box_formats import BoxFrame, to_original
 from hart_lite.data.images import view_pixels
+from hart_lite.errors import HartError
 from hart_lite.models.families.base import Content
-from hart_lite.types import HartError, ImageView, Slot, Tokens, shown
+from hart_lite.types import ImageView, Slot, Tokens
+from hart_lite.utils.text import shown
 
 _MARK = "\u241f"  # a symbol no template writes
 

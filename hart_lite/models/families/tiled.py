@@ -18,8 +18,9 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
+from hart_lite.errors import HartError
 from hart_lite.models.families.chat import ChatFamily
-from hart_lite.types import HartError, Tokens
+from hart_lite.types import Tokens
 
 
 class TiledFamily(ChatFamily):

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from hart_lite.errors import HartError
 from hart_lite.perf.peak_memory import peak_bytes
 from hart_lite.perf.step_time.count import Count, our_count, sequences_of, stock_count
 from hart_lite.perf.step_time.decode import Decode, decode
@@ -17,7 +18,7 @@ from hart_lite.perf.step_time.models import Workload, random_model, workload
 from hart_lite.perf.step_time.presets import Preset, question
 from hart_lite.perf.step_time.steps import Laps, Ours, Stock
 from hart_lite.perf.step_time.update import differences, packed_pass, unpacked_pass, update_peak
-from hart_lite.types import Example, HartError, Tokens
+from hart_lite.types import Example, Tokens
 
 log = logging.getLogger(__name__)
 

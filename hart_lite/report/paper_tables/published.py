@@ -9,7 +9,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
 
 NUMBERS = range(1, 9)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from statistics import fmean
 
 from hart_lite.config.recipe import load_recipe
+from hart_lite.errors import HartError
 from hart_lite.eval.grounding import mutual_information
 from hart_lite.eval.metrics import SCORES, answers, grounding_figures, joint_figures, looked_for, mean
 from hart_lite.eval.results import Evaluation, is_evaluation, json_lines, read_evaluation
 from hart_lite.eval.summary import flat
 from hart_lite.report.paper_tables.published import BENCHMARKS, OF_TABLE
 from hart_lite.runs.methods import rl_method, trained
-from hart_lite.types import HartError
 from hart_lite.utils.markdown import plain
 
 METRICS = "metrics.jsonl"

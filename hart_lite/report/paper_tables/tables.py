@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hart_lite.errors import HartError
 from hart_lite.report.paper_tables import rows as table_rows
 from hart_lite.report.paper_tables.published import NUMBERS, TRAINING_DATA, commands, paper_table, provenance
 from hart_lite.report.paper_tables.rows import Cell, Column, Row, Source, Value
-from hart_lite.types import HartError
 from hart_lite.utils.markdown import markdown_table, plain
 
 ABOUT = (
