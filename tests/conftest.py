@@ -8,7 +8,7 @@ import pytest
 import torch
 from chat_server import Server, running
 
-from hart_lite.config.schema import ModelSection
+from hart_lite.config.sections import ModelSection
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
 

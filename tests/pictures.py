@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hart_lite.data.images import view_pixels
 from hart_lite.models.policy import Policy
 from hart_lite.types import ImageView, Tokens
 
@@ -51,7 +50,7 @@ def stock_inputs(policy: Policy, tokens: Tokens) -> dict[str, torch.Tensor]:
     ids = torch.tensor([tokens.ids])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if tokens.slots:
-        images = [view_pixels(slot.view) for slot in tokens.slots]
+        images = [slot.view.load() for slot in tokens.slots]
         inputs |= dict(family.processor(images=images, do_resize=False, return_tensors="pt"))
         inputs["mm_token_type_ids"] = (ids == family.image_id).long()
     return inputs

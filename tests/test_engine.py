@@ -4,22 +4,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from hart_lite.inference.conversation import Conversation, Spoken, cut_after
 from pictures import Photo
 
 from hart_lite.config.recipe import load_recipe
-from hart_lite.config.schema import ModelSection
+from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.toy import BENCHMARK
 from hart_lite.eval.questions import Question
 from hart_lite.eval.settings import EvalSettings, setting_of
-from hart_lite.inference.conversation import Conversation, Spoken, cut_after
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
 from hart_lite.inference.protocols.registry import PROTOCOLS
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.attention import Branches
-from hart_lite.models.generation import Sampling
+from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
 from hart_lite.types import Box, ImageView, Tokens
@@ -200,14 +200,14 @@ def test_limits_of_one_call_differ(policy):
     says = [Say(["What?"], max_tokens=n) for n in limits] + [Say([VIEW, "Where?"], max_tokens=2)]
     scripted = Scripted(policy, str)
     scripted.generate = lambda prompts, sampling: (
-        scripted.samplings.append(sampling) or policy.generate(prompts, sampling)
+        scripted.samplings.append(sampling) or generate(policy, prompts, sampling)
     )
     done = dict(LocalEngine(scripted, 10_000, 1).answer([conversation(say) for say in says]))
     [sampling] = scripted.samplings
     assert (sampling.max_tokens, sampling.limits, sampling.temperature) == (7, (2, 7), 0)
     lengths = [done[n].turns[0].response_tokens for n in range(5)]
     assert lengths == [3, 7, 5, 7, 2]
-    alone = [policy.generate([policy.family.chat(s.content)], Sampling(s.max_tokens, temperature=0))[0] for s in says]
+    alone = [generate(policy, [policy.family.chat(s.content)], Sampling(s.max_tokens, temperature=0))[0] for s in says]
     assert [done[n].outcome.text for n in range(5)] == [policy.family.text(ids) for ids in alone]
 
 

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hart_lite.eval.evaluate import evaluate
 from pictures import Photo
 from small_runs import make_up, small_recipe
 
-from hart_lite.eval.evaluate import evaluate
 from hart_lite.eval.run_summary import summary_table
 from hart_lite.inference.rollout import Located, Runner
-from hart_lite.training.datasets import load_splits
+from hart_lite.runs.splits import load_splits
 from hart_lite.types import Box, Example, Tokens, Trajectory, Turn
 
 MODES = ["full", "crops", "full+crops"]

@@ -22,7 +22,7 @@ from test_gallery import Page as GalleryPage
 
 from hart_lite.cli import main as cli
 from hart_lite.config.recipe import dump_recipe
-from hart_lite.config.schema import PixelBudgets, Rollout
+from hart_lite.config.sections import PixelBudgets, Rollout
 from hart_lite.errors import HartError
 from hart_lite.eval.metrics import findings
 from hart_lite.eval.results import read_evaluation
@@ -30,9 +30,9 @@ from hart_lite.inference.rollout import Runner
 from hart_lite.report.charts import DARK, POINTS, charts
 from hart_lite.report.eval_report import page_of
 from hart_lite.report.html import Pictures
+from hart_lite.report.reader import Moment, read_run
 from hart_lite.report.run_report import run_page, write_report
 from hart_lite.report.warnings import cautions
-from hart_lite.runs.reader import Moment, read_run
 from hart_lite.toy.scenes import World, examples
 from hart_lite.training.sample_tracking import Progress, missed_before, quarters, watched
 from hart_lite.training.train import train

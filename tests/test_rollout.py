@@ -9,8 +9,7 @@ from pictures import Photo, packed_logps
 from PIL import Image
 from small_runs import make_up
 
-from hart_lite.config.schema import PixelBudgets, Rollout
-from hart_lite.data.images import view_pixels
+from hart_lite.config.sections import PixelBudgets, Rollout
 from hart_lite.inference import prompts as loops
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.generation import Sampling, batches
@@ -38,7 +37,7 @@ class Scripted:
         texts = self.script[len(self.calls)]
         self.calls.append((list(prompts), sampling))
         if texts is None:
-            return self.real.generate(prompts, sampling)
+            return generate(self.real, prompts, sampling)
         return [self.family.response_ids(text) for _, text in zip(prompts, texts, strict=True)]
 
 
@@ -194,8 +193,7 @@ def test_crops_are_cut_from_the_original_pixels(policy, original, seen, box, pad
     ratio = (cut[2] - cut[0]) / (cut[3] - cut[1])
     assert 0.5 < slot.view.size[0] / slot.view.size[1] / ratio < 2
     assert (
-        view_pixels(slot.view).tobytes()
-        == photo.load().crop(cut).resize(slot.view.size, Image.Resampling.BICUBIC).tobytes()
+        slot.view.load().tobytes() == photo.load().crop(cut).resize(slot.view.size, Image.Resampling.BICUBIC).tobytes()
     )
 
 

@@ -9,11 +9,11 @@ from small_runs import make_up, metrics, sft_stage, small_recipe
 from trainers import sft_trainer
 from trl import SFTTrainer
 
-from hart_lite.config.schema import SFTStage
+from hart_lite.config.sections import SFTStage
 from hart_lite.errors import HartError
 from hart_lite.inference import prompts
 from hart_lite.inference.rollout import Runner
-from hart_lite.training.datasets import load_splits
+from hart_lite.runs.splits import load_splits
 from hart_lite.training.sft_trainer import IGNORED, Collator, SFTRows, answer_row, locate_once, locate_row
 from hart_lite.types import Box
 

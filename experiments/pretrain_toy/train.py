@@ -29,7 +29,6 @@ from torch import nn
 
 from experiments.pretrain_toy.samples import Sample, Teacher
 from experiments.pretrain_toy.vision import Sight
-from hart_lite.data.images import view_pixels
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.toy.model import LARGEST_NUMBER, build
 from hart_lite.types import ImageView, Tokens
@@ -60,7 +59,7 @@ class Trainer:
         return soft
 
     def features(self, views: list[ImageView]) -> list[torch.Tensor]:
-        return self.family.features(self.model, [view_pixels(view) for view in views])
+        return self.family.features(self.model, [view.load() for view in views])
 
     # -- 1. see ----------------------------------------------------------------------------------------------------
 

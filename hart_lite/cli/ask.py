@@ -51,7 +51,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--out", type=Path, metavar="PICTURE", help="where the picture goes; default: a new name here")
     command.add_argument("--quant", choices=("none", "nf4"), help="4-bit weights, where no recipe says")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"))
-    command.add_argument("--frame", choices=("absolute", "relative"), default="absolute",
+    command.add_argument("--box-format", choices=("absolute", "relative"), default="absolute",
                          help="how an api: model writes boxes: pixels of the image it is sent, or 0-1000")  # fmt: skip
     command.set_defaults(run=ask)
 
@@ -92,7 +92,7 @@ def ask(arguments: argparse.Namespace) -> int:
         print(NO_MODEL, file=sys.stderr)
     quiet_libraries()
     model = open_model(
-        arguments.model or "embedded", quant=arguments.quant, device=arguments.device, frame=arguments.frame
+        arguments.model or "embedded", quant=arguments.quant, device=arguments.device, box_format=arguments.box_format
     )
     found = answer(model, image, questions, choices, arguments.mode)
     for asked, place in zip(found, places, strict=True):

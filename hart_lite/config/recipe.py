@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hart_lite.config.resources import shipped_recipes
-from hart_lite.config.schema import Recipe, RLStage, SFTStage
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage, SFTStage
 from hart_lite.config.yaml import parse_yaml
 from hart_lite.errors import HartError
 from hart_lite.utils.files import write_whole

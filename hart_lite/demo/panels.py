@@ -9,7 +9,6 @@ from html import escape
 
 from PIL import Image
 
-from hart_lite.data.images import crop_pixels
 from hart_lite.demo.session import BASE, ONLY, TRAINED, Request
 from hart_lite.grading import grade
 from hart_lite.inference.ask import Asked
@@ -127,7 +126,7 @@ def _photo(image: Image.Image, url: str, boxes: Sequence[Box]) -> str:
     """The boxes lie over the photo in shares of its sides: what is drawn stays sharp at any width of the page."""
     frames = ""
     for number, box in enumerate(boxes):
-        left, top, right, bottom = crop_pixels(box, image.size)
+        left, top, right, bottom = box.whole_pixels(image.size)
         x, y = 100 / image.width, 100 / image.height
         place = (
             f"left:{left * x:.3f}%;top:{top * y:.3f}%;width:{(right - left) * x:.3f}%;height:{(bottom - top) * y:.3f}%"
@@ -156,7 +155,7 @@ def _where(asked: Asked) -> str:
 def _crops(image: Image.Image, crops: Sequence[Box], pictures: Pictures) -> str:
     out = ""
     for number, crop in enumerate(crops):
-        cutting = image.crop(crop_pixels(crop, image.size))
+        cutting = image.crop(crop.whole_pixels(image.size))
         if url := pictures.url(cutting, CROP_SIDE):
             out += (
                 f'<figure style="{_colour(number)};--aspect:{cutting.width / cutting.height:.4f}">'

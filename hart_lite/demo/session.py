@@ -14,8 +14,7 @@ from hart_lite.data.images import ImageBytes
 from hart_lite.errors import HartError
 from hart_lite.inference.ask import DEFAULT_MODE, Asked, ask, check
 from hart_lite.inference.load import OpenModel
-from hart_lite.toy.scenes import examples
-from hart_lite.training.datasets import HELD_OUT, make_world
+from hart_lite.toy.scenes import HELD_OUT, examples, make_world
 from hart_lite.types import Example, ImageSource
 
 MAX_BYTES = 64 * 2**20  # of a photo's file

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hart_lite.errors import HartError
 from hart_lite.eval.metrics import SCORES
+from hart_lite.eval.prediction import Key, Prediction
 from hart_lite.eval.results import Evaluation, read_evaluation
 from hart_lite.eval.statistics import mcnemar, paired_bootstrap
 from hart_lite.eval.summary import flat
@@ -19,7 +20,6 @@ GROUNDING = {  # figure -> its title; the shares of questions first
     "iou": "mean IoU",
     "coverage": "box coverage",
 }
-Key = tuple[str, str, str]  # benchmark, mode, id
 
 
 def compare(folder_a: str | Path, folder_b: str | Path) -> dict:
@@ -78,20 +78,20 @@ def compare_text(folder_a: str | Path, folder_b: str | Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _part(pairs: list[tuple[dict, dict]]) -> dict:
-    clusters = [a["cluster"] for a, _ in pairs]
+def _part(pairs: list[tuple[Prediction, Prediction]]) -> dict:
+    clusters = [a.cluster for a, _ in pairs]
     out: dict = {"questions": len(pairs), "images": len(set(clusters))}
     for score in SCORES:
-        right_a, right_b = [a[score] for a, _ in pairs], [b[score] for _, b in pairs]
+        right_a, right_b = [getattr(a, score) for a, _ in pairs], [getattr(b, score) for _, b in pairs]
         out[score] = _comparison(right_a, right_b, clusters) | {"mcnemar": mcnemar(right_a, right_b)}
-    boxed = [(a, b) for a, b in pairs if "grounding" in a and "grounding" in b]
-    if any(a["boxes"] or b["boxes"] for a, b in boxed):  # nobody looks in mode `full`
+    boxed = [(a, b) for a, b in pairs if a.grounding and b.grounding]
+    if any(a.boxes or b.boxes for a, b in boxed):  # nobody looks in mode `full`
         out["grounding"] = _grounding(boxed)
     return out
 
 
-def _grounding(pairs: list[tuple[dict, dict]]) -> dict:
-    clusters = [a["cluster"] for a, _ in pairs]
+def _grounding(pairs: list[tuple[Prediction, Prediction]]) -> dict:
+    clusters = [a.cluster for a, _ in pairs]
     out = {}
     for figure in GROUNDING:
         values_a, values_b = [_figure(a, figure) for a, _ in pairs], [_figure(b, figure) for _, b in pairs]
@@ -107,13 +107,13 @@ def _comparison(a: list[float], b: list[float], clusters: list[str]) -> dict:
     return {"a": sum(a) / len(a), "b": sum(b) / len(b), **known}
 
 
-def _figure(row: dict, figure: str) -> float:
-    found = row["grounding"]
-    return found["grounded_targets"] / found["targets"] if figure == "grounded_share" else float(found[figure])
+def _figure(row: Prediction, figure: str) -> float:
+    found = row.grounding
+    return found.grounded_targets / found.targets if figure == "grounded_share" else float(getattr(found, figure))
 
 
-def _by_key(evaluation: Evaluation) -> dict[Key, dict]:
-    return {(row["benchmark"], row["mode"], row["id"]): row for row in evaluation.rows}
+def _by_key(evaluation: Evaluation) -> dict[Key, Prediction]:
+    return {row.key: row for row in evaluation.rows}
 
 
 def _contents(evaluation: Evaluation) -> str:

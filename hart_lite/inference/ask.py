@@ -6,15 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hart_lite.boxes import expand
-from hart_lite.data.images import crop_pixels
 from hart_lite.errors import HartError
-from hart_lite.eval.settings import EvalSettings, setting_for
 from hart_lite.grading import choice_lines, read_answer
-from hart_lite.inference.conversation import Conversation
+from hart_lite.inference.engine import Conversation
 from hart_lite.inference.load import OpenModel
-from hart_lite.inference.prompts import question_lines
 from hart_lite.inference.protocols import registry as protocols
+from hart_lite.inference.settings import AskSettings, setting_for
 from hart_lite.types import Box, Example, ImageSource
 from hart_lite.utils.text import shown
 
@@ -59,14 +56,12 @@ def ask(
     """
     check(questions, choices, mode)
     examples = [Example(str(n), (image,), text.strip(), "", tuple(choices)) for n, text in enumerate(questions)]
-    settings = EvalSettings({}, modes=(mode,))
-    size = image.size()
     image.load()  # so that a broken one is refused in its own words
     protocol = protocols.find(mode)
-    runs = [protocol(e, setting_for(question_lines(e), mode, settings, model)) for e in examples]
-    answered = dict(model.engine.answer(runs))
-    pad = model.rollout.crop_pad if mode in protocols.OURS else 0
-    return [_asked(example, answered[n], pad, size) for n, example in enumerate(examples)]
+    setting = setting_for(mode, model, AskSettings())
+    answered = dict(model.engine.answer([protocol(example, setting) for example in examples]))
+    model.engine.forget_images()
+    return [_asked(example, answered[n]) for n, example in enumerate(examples)]
 
 
 def check(questions: Sequence[str], choices: Sequence[str], mode: str) -> None:
@@ -86,11 +81,11 @@ def check(questions: Sequence[str], choices: Sequence[str], mode: str) -> None:
         raise HartError(f"a question or choice is no text in UTF-8: {error}") from error
 
 
-def _asked(example: Example, conversation: Conversation, pad: float, size: tuple[int, int]) -> Asked:
+def _asked(example: Example, conversation: Conversation) -> Asked:
     outcome = conversation.outcome
     if outcome is None:
         return Asked(example.question, example.choices, "", None, failure=conversation.failure)
-    crops = tuple(Box(*crop_pixels(expand(box, pad, size), size)) for box in outcome.boxes)
+    crops = tuple(view.box for view in outcome.crops)
     return Asked(
         example.question,
         example.choices,

@@ -15,8 +15,8 @@ from hart_lite.config.schema import Recipe
 from hart_lite.eval.results import read_evaluation
 from hart_lite.export.lora import read_lora
 from hart_lite.export.shards import Checkpoint
+from hart_lite.report.reader import read_run
 from hart_lite.runs import checkpoints
-from hart_lite.runs.reader import read_run
 from hart_lite.runs.record import RunRecord, record_of
 
 PREDICTION = {

@@ -10,7 +10,7 @@ from transformers import Trainer
 from hart_lite.config.schema import Recipe
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.loading import load_policy
-from hart_lite.training.datasets import load_splits
+from hart_lite.runs.splits import load_splits
 from hart_lite.training.train import Stage
 
 RL = {"kind": "rl", "steps": 12, "questions_per_step": 8, "lr": 1e-3, "save_every": 0, "log_rollouts_every": 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,14 +11,17 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from hart_lite.config.schema import Lora, PixelBudgets, Rollout
+from hart_lite.config.sections import Lora, PixelBudgets, Rollout
+from hart_lite.inference.load import OpenModel
+from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.rollout import Runner
 from hart_lite.models import attention
 from hart_lite.models.loading import DTYPES, keep_differentiable
 from hart_lite.models.policy import Policy
 from hart_lite.perf.model_sizes import Dimensions
 from hart_lite.perf.step_time.presets import TOKEN, FixedLength, Preset, config_of
-from hart_lite.toy.model import build_processor, build_tokenizer
+from hart_lite.toy.model import build_processor, toy_tokenizer
+from hart_lite.types import Example, Trajectory
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Workload:
 
 def workload(preset: Preset, folder: Path) -> Workload:
     """`folder` receives tokenizer, image processor and config. The adapters change what the model says."""
-    build_tokenizer().save_pretrained(folder)
+    toy_tokenizer().save_pretrained(folder)
     build_processor().save_pretrained(folder)
     config_of(preset).save_pretrained(folder)
     policy = Policy(FixedLength(str(folder)), random_model(preset, attention.NAME), Lora())
@@ -66,7 +70,15 @@ def workload(preset: Preset, folder: Path) -> Workload:
 def _workload(preset: Preset, policy: Policy, dims: Dimensions) -> Workload:
     pixels = PixelBudgets(full=preset.full_tokens * TOKEN, crop=preset.crop_tokens * TOKEN, min=TOKEN)
     settings = Rollout(samples=preset.samples, max_tokens_locate=preset.response, max_tokens_answer=preset.response)
-    return Workload(preset, Runner(policy, pixels, settings), dims)
+    engine = LocalEngine(policy, settings.tokens_per_batch, max_batch=1)
+    return Workload(
+        preset, Runner(OpenModel(engine, policy.family.name, {}, pixels, settings), alternate_rewards), dims
+    )
+
+
+def alternate_rewards(examples: Sequence[Example], trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """Half of a group is right, so that every step has something to learn."""
+    return [replace(t, reward=float(n % 2)) for n, t in enumerate(trajectories)]
 
 
 def random_model(preset: Preset, text_attention: str = "sdpa") -> nn.Module:

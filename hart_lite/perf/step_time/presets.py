@@ -18,7 +18,7 @@ from transformers import Qwen2_5_VLConfig
 from hart_lite.data.images import ImageFile
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.toy.glyphs import GLYPHS
-from hart_lite.toy.model import build_config, build_tokenizer
+from hart_lite.toy.model import build_config, toy_tokenizer
 from hart_lite.types import Example
 
 TOKEN = 784  # pixels of a visual token
@@ -104,7 +104,7 @@ PRESETS = {
 
 
 def config_of(preset: Preset) -> Qwen2_5_VLConfig:
-    facts = build_config(build_tokenizer()).to_dict()
+    facts = build_config(toy_tokenizer()).to_dict()
     facts["text_config"] |= preset.text
     facts["text_config"]["rope_parameters"] |= {"mrope_section": list(preset.mrope)}
     facts["text_config"].pop("layer_types", None)  # as many as there were layers

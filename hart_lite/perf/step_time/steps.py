@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,8 +19,9 @@ from transformers import PrinterCallback, Qwen2_5_VLProcessor, TrainerCallback, 
 from transformers.processing_utils import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
+from hart_lite.config.prompts import Prompts
 from hart_lite.config.schema import Recipe
-from hart_lite.inference import prompts as loops
+from hart_lite.inference.prompts import question_text
 from hart_lite.perf.step_time.models import Workload
 from hart_lite.perf.step_time.presets import TOKEN
 from hart_lite.toy.model import build_processor
@@ -60,15 +60,11 @@ def alternate(rewards: int) -> list[float]:
 # -- ours --------------------------------------------------------------------------------------------------------------
 
 
-class Rewarded(RLTrainer):
-    """RLTrainer with given rewards; `groups` are those of the last step."""
+class RecordingTrainer(RLTrainer):
+    """Keeps the groups of the last step, which were drawn once: there is nothing to draw them again for."""
 
-    def _rollout(self, examples, step, attempt=0) -> list[Group]:
-        self.groups = []
-        for group in super()._rollout(examples, step, attempt):
-            rewards = alternate(len(group.trajectories))
-            rewarded = (replace(t, reward=r) for t, r in zip(group.trajectories, rewards, strict=True))
-            self.groups.append(Group(group.example, tuple(rewarded)))
+    def rollout(self, examples, step, attempt=0) -> list[Group]:
+        self.groups = super().rollout(examples, step, attempt)
         return self.groups
 
 
@@ -83,13 +79,15 @@ class Ours:
                 "beta": BETA,
                 "loop": loop,
                 "objective": "ap_grpo" if loop == "hart" else "grpo",
-                "rollout": work.runner.settings,
+                "rollout": work.runner.model.rollout,
                 "stages": [stage | {"tokens_per_pack": work.tokens_per_pack}],
             }
         )
         self.clock = StepClock(work)
         args = _arguments(TrainingArguments, work, folder, per_device_train_batch_size=1)
-        self.trainer = Rewarded(work.runner, [None], recipe, recipe.stages[0], args, folder, callbacks=[self.clock])
+        self.trainer = RecordingTrainer(
+            work.runner, [None], recipe, recipe.stages[0], args, folder, callbacks=[self.clock]
+        )
         self.trainer.remove_callback(PrinterCallback)
 
     def step(self, example: Example) -> Laps:
@@ -152,7 +150,7 @@ class Stock:
     def __init__(self, work: Workload, model: nn.Module, folder: Path) -> None:
         preset, family, lora = work.preset, work.runner.policy.family, work.runner.policy.lora
         pixels = build_processor()
-        pixels.size = {"shortest_edge": TOKEN, "longest_edge": work.runner.pixels.full}
+        pixels.size = {"shortest_edge": TOKEN, "longest_edge": work.runner.setting.full_pixels}
         self.clock = StepClock(work)
         self.trainer = Timed(
             model=model,
@@ -180,7 +178,7 @@ class Stock:
         self.trainer.remove_callback(PrinterCallback)
 
     def step(self, example: Example) -> Laps:
-        prompt = [{"role": "user", "content": loops.question_lines(example)}]
+        prompt = [{"role": "user", "content": question_text(Prompts(), example)}]
         self.trainer.train_dataset = Dataset.from_list([{"prompt": prompt, "image": example.images[0].load()}])
         self.trainer.laps = {"rollout": 0.0, "reference": 0.0}
         self.trainer.train()
