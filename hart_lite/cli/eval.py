@@ -7,8 +7,8 @@ import inspect
 import sys
 from pathlib import Path
 
-from hart_lite.cli.logging import quiet_libraries
 from hart_lite.errors import HartError
+from hart_lite.utils.libraries import quiet_libraries
 from hart_lite.utils.text import printable
 
 EXAMPLES = """examples:
@@ -109,7 +109,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if len(asked) < len(named) or len(set(modes)) < len(modes):
         raise HartError("a benchmark or mode is named twice")
     quiet_libraries()
-    from hart_lite.eval.evaluator import run_eval
+    from hart_lite.eval.evaluator import evaluate_benchmarks
     from hart_lite.eval.settings import EvalSettings
     from hart_lite.report.eval_report import write_evaluation_page
 
@@ -117,7 +117,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             "box_format")  # fmt: skip
     chosen = {name: getattr(arguments, name) for name in same} | ({"modes": tuple(modes)} if modes else {})
     out = arguments.out or Path("runs/eval") / "".join(c if c.isalnum() or c in ".-_" else "-" for c in arguments.model)
-    result = run_eval(arguments.model, EvalSettings(benchmarks=asked, **chosen), out)
+    result = evaluate_benchmarks(arguments.model, EvalSettings(benchmarks=asked, **chosen), out)
     write_evaluation_page(out)
     print(f"\n{result.table}\n\nevaluation: {out}")
     if result.bad:
@@ -135,9 +135,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def compare(arguments: argparse.Namespace) -> int:
     """Pair two evaluations question by question: how far they differ in answers and boxes, and whether that could be
     chance."""
+    from hart_lite.eval.compare import compare as compared
     from hart_lite.eval.compare import compare_text
+    from hart_lite.eval.results import read_evaluation
 
-    print(compare_text(arguments.a, arguments.b), end="")
+    print(compare_text(compared(read_evaluation(arguments.a), read_evaluation(arguments.b))), end="")
     return 0
 
 

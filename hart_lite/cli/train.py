@@ -7,8 +7,8 @@ import inspect
 import logging
 from pathlib import Path
 
-from hart_lite.cli.logging import quiet_libraries
 from hart_lite.errors import HartError
+from hart_lite.utils.libraries import quiet_libraries
 
 log = logging.getLogger(__name__)
 

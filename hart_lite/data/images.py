@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from hart_lite.data.image_headers import DECODE_ERRORS, UPRIGHT, check_scans, length_of, orientation
 from hart_lite.errors import HartError
@@ -140,6 +140,21 @@ class ImageBytes:
 
     def checked_size(self) -> tuple[int, int]:
         return checked_size(io.BytesIO(self.data), self.name)
+
+
+class LoadedImage:
+    """An image that is decoded already, as a notebook has it. Its identity is its pixels."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image = _rgb(ImageOps.exif_transpose(image))
+        self.key = content_key(repr(self.image.size).encode() + self.image.tobytes())
+
+    def load(self) -> Image.Image:
+        """RGB, upright, shared with other callers: do not draw on it."""
+        return self.image
+
+    def size(self) -> tuple[int, int]:
+        return self.image.size
 
 
 def content_key(data: bytes) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hart_lite.demo.session import BASE, ONLY, TRAINED, Request
 from hart_lite.grading import grade
-from hart_lite.inference.ask import Asked
+from hart_lite.inference.ask import Answer
 from hart_lite.report.answer_picture import COLOURS
 from hart_lite.report.html import Pictures
 from hart_lite.types import Box, Example
@@ -77,7 +77,7 @@ def notice(message: str) -> str:
 
 
 def panels(
-    request: Request, answerers: Sequence[str], found: Mapping[str, Sequence[Asked]], truth: Example | None = None
+    request: Request, answerers: Sequence[str], found: Mapping[str, Sequence[Answer]], truth: Example | None = None
 ) -> str:
     """For each question, beside each other, what every answerer saw and said; those not in `found` are still at it.
 
@@ -99,12 +99,12 @@ def panels(
     return f'<div class="looks">{out}</div>'
 
 
-def _steps(image: Image.Image, url: str, asked: Asked, pictures: Pictures, truth: Example | None) -> str:
+def _steps(image: Image.Image, url: str, asked: Answer, pictures: Pictures, truth: Example | None) -> str:
     located = _photo(image, url, asked.boxes) + _where(asked)
     answered = f'<p class="notice">{escape(asked.failure)}</p>' if asked.failure else _answer(asked, truth)
     return (
         _step(1, "Locate", located)
-        + _step(2, "Crop", _crops(image, asked.crops, pictures))
+        + _step(2, "Crop", _crops(image, [view.box for view in asked.crops], pictures))
         + _step(3, "Answer", answered)
     )
 
@@ -141,7 +141,7 @@ def _photo(image: Image.Image, url: str, boxes: Sequence[Box]) -> str:
     )
 
 
-def _where(asked: Asked) -> str:
+def _where(asked: Answer) -> str:
     out = ""
     if not asked.boxes and not asked.failure:
         out += '<p class="soft">no usable box: it answers from the whole photo</p>'
@@ -165,7 +165,7 @@ def _crops(image: Image.Image, crops: Sequence[Box], pictures: Pictures) -> str:
     return f'<div class="crops">{out}</div>' if out else '<p class="soft">nothing was cut out</p>'
 
 
-def _answer(asked: Asked, truth: Example | None) -> str:
+def _answer(asked: Answer, truth: Example | None) -> str:
     words = asked.choice or asked.answer or "no answer"
     size = " long" if len(words) > 24 else ""
     out = f'<p class="answer{size}">{escape(cut(words))}</p>'

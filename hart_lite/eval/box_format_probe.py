@@ -11,8 +11,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from hart_lite.box_formats import FRAMES, MEANING, BoxFrame, Size, to_original
 from hart_lite.boxes import valid_boxes
 from hart_lite.config.sections import ModelSection, PixelBudgets, Rollout
@@ -26,6 +24,7 @@ from hart_lite.inference.rollout import Runner
 from hart_lite.models.families.box_parsing import WrittenBox
 from hart_lite.models.loading import load_policy
 from hart_lite.types import Box, Example
+from hart_lite.utils.progress import progress
 
 HIT = 0.5  # IoU from which a box is on its target, as referring expressions are scored
 FITS = 0.1  # mean IoU below which no convention is said to fit: boxes put anywhere come near it
@@ -66,9 +65,9 @@ def measure(
     budgets = PixelBudgets() if pixels is None else PixelBudgets(full=pixels, crop=pixels, min=min(pixels, 4 * 784))
     policy = load_policy(section)
     engine = LocalEngine(policy, Rollout().tokens_per_batch, batch_size)
-    model = OpenModel(engine, policy.family.name, {}, budgets, Rollout(max_boxes=1))
+    model = OpenModel(section.base, engine, policy.family.name, {}, budgets, Rollout(max_boxes=1))
     answers = []
-    for start in tqdm(range(0, len(examples), batch_size), desc="locate", unit="batch", leave=False):
+    for start in progress(range(0, len(examples), batch_size), desc="locate", unit="batch", leave=False):
         answers += ask(Runner(model), examples[start : start + batch_size])
         engine.forget_images()
     return {"model": section.base, "own": policy.family.box_frame, **compare(answers)}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from hart_lite.errors import HartError
 from hart_lite.eval.metrics import SCORES
 from hart_lite.eval.prediction import Key, Prediction
-from hart_lite.eval.results import Evaluation, read_evaluation
+from hart_lite.eval.results import Evaluation
 from hart_lite.eval.statistics import mcnemar, paired_bootstrap
 from hart_lite.eval.summary import flat
 from hart_lite.utils.markdown import markdown_table, plain, probability
@@ -22,7 +21,7 @@ GROUNDING = {  # figure -> its title; the shares of questions first
 }
 
 
-def compare(folder_a: str | Path, folder_b: str | Path) -> dict:
+def compare(a: Evaluation, b: Evaluation) -> dict:
     """Pairs the rows of two evaluations by benchmark, mode and id; differences are b - a.
 
     {"a", "b": folder and model; "settings": {name: [a, b]} where they differ; "pairs", "only_a", "only_b": rows;
@@ -30,7 +29,6 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> dict:
     "official", and where both have boxes "grounding": {figure: comparison}}}}}, a comparison being {"a", "b",
     "difference", "low", "high", "p"}, for answers with "mcnemar". Raises `HartError` where no row is in both.
     """
-    a, b = read_evaluation(folder_a), read_evaluation(folder_b)
     rows_a, rows_b = _by_key(a), _by_key(b)
     common = [key for key in rows_a if key in rows_b]
     if not common:
@@ -50,14 +48,15 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> dict:
         "pairs": len(common),
         "only_a": len(rows_a) - len(common),
         "only_b": len(rows_b) - len(common),
-        "changed": sum(any(x[k] != y[k] for k in ("question", "choices", "truth")) for x, y in pairs.values()),
+        "changed": sum(
+            any(getattr(x, k) != getattr(y, k) for k in ("question", "choices", "truth")) for x, y in pairs.values()
+        ),
         "parts": parts,
     }
 
 
-def compare_text(folder_a: str | Path, folder_b: str | Path) -> str:
-    """`compare` as Markdown."""
-    found = compare(folder_a, folder_b)
+def compare_text(found: dict) -> str:
+    """What `compare` found, as Markdown."""
     lines = [f"- {name}: {plain(found[name]['model'])} ({plain(found[name]['folder'])})" for name in ("a", "b")]
     lines.append(f"- rows in both: {found['pairs']:,}; only in a: {found['only_a']:,}; only in b: {found['only_b']:,}")
     parts = ["\n".join(lines)]

@@ -28,6 +28,7 @@ from hart_lite.grading import grade, read_answer
 from hart_lite.inference.engine import Conversation
 from hart_lite.inference.load import OpenModel, open_model
 from hart_lite.inference.protocols import registry as protocols
+from hart_lite.utils.progress import progress
 
 log = logging.getLogger(__name__)
 GROUNDED_MODES = [mode for mode in protocols.PROTOCOLS if mode != "full"]  # in which the model says where it looks
@@ -44,14 +45,18 @@ class EvalResult:
     failures: Counter = field(default_factory=Counter)
 
 
-def run_eval(spec: str, settings: EvalSettings, out: Path) -> EvalResult:
-    """Names and rows are checked before the model is loaded; whether `out` holds an evaluation that this one may go on
-    with is checked after it, since the model is part of that."""
+def evaluate_benchmarks(model: OpenModel | str | Path, settings: EvalSettings, out: Path) -> EvalResult:
+    """Evaluate a model, opened or to be opened, on the benchmarks of `settings`, into the folder `out`.
+
+    Names and rows are checked before a model is loaded; whether `out` holds an evaluation that this one may go on with
+    is checked after it, since the model is part of that.
+    """
     for mode in settings.modes:
         protocols.find(mode)
     questions, bad = read_questions(settings.benchmarks, settings.limit, settings.strict)
-    model = open_model(spec, quant=settings.quant, device=settings.device, box_format=settings.box_format)
-    return evaluate(model, spec, settings, questions, out, bad)
+    if not isinstance(model, OpenModel):
+        model = open_model(str(model), quant=settings.quant, device=settings.device, box_format=settings.box_format)
+    return evaluate(model, model.name, settings, questions, out, bad)
 
 
 def evaluate(
@@ -71,7 +76,7 @@ def evaluate(
         for row in folder.rows():
             run.keep(row)
         total = len(questions) * len(settings.modes)
-        with tqdm(total=total, initial=len(run.done), unit="answer", desc=title, leave=False) as bar:
+        with progress(total=total, initial=len(run.done), unit="answer", desc=title, leave=False) as bar:
             for batch in batches_by_image(questions, model.engine.max_batch):
                 run.ask(batch, bar)
         missing = sum(run.failures.values())

@@ -3,6 +3,7 @@ the image is encoded and read once however many there are."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,19 +13,20 @@ from hart_lite.inference.engine import Conversation
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.protocols import registry as protocols
 from hart_lite.inference.settings import AskSettings, setting_for
-from hart_lite.types import Box, Example, ImageSource
+from hart_lite.types import Box, Example, ImageSource, ImageView
 from hart_lite.utils.text import shown
 
 DEFAULT_MODE = "full+crops"
 
 
 @dataclass(frozen=True)
-class Asked:
+class Answer:
     """What came of a question. `answer` is a letter where there are choices, else text; None when none was read.
 
-    `boxes` are original pixels of the upright image, as the model named them; `crops` are what it was shown of them:
-    whole pixels, padded. `located` is where it said to look, word for word, and empty in modes that do not look.
-    `failure` says why a model behind a server did not answer.
+    `boxes` are original pixels of the upright image, as the model named them; `crops` are what it was shown of them,
+    padded: `crop.box` in whole original pixels, `crop.load()` as an image. `located` is where it said to look, word for
+    word, and empty in modes that do not look. `tokens` counts those it wrote, None where a server does not tell;
+    `seconds` is its share of the time that all questions took. `failure` says why a server did not answer.
     """
 
     question: str
@@ -32,9 +34,11 @@ class Asked:
     text: str
     answer: str | None
     boxes: tuple[Box, ...] = ()
-    crops: tuple[Box, ...] = ()
+    crops: tuple[ImageView, ...] = ()
     rejected: int = 0
     located: str = ""
+    tokens: int | None = None
+    seconds: float = 0.0
     failure: str = ""
 
     @property
@@ -49,7 +53,7 @@ def ask(
     questions: Sequence[str],
     choices: Sequence[str] = (),
     mode: str = DEFAULT_MODE,
-) -> list[Asked]:
+) -> list[Answer]:
     """One answer for each question, in order; greedy. All questions have the same choices.
 
     Raises `HartError` for an image that cannot be read, an empty question, an unknown mode or a single choice.
@@ -58,10 +62,11 @@ def ask(
     examples = [Example(str(n), (image,), text.strip(), "", tuple(choices)) for n, text in enumerate(questions)]
     image.load()  # so that a broken one is refused in its own words
     protocol = protocols.find(mode)
-    setting = setting_for(mode, model, AskSettings())
+    setting, begun = setting_for(mode, model, AskSettings()), time.perf_counter()
     answered = dict(model.engine.answer([protocol(example, setting) for example in examples]))
     model.engine.forget_images()
-    return [_asked(example, answered[n]) for n, example in enumerate(examples)]
+    seconds = (time.perf_counter() - begun) / len(examples)
+    return [_answer(example, answered[n], seconds) for n, example in enumerate(examples)]
 
 
 def check(questions: Sequence[str], choices: Sequence[str], mode: str) -> None:
@@ -81,18 +86,20 @@ def check(questions: Sequence[str], choices: Sequence[str], mode: str) -> None:
         raise HartError(f"a question or choice is no text in UTF-8: {error}") from error
 
 
-def _asked(example: Example, conversation: Conversation) -> Asked:
-    outcome = conversation.outcome
+def _answer(example: Example, conversation: Conversation, seconds: float) -> Answer:
+    outcome, turns = conversation.outcome, conversation.turns
     if outcome is None:
-        return Asked(example.question, example.choices, "", None, failure=conversation.failure)
-    crops = tuple(view.box for view in outcome.crops)
-    return Asked(
+        return Answer(example.question, example.choices, "", None, failure=conversation.failure)
+    counts = [turn.response_tokens for turn in turns]
+    return Answer(
         example.question,
         example.choices,
         outcome.text,
         read_answer(outcome.text, example.choices),
         outcome.boxes,
-        crops,
+        outcome.crops,
         outcome.counts.get("rejected_boxes", 0),
-        next((turn.text for turn in conversation.turns if turn.kind == "locate"), ""),
+        next((turn.text for turn in turns if turn.kind == "locate"), ""),
+        None if None in counts else sum(counts),
+        seconds,
     )

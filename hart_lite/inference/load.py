@@ -40,8 +40,10 @@ _KINDS = "a run directory, a folder with an adapter or a checkpoint, a Hub id (o
 
 @dataclass(frozen=True)
 class OpenModel:
-    """`pixels` are the budgets of its recipe, None where no recipe says; `weights` tell one model from another."""
+    """`name` is what it was opened by; `pixels` are the budgets of its recipe, None where no recipe says; `weights`
+    tell one model from another."""
 
+    name: str
     engine: Engine
     family: str
     weights: dict[str, str]
@@ -71,16 +73,16 @@ def open_model(
         with (adapter / ADAPTER_WEIGHTS).open("rb") as file:
             weights["adapter"] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     if recipe:
-        return recipe_model(policy, recipe, weights)
+        return recipe_model(spec, policy, recipe, weights)
     engine = LocalEngine(policy, Rollout().tokens_per_batch, Evaluate().batch_size)
-    return OpenModel(engine, policy.family.name, weights, None)
+    return OpenModel(spec, engine, policy.family.name, weights, None)
 
 
-def recipe_model(policy: Policy, recipe: Recipe, weights: dict[str, str]) -> OpenModel:
+def recipe_model(name: str, policy: Policy, recipe: Recipe, weights: dict[str, str]) -> OpenModel:
     """A policy that is asked as its recipe says."""
     rollout = recipe.rollout
     engine = LocalEngine(policy, rollout.tokens_per_batch, recipe.evaluate.batch_size, rollout.cuda_graph)
-    return OpenModel(engine, policy.family.name, weights, recipe.pixels, rollout, recipe.prompts)
+    return OpenModel(name, engine, policy.family.name, weights, recipe.pixels, rollout, recipe.prompts)
 
 
 def _open_api(name: str, box_format: str) -> OpenModel:
@@ -89,7 +91,9 @@ def _open_api(name: str, box_format: str) -> OpenModel:
     if box_format not in INTERFACES:
         raise HartError(f"unknown box format {shown(box_format)}; allowed: {', '.join(INTERFACES)}")
     client = Client.from_environment(os.environ)
-    return OpenModel(ApiEngine(name, client, INTERFACES[box_format]()), "api", {"server": client.url}, None)
+    return OpenModel(
+        f"api:{name}", ApiEngine(name, client, INTERFACES[box_format]()), "api", {"server": client.url}, None
+    )
 
 
 def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:

@@ -20,8 +20,8 @@ _NAME = re.compile(r"(before|after|during)(?:-(\d{1,4})-(rl|sft)(?:-(\d{1,9}))?)
 
 @dataclass(frozen=True)
 class Moment:
-    """When an evaluation or a record of the tracked samples took place: `at` counts the optimizer steps before it, of all
-    stages."""
+    """When an evaluation or a record of the tracked samples took place: `at` counts the optimizer steps of
+    all stages before it."""
 
     name: str
     at: int

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from tqdm import tqdm
 from trl import SFTConfig, SFTTrainer
 
 from hart_lite.config.sections import SFTStage
@@ -29,6 +28,7 @@ from hart_lite.runs.checkpoints import SealedCheckpoints
 from hart_lite.training.step_guard import Guarded, Standing
 from hart_lite.types import Example, Tokens
 from hart_lite.utils.files import write_whole
+from hart_lite.utils.progress import progress
 
 IGNORED = -100  # label of a token without loss, as transformers has it
 ROWS = "rows"
@@ -47,7 +47,7 @@ def locate_once(runner: Runner, examples: Sequence[Example], cache: Path, batch_
             raise HartError(f"{cache} is about other questions: the data changed since the run began; start a new run")
         return found
     found = {}
-    for start in tqdm(range(0, len(examples), batch_size), desc="locate for SFT", unit="batch", leave=False):
+    for start in progress(range(0, len(examples), batch_size), desc="locate for SFT", unit="batch", leave=False):
         batch = examples[start : start + batch_size]
         for example, t in zip(batch, runner.rewarded(batch, runner.run(batch, hart.crops)), strict=True):
             found[example.id] = {"said": list(t.turns[0].response), "right": t.reward == 1}

@@ -73,7 +73,7 @@ def _train(recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop, 
     processes, run = PartialState(), recipe.run_dir
     done = [stage for stage in stages if stage.done]
     policy = load_policy(recipe.model, done[-1].adapter if done else None, recipe.seed)
-    model = recipe_model(policy, recipe, {"base": fingerprint(policy.family)})
+    model = recipe_model(recipe.model.base, policy, recipe, {"base": fingerprint(policy.family)})
     runner = Runner(
         model, partial(with_rewards, reward, recipe.reward_timeout, recipe.reward_workers), recipe.train_turns
     )

@@ -85,7 +85,7 @@ def fill(how: str, place: Path) -> None:
 def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
     notes = Notes(Path(sys.argv[1]))
-    from hart_lite.cli.logging import quiet_libraries
+    from hart_lite.utils.libraries import quiet_libraries
 
     quiet_libraries()
     from hart_lite.runs import checkpoints

@@ -72,7 +72,9 @@ def _workload(preset: Preset, policy: Policy, dims: Dimensions) -> Workload:
     settings = Rollout(samples=preset.samples, max_tokens_locate=preset.response, max_tokens_answer=preset.response)
     engine = LocalEngine(policy, settings.tokens_per_batch, max_batch=1)
     return Workload(
-        preset, Runner(OpenModel(engine, policy.family.name, {}, pixels, settings), alternate_rewards), dims
+        preset,
+        Runner(OpenModel("random weights", engine, policy.family.name, {}, pixels, settings), alternate_rewards),
+        dims,
     )
 
 
