@@ -83,7 +83,7 @@ def everything(family) -> list[Tokens]:
 def stock_logps(policy: Policy, tokens: Tokens, stock: Stock, model: torch.nn.Module | None = None) -> torch.Tensor:
     """Log-probs of the sampled tokens by one plain forward pass of the whole model, which makes its own positions."""
     logits = (model or policy.model)(**stock(policy, tokens), use_cache=False).logits[0].float()
-    at = torch.tensor([i for start, stop in tokens.sampled for i in range(start, stop)])
+    at = torch.tensor([i for start, stop, _ in tokens.sampled for i in range(start, stop)])
     return logits.log_softmax(-1)[at - 1, torch.tensor(tokens.ids)[at]]
 
 
@@ -155,7 +155,7 @@ def check_collated(policy: Policy) -> None:
     for some in (sequences[:6], sequences[6:], [policy.family.chat(("Which?",)) + said(3, 1)]):
         logits = policy.model(**policy.family.collate(some), use_cache=False).logits.log_softmax(-1)
         for row, tokens, ours in zip(logits, some, packed_logps(policy, some, 4096), strict=True):
-            at = torch.tensor([i for start, stop in tokens.sampled for i in range(start, stop)])
+            at = torch.tensor([i for start, stop, _ in tokens.sampled for i in range(start, stop)])
             torch.testing.assert_close(ours, row[at - 1, torch.tensor(tokens.ids)[at]], rtol=0, atol=1e-5)
 
 
@@ -240,7 +240,7 @@ def check_protocols(policy: Policy, pixels: PixelBudgets) -> None:
     """The peers' protocols too, which have limits and tools of their own."""
     engine = LocalEngine(policy, 65_536, 8)
     model = OpenModel(engine, policy.family.name, {}, pixels, Rollout())
-    asked = EvalSettings({}, max_tokens=8, full_pixels=pixels.full, crop_pixels=pixels.crop)
+    asked = EvalSettings(max_tokens=8, full_pixels=pixels.full, crop_pixels=pixels.crop)
 
     def runs() -> list:
         examples = list(BENCHMARK.read("scenes=1"))

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from chat_server import Server
-from hart_lite.inference.conversation import Conversation, Spoken
 from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
 from pictures import Photo
 from PIL import Image
 
 from hart_lite.errors import HartError
 from hart_lite.inference import openai_client
+from hart_lite.inference.engine import Conversation, Spoken
 from hart_lite.inference.openai_client import Client, RequestError
 from hart_lite.inference.openai_engine import ApiEngine
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say

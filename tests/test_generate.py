@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import hart_lite.models.generation
 from hart_lite.models import cuda_graph
 from hart_lite.models.attention import Samples
-from hart_lite.models.generation import Sampling, _pick
+from hart_lite.models.generation import Sampling, _pick, generate
 from hart_lite.types import Tokens
 
 

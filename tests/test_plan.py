@@ -20,7 +20,7 @@ from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
 from hart_lite.models import generation, policy
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
-from hart_lite.models.generation import Sampling
+from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.packing import Pack, pack, trie
 from hart_lite.models.policy import Policy
 from hart_lite.perf import memory_model

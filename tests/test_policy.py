@@ -292,7 +292,7 @@ def stock_full_logits(policy, tokens):
 def banned_mass(policy, tokens) -> torch.Tensor:
     """Probability that the model gives to banned ids at each sampled token."""
     probs = policy.model(**stock_inputs(policy, tokens)).logits[0].softmax(-1)
-    [(start, stop)] = tokens.sampled
+    [(start, stop, _)] = tokens.sampled
     return probs[start - 1 : stop - 1, list(policy.family.banned_ids)].sum(-1)
 
 

@@ -4,12 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
+from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
 from pictures import Photo
 from PIL import Image
 
 from hart_lite.errors import HartError
 from hart_lite.inference import prompts
-from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
 from hart_lite.inference.protocols import deepeyes, mgpo, pixel_reasoner
 from hart_lite.inference.protocols.base import Outcome, Say, Setting
 from hart_lite.inference.protocols.registry import PROTOCOLS, find

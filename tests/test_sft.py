@@ -65,7 +65,7 @@ def test_an_answer_row_shows_the_image_and_its_crops_and_teaches_the_letter(runn
             prompts.with_crops_content(example, runner.full_views(example), [runner.crop_view(example, BOX)])
         ).ids
     )
-    [(start, stop)] = row.sampled
+    [(start, stop, _)] = row.sampled
     assert stop == len(row)
     assert text(runner, row.ids[start:]) == f"{example.answer}<|im_end|>"
 
@@ -91,7 +91,7 @@ def test_a_locate_row_teaches_the_turn_that_was_said(runner, examples):
     """Word for word, reasoning included. Choices stay withheld."""
     said = runner.policy.family.response_ids('there: [{"bbox_2d": [14,14,42,42]}]')
     row = locate_row(runner, examples[0], said)
-    [(start, stop)] = row.sampled
+    [(start, stop, _)] = row.sampled
     assert row.ids[start:stop] == said
     assert stop == len(row)
     assert views(row) == [(examples[0].images[0], None)]

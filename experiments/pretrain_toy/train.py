@@ -89,7 +89,7 @@ class Trainer:
         whole, hidden = self._read(samples)
         at, targets, weights = [], [], []
         for n, tokens in enumerate(whole):
-            (start, stop) = tokens.sampled[0]
+            start, stop, _ = tokens.sampled[0]
             at += [hidden[n, start - 1 : stop - 1]]
             targets += tokens.ids[start:stop]
             tokens_weigh = self._weights(tokens.ids[start:stop])
@@ -175,7 +175,7 @@ class Trainer:
         hits = 0
         for s in samples:
             [whole], hidden = self._read([s])
-            (start, stop) = whole.sampled[0]
+            start, stop, _ = whole.sampled[0]
             said = self.model.lm_head(hidden[0, start - 1 : stop - 1]).argmax(-1).tolist()
             pairs = list(zip(said, whole.ids[start:stop], strict=True))
             if kind == "locate":

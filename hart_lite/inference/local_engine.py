@@ -7,7 +7,7 @@ again in halves, to the same responses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,6 +20,8 @@ from hart_lite.models.oom import Budget, within_memory
 from hart_lite.models.policy import Policy
 from hart_lite.types import Tokens, Turn
 
+Generate = Callable[[Policy, Sequence[Tokens], Sampling], list[tuple[int, ...]]]
+
 
 @dataclass
 class _Talk:
@@ -28,7 +30,7 @@ class _Talk:
     run: ProtocolRun
     say: Say
     prompt: Tokens = field(default_factory=Tokens)
-    response: tuple[int, ...] = ()
+    said: Tokens = field(default_factory=Tokens)  # the last response, as it stands in the conversation
     turns: list[Turn] = field(default_factory=list)
 
     def ask(self, family: Family) -> None:
@@ -36,10 +38,7 @@ class _Talk:
         if say.fresh:
             self.prompt = family.chat(say.content, system=say.system)
             return
-        if say.keep is None:
-            stands = Tokens.response(self.response, self.turns[-1].kind)
-        else:
-            stands = Tokens(family.response_ids(say.keep))
+        stands = self.said if say.keep is None else Tokens(family.response_ids(say.keep))
         ended = bool(stands.ids) and stands.ids[-1] in family.eos_ids
         self.prompt = self.prompt + stands + family.reply(say.content, ended)
 
@@ -47,9 +46,10 @@ class _Talk:
         """Take the model's response to the protocol: what the conversation came to, or None when it goes on."""
         whole = family.text(ids)
         text = cut_after(whole, self.say.stop)
-        self.response = ids if text == whole else family.response_ids(text)
+        # What was cut is no longer what was drawn.
+        self.said = Tokens.response(ids, self.say.kind) if text == whole else Tokens(family.response_ids(text))
         prompt, counts = self.prompt, (len(self.prompt), len(ids), len(self.prompt.slots))
-        self.turns.append(Turn(self.say.kind, prompt, self.response, text, *counts, fresh=self.say.fresh))
+        self.turns.append(Turn(self.say.kind, prompt, ids, text, *counts, fresh=self.say.fresh))
         try:
             self.say = self.run.send(text)
         except StopIteration as end:
@@ -58,12 +58,20 @@ class _Talk:
 
 
 class LocalEngine:
-    """`budget` bounds the tokens that are read and sampled at one time; it shrinks where memory runs out."""
+    """`budget` bounds the tokens that are read and sampled at one time; it shrinks where memory runs out. `generate`
+    draws the responses: measurements put a stand-in there."""
 
     batch_dependent = True
 
-    def __init__(self, policy: Policy, tokens_per_batch: int, max_batch: int, cuda_graph: bool = False) -> None:
-        self.policy, self.max_batch, self.cuda_graph = policy, max_batch, cuda_graph
+    def __init__(
+        self,
+        policy: Policy,
+        tokens_per_batch: int,
+        max_batch: int,
+        cuda_graph: bool = False,
+        generate: Generate = generate,
+    ) -> None:
+        self.policy, self.max_batch, self.cuda_graph, self.generate = policy, max_batch, cuda_graph, generate
         self.budget = Budget("rollout.tokens_per_batch", tokens_per_batch)
 
     @property
@@ -115,7 +123,7 @@ class LocalEngine:
         """None where memory ran out and the budget was halved. Raises `ModelError` where a prompt alone is too much."""
         own, rows = tuple(limits[n] for n in batch), tuple(decoding.first + n for n in batch)
         sampling = Sampling(max(own), decoding.temperature, decoding.top_p, seed, rows, own, self.cuda_graph)
-        responses = within_memory(partial(generate, self.policy, list(batch.values()), sampling))
+        responses = within_memory(partial(self.generate, self.policy, list(batch.values()), sampling))
         if responses is None and len(batch) == 1:
             [prompt] = batch.values()
             raise ModelError(

@@ -9,6 +9,6 @@ from tqdm import tqdm
 
 
 def progress(*args: Any, **options: Any) -> tqdm:
-    """A `tqdm` bar where this package's messages are switched on, as on the command line; else one that shows nothing."""
+    """A `tqdm` bar where messages of this package are switched on, as on the command line; else one that hides."""
     wanted = logging.getLogger("hart_lite").isEnabledFor(logging.INFO)
     return tqdm(*args, **options | ({} if wanted else {"disable": True}))
