@@ -19,11 +19,11 @@ from hart_lite.demo import session as demo_room
 from hart_lite.demo.panels import notice, panels
 from hart_lite.demo.session import BASE, MAX_WORDS, TRAINED, Demo, Request, as_request, held_out_examples, read_request
 from hart_lite.errors import HartError
-from hart_lite.inference.ask import Asked, ask
+from hart_lite.inference.ask import Answer, ask
 from hart_lite.inference.load import open_model
 from hart_lite.runs.run_dir import save_adapter
 from hart_lite.toy.scenes import HELD_OUT
-from hart_lite.types import Box
+from hart_lite.types import Box, ImageView
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 EXAMPLES = held_out_examples()
@@ -174,7 +174,8 @@ def shown_photo() -> ImageBytes:
     return ImageBytes(file.getvalue(), "the photo")
 
 
-LOOKED = Asked("What?", (), "a cat", "a cat", (Box(50, 20, 100, 60),), (Box(45, 16, 105, 64),), located="[50,20]")
+CROP = ImageView(shown_photo(), (56, 56), Box(45, 16, 105, 64))
+LOOKED = Answer("What?", (), "a cat", "a cat", (Box(50, 20, 100, 60),), (CROP,), located="[50,20]")
 
 
 def test_a_box_lies_where_it_is_in_the_photo_and_its_crop_beside_it():
@@ -194,7 +195,7 @@ def test_who_has_not_answered_yet_is_looking():
 
 
 def test_text_from_anywhere_is_shown_as_text():
-    asked = Asked(SCRIPT, (SCRIPT, "b"), SCRIPT + " A", "A", located=SCRIPT)
+    asked = Answer(SCRIPT, (SCRIPT, "b"), SCRIPT + " A", "A", located=SCRIPT)
     failed = replace(asked, answer=None, failure=SCRIPT)
     html = panels(Request(shown_photo(), (SCRIPT,), (SCRIPT, "b")), (BASE, TRAINED), {BASE: [asked], TRAINED: [failed]})
     html += notice(SCRIPT)
@@ -208,7 +209,7 @@ def test_an_example_says_whether_the_answer_is_right():
     other = next(choice for choice in example.choices if choice != right)
 
     def said(text: str) -> str:
-        asked = Asked(example.question, example.choices, text, "ABCDE"[example.choices.index(text)])
+        asked = Answer(example.question, example.choices, text, "ABCDE"[example.choices.index(text)])
         return panels(as_request(example), ("model",), {"model": [asked]}, example)
 
     assert '<p class="verdict right">right</p>' in said(right)
@@ -217,7 +218,7 @@ def test_an_example_says_whether_the_answer_is_right():
 
 
 def test_no_box_no_answer_and_refused_boxes_are_said():
-    nothing = Asked("What?", ("a", "b"), "hm", None, rejected=2, located="over there")
+    nothing = Answer("What?", ("a", "b"), "hm", None, rejected=2, located="over there")
     html = panels(Request(shown_photo(), ("What?",), ("a", "b")), ("model",), {"model": [nothing]})
     for words in ("no usable box", "too many): 2", "nothing was cut out", "no answer", '<p class="said">hm</p>'):
         assert words in html
@@ -227,8 +228,9 @@ def test_no_box_no_answer_and_refused_boxes_are_said():
 def test_thin_photos_have_panels(size):
     file = io.BytesIO()
     Image.new("RGB", size).save(file, "PNG")
-    asked = replace(LOOKED, boxes=(Box(0, 0, *size),), crops=(Box(0, 0, *size),))
-    html = panels(Request(ImageBytes(file.getvalue(), "x"), ("What?",)), ("model",), {"model": [asked]})
+    photo, whole = ImageBytes(file.getvalue(), "x"), Box(0, 0, *size)
+    asked = replace(LOOKED, boxes=(whole,), crops=(ImageView(photo, (28, 28), whole),))
+    html = panels(Request(photo, ("What?",)), ("model",), {"model": [asked]})
     assert "left:0.000%;top:0.000%;width:100.000%;height:100.000%" in html
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hart_lite.errors import HartError
 from hart_lite.grading import choice_lines, read_answer
@@ -38,7 +38,7 @@ class Answer:
     rejected: int = 0
     located: str = ""
     tokens: int | None = None
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)  # equal is what was answered alike
     failure: str = ""
 
     @property
