@@ -44,11 +44,15 @@ def test_help_answers_within_a_second():
 
 
 def test_help_and_the_ground_floor_import_nothing_heavy():
-    parser = "from hart_lite.cli.main import _parser; _parser().format_help()"
     light = ("types", "boxes", "grading", "box_formats", "config.schema", "config.recipe", "config.reference")
     ground = "; ".join(f"import hart_lite.{module}" for module in light)
-    done = python(f"import sys; {parser}; {ground}; print([m for m in {HEAVY!r} if m in sys.modules])")
+    loaded = f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = python(f"import sys, hart_lite; {ground}; {loaded}")
     assert done.stdout.strip() == "[]", done.stderr
+    done = python(
+        f"import sys; from hart_lite.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: {loaded}"
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 def test_commands_that_need_no_model_import_no_torch(tmp_path):

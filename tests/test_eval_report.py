@@ -171,7 +171,7 @@ def test_boxes_are_counted_where_a_benchmark_has_none(tmp_path):
 def test_lines_end_where_json_ends_them(tmp_path):
     """A model may write characters at which Python breaks lines."""
     rows = [row | {"text": "a\u2028b\x85c\u2029d"} for row in rows_of(questions(3), sound)]
-    assert [row["text"] for row in read_evaluation(write_evaluation(tmp_path / "eval", rows)).rows] == [
+    assert [row.text for row in read_evaluation(write_evaluation(tmp_path / "eval", rows)).rows] == [
         rows[0]["text"]
     ] * 3
 

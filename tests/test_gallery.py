@@ -7,7 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from evaluations import SIZE, blind, elsewhere, other_letter, questions, rows_of, sound, write_evaluation
+from evaluations import SIZE, blind, elsewhere, other_letter, questions, rows_of, sound, typed, write_evaluation
 from PIL import Image
 
 from hart_lite.errors import HartError
@@ -67,7 +67,7 @@ def gallery(tmp_path, rows, image_of=lambda row: Grey(), **settings):
 
 def test_rows_stand_in_their_groups(tmp_path):
     rows = rows_of(questions(10), five_kinds)
-    assert [group_of(row) for row in rows[:5]] == [
+    assert [group_of(row) for row in typed(rows[:5])] == [
         *("right and grounded", "right but not grounded", "wrong but grounded", "wrong and not grounded", "no box")
     ]
     index, page = gallery(tmp_path, rows)
@@ -81,9 +81,9 @@ def test_rows_stand_in_their_groups(tmp_path):
 
 
 def test_modes_without_a_look_and_benchmarks_without_boxes():
-    (glance,) = rows_of(questions(1), blind, mode="full")
+    (glance,) = typed(rows_of(questions(1), blind, mode="full"))
     assert group_of(glance) == "wrong"
-    (row,) = rows_of(questions(1), sound, boxed=False)
+    (row,) = typed(rows_of(questions(1), sound, boxed=False))
     assert group_of(row) == "right"
 
 
@@ -164,7 +164,7 @@ def test_modes_that_looked_at_the_same_share_pictures(tmp_path):
 
 def test_an_image_that_cannot_be_read_leaves_the_rest(tmp_path):
     def image_of(row):
-        if row["id"] == "0":
+        if row.id == "0":
             raise HartError("a<b.jpg: no such image file")
         return Grey()
 

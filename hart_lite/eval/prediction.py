@@ -74,7 +74,7 @@ class Prediction(_Row):
     choices: list[str]
     truth: str
     text: str
-    answer: str | None = None
+    answer: str | None
     strict: bool  # right by the grader of the rewards
     official: bool  # right by the benchmark's own scorer
     boxes: list[BoxField]

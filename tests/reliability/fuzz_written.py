@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
+
 from hart_lite.boxes import valid_boxes
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.data.images import ImageBytes
@@ -23,7 +25,6 @@ from hart_lite.eval.benchmarks.official_scorers import (
 from hart_lite.grading import grade, normalise, read_answer
 from hart_lite.inference.openai_client import Client
 from hart_lite.inference.openai_engine import ApiEngine
-from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
 from hart_lite.inference.protocols.base import Say, Setting
 from hart_lite.inference.protocols.registry import PROTOCOLS
 from hart_lite.models.families.internvl3 import InternVL3
