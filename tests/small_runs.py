@@ -52,7 +52,7 @@ def small_recipe(base: Path, output: Path, stages: list[dict] | None = None, **c
         "stages": stages or [rl_stage(), sft_stage()],
     }
     for key, value in changes.items():
-        raw[key] = raw[key] | value if isinstance(value, dict) else value
+        raw[key] = raw.get(key, {}) | value if isinstance(value, dict) else value
     return Recipe.model_validate(raw)
 
 
