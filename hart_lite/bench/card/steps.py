@@ -28,8 +28,8 @@ LOGGED += ("packed_tokens", "tokens_per_pack", "tokens_per_batch")
 
 
 def rl(card: Card, found: dict[str, Any]) -> None:
-    """Steps of 8 questions x 8 samples: one that does not count, one more, and one that decodes from a CUDA graph. Every
-    step reads its JPEGs anew."""
+    """Steps of 8 questions x 8 samples: one that does not count, one more, and one that decodes from a CUDA graph. All
+    read their JPEGs anew."""
     work = card.work()
     part(found, "planned", planned, card, work)
     ours = card_steps(card, work)
@@ -73,7 +73,7 @@ def planned(card: Card, work: Workload) -> dict[str, float]:
 
 
 def masks(card: Card, work: Workload) -> dict[str, Any]:
-    """Of the step's packs: number, tokens and blocks, and seconds of one thread to lay them out and to cut their masks."""
+    """Of the step's packs: number, tokens, blocks, and seconds of one thread to lay them out and to cut their masks."""
     policy = work.runner.policy
     start = time.perf_counter()
     packs = pack(card.sequences, policy.family.positions, card.sizes.tokens_per_pack)

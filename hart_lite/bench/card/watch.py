@@ -90,10 +90,12 @@ def _rows(name: str, value: Any, margin: str) -> list[str]:
     """One line where that is enough, or where nothing lies deeper; else one for each thing inside."""
     if isinstance(value, dict) and "failed" in value:
         return [f"{margin}{name}: FAILED", *_end_of(value["failed"], margin)]
+    line = f"{margin}{name}: {_flat(value)}"
     inner = [*(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())]
-    if any(isinstance(one, dict | list) or len(str(one)) > WIDEST // 3 for _, one in inner):
+    deeper = any(isinstance(one, dict | list) or len(str(one)) > WIDEST // 2 for _, one in inner)
+    if deeper and (len(line) > WIDEST or "failed" in line):
         return [f"{margin}{name}:", *(row for key, one in inner for row in _rows(str(key), one, margin + "  "))]
-    return wrap(f"{margin}{name}: {_flat(value)}", WIDEST, subsequent_indent=margin + "    ")
+    return wrap(line, WIDEST, subsequent_indent=margin + "    ")
 
 
 def _end_of(error: str, margin: str) -> list[str]:
