@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -82,25 +83,28 @@ def _kernels(card: Card, work: Callable[[], object]) -> dict[str, tuple[int, flo
     return {row.key: (row.count, row.self_device_time_total if card.cuda else row.self_cpu_time_total) for row in rows}
 
 
-def products(card: Card, work: Workload) -> list[dict[str, Any]]:
-    """Each 4-bit linear of a block by rows: microseconds, those of a matrix in 16 bits, and errors against the unpacked
-    weights in float32."""
+def products(card: Card, work: Workload) -> dict[str, dict[str, str]]:
+    """Each shape of 4-bit linear in a block, by rows: the error against the unpacked weights in float32, microseconds,
+    and those of the same product with a matrix in 16 bits."""
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
 
-    block, found = work.runner.policy.family.language(work.runner.policy.model).layers[0], []
+    block, found = work.runner.policy.family.language(work.runner.policy.model).layers[0], {}
     for name, module in block.named_modules():
-        if not isinstance(module, Linear4bit):
+        shape = isinstance(module, Linear4bit) and f"{module.in_features} to {module.out_features}"
+        if not shape or shape in found:
             continue
         plain = dequantize_4bit(module.weight.data, module.weight.quant_state)
-        row = {"linear": name.removesuffix(".base_layer"), "shape": list(plain.shape)}
+        found[shape] = {"first": name.removesuffix(".base_layer")}
         for rows in ROWS:
-            x = torch.randn(rows, plain.shape[1], device=card.device, dtype=plain.dtype)
-            right = x.float() @ plain.float().T
-            with torch.no_grad():
-                bias = 0 if module.bias is None else module.bias.float()
-                row[f"{rows}: error"] = relative(module(x).float() - bias, right)
-                row[f"{rows}: us"] = 1e3 * card.milliseconds(lambda m=module, x=x: m(x), 20)
-                row[f"{rows}: us in 16 bits"] = 1e3 * card.milliseconds(lambda w=plain, x=x: x @ w.T, 20)
-        found.append(row)
+            x = torch.randn(rows, module.in_features, device=card.device, dtype=plain.dtype)
+            found[shape][f"M={rows}"] = _product(card, module, plain, x)
     return found
+
+
+@torch.no_grad()
+def _product(card: Card, module: nn.Module, plain: torch.Tensor, x: torch.Tensor) -> str:
+    bias = 0 if module.bias is None else module.bias.float()
+    error = relative(module(x).float() - bias, x.float() @ plain.float().T)
+    packed, unpacked = (card.milliseconds(function, 20) for function in (lambda: module(x), lambda: x @ plain.T))
+    return f"error {error:.4f} {1e3 * packed:.0f} us (16 bits {1e3 * unpacked:.0f})"

@@ -23,8 +23,9 @@ FAR_BELOW = -200.0  # every score: its log-sum-exp is under -88.7, which float32
 
 
 def sdpa(card: Card, found: dict[str, Any]) -> None:
-    lengths = (704, 1088, 640) if card.cuda else (64,)  # the last is no multiple of 128 plus 64
-    part(found, "nan", nan_gradients, card, lengths)
+    for length in (704, 1088, 640) if card.cuda else (64,):  # the last is no multiple of 128 plus 64
+        part(found, f"every score about {FAR_BELOW:.0f}, {length} keys", nan_gradients, card, length, FAR_BELOW)
+    part(found, "scores near 0, 704 keys", nan_gradients, card, 704 if card.cuda else 64, 0.0)
     fresh = iter(range(1, 100))
     for name, cudnn in (("as it comes", True), ("cudnn off", False)):
         part(found, f"fresh shapes, {name}", fresh_shapes, card, cudnn, fresh)
@@ -66,25 +67,23 @@ def exact(tensors: Sequence[Tensor], mask: Tensor, backward: Tensor) -> list[Ten
     return [out, *torch.autograd.grad(out, (q, k, v), backward.double())]
 
 
-def nan_gradients(card: Card, lengths: Sequence[int]) -> dict[str, Any]:
-    """By length and by cuDNN on or off: gradients that are no numbers, and errors against float64, where every score
-    lies far below zero as under a massive activation, and where none does."""
-    found = {}
-    for length in lengths:
-        for case, shift in (("far below", FAR_BELOW), ("near 0", 0.0)):
-            q, k, v = heads(card, min(length, 256), length)
-            with torch.no_grad():  # one channel that all queries and keys share
-                q[..., 0], k[..., 0] = 16.0, shift / SCALING / 16.0
-            mask = lower_right(q.shape[2], length, card.device)
-            backward = torch.randn(1, q.shape[2], HEADS, WIDTH, device=card.device, dtype=q.dtype)
-            right = exact((q, k, v), mask, backward)
-            for name, cudnn in (("as it comes", True), ("cudnn off", False)):
-                with cudnn_sdp(cudnn):
-                    out = run((q, k, v), mask, backward)
-                    takes = backend((q, k, v), mask)
-                bad = [int((~t.isfinite()).sum()) for t in out]
-                errors = [relative(t, r) for t, r in zip(out, right, strict=True)]
-                found[f"{length}, {case}, {name}"] = {"takes": takes, "not finite (out, q, k, v)": bad, "error": errors}
+def nan_gradients(card: Card, length: int, score: float) -> dict[str, Any]:
+    """With cuDNN on and off: numbers of output and gradients that are none, and errors against float64. A score far
+    below zero in every place is what a massive activation makes of a head."""
+    q, k, v = heads(card, min(length, 256), length)
+    with torch.no_grad():  # one channel that all queries and keys share
+        q[..., 0], k[..., 0] = 16.0, score / SCALING / 16.0
+    mask = lower_right(q.shape[2], length, card.device)
+    backward = torch.randn(1, q.shape[2], HEADS, WIDTH, device=card.device, dtype=q.dtype)
+    right, found = exact((q, k, v), mask, backward), {}
+    for name, cudnn in (("as it comes", True), ("cudnn off", False)):
+        with cudnn_sdp(cudnn):
+            out, takes = run((q, k, v), mask, backward), backend((q, k, v), mask)
+        found[name] = {
+            "takes": takes,
+            "not finite (out, q, k, v)": [int((~t.isfinite()).sum()) for t in out],
+            "error": [relative(t, r) for t, r in zip(out, right, strict=True)],
+        }
     return found
 
 

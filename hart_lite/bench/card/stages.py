@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,9 +70,8 @@ def run(chosen: list[str], out: Path, deadline: float, tiny: bool) -> int:
         if seconds < LEAST:
             write(out, {"stage": stage.name, "status": "no time left"})
             continue
-        (out / NOW).write_text(json.dumps({"stage": stage.name, "until": time.time() + seconds}), encoding="utf-8")
         print(f"card: {stage.name}: {stage.what} (at most {seconds:.0f} s)", file=sys.stderr, flush=True)
-        line = {"stage": stage.name} | run_stage(stage, cards, tiny, seconds)
+        line = {"stage": stage.name} | run_stage(stage, cards, tiny, seconds, out)
         alive = _cleared(cards, line)
         write(out, line)
         if not alive:
@@ -79,25 +79,23 @@ def run(chosen: list[str], out: Path, deadline: float, tiny: bool) -> int:
     return 0
 
 
-def run_stage(stage: Stage, cards: list[Card], tiny: bool, seconds: float) -> dict[str, Any]:
-    """What the stage found, and how it ended. What it had found before it failed is kept. The first stage puts the card
-    into `cards`: what that needs may be what is missing."""
+def run_stage(stage: Stage, cards: list[Card], tiny: bool, seconds: float, out: Path) -> dict[str, Any]:
+    """What the stage found, and how it ended. What it had found before it failed is kept. The first stage that needs
+    the card puts it into `cards`: what that imports may be what is missing."""
     found: dict[str, Any] = {}
     began = time.perf_counter()
+    _begins(stage, 2 * seconds, out)
     try:
-        signal.signal(signal.SIGALRM, _time_is_up)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
-            module, _, name = stage.place.partition(":")
-            function = getattr(importlib.import_module(f"{__package__}.{module}"), name)
-            if stage is STAGES[0]:
-                function(found)
-            else:
-                if not cards:
-                    cards.append(importlib.import_module(f"{__package__}.context").Card(tiny))
-                function(cards[0], found)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        module, _, name = stage.place.partition(":")
+        function = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+        # No alarm while something is imported: a library that is there by half fails whoever asks for it later.
+        if stage is STAGES[0]:
+            function(found)
+        else:
+            if not cards:
+                cards.append(importlib.import_module(f"{__package__}.context").Card(tiny))
+            _begins(stage, seconds, out)
+            _within(seconds, function, cards[0], found)
         status, error = "ok", None
     except StageTimeoutError:
         status, error = "time is up", traceback.format_exc()
@@ -110,6 +108,20 @@ def run_stage(stage: Stage, cards: list[Card], tiny: bool, seconds: float) -> di
         status = "in part"
     line = {"status": status, "seconds": round(time.perf_counter() - began, 2), "found": found}
     return line if error is None else line | {"error": error}
+
+
+def _begins(stage: Stage, seconds: float, out: Path) -> None:
+    """For the process that watches: where this one is, and until when (`time.time()`)."""
+    (out / NOW).write_text(json.dumps({"stage": stage.name, "until": time.time() + seconds}), encoding="utf-8")
+
+
+def _within(seconds: float, function: Callable, card: Card, found: dict[str, Any]) -> None:
+    signal.signal(signal.SIGALRM, _time_is_up)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+        function(card, found)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _time_is_up(signum: int, frame: object) -> None:
@@ -138,6 +150,7 @@ def _cleared(cards: list[Card], line: dict[str, Any]) -> bool:
     try:
         line["gib"] = cards[0].clear() if cards else {}
     except Exception:  # an illegal access shows in every later call of this process
+        line["status"] += ", and the card answers no more"
         line["error"] = line.get("error", "") + traceback.format_exc()
         return False
     return True

@@ -26,7 +26,7 @@ def watch(chosen: list[str], out: Path, deadline: float, tiny: bool) -> int:
     try:
         while waiting and time.time() < deadline:
             (out / NOW).unlink(missing_ok=True)
-            code = _child(waiting, out, deadline, tiny)
+            code = run_child(waiting, out, deadline, tiny)
             done = {line["stage"] for line in read(out)}
             waiting = [name for name in waiting if name not in done]
             if waiting and code not in (0, BROKEN):  # the stage it was in took it down
@@ -44,7 +44,7 @@ def watch(chosen: list[str], out: Path, deadline: float, tiny: bool) -> int:
     return int(len(lines) < len(chosen) or any(line["status"] != "ok" for line in lines))
 
 
-def _child(names: list[str], out: Path, deadline: float, tiny: bool) -> int:
+def run_child(names: list[str], out: Path, deadline: float, tiny: bool) -> int:
     """The exit code of a process that runs these stages; it is killed where it does not end by itself."""
     command = [sys.executable, "-m", __package__, "--child", "--out", str(out), "--until", str(deadline)]
     command += ["--only", ",".join(names), *(["--tiny"] if tiny else [])]
