@@ -58,6 +58,9 @@ FLOORS = (
     (
         *("train", "measure_frame", "merge", "push", "world.teacher", "world.sight", "world.pretrain"),
         *("bench.presets", "bench.models", "bench.steps", "bench.update", "bench.count", "bench.decode"),
+        *("bench.card.checkpoint", "bench.card.context", "bench.card.decode", "bench.card.gate"),
+        *("bench.card.imports", "bench.card.memory", "bench.card.probes", "bench.card.sdpa", "bench.card.stages"),
+        *("bench.card.steps", "bench.card.tree", "bench.card.watch", "bench.card.__main__"),
         *("bench.run", "bench.report", "eval_questions", "eval_settings", "eval_files"),
         *("eval_run", "eval_report", "compare", "tables", "table_rows", "curves", "gallery", "gallery_page"),
         *("ask", "ask_picture", "report", "report_page", "report_charts", "report_looks", "report_table"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ def main() -> int:
     deadline = arguments.until or time.time() + 60 * arguments.minutes
     if arguments.child:
         return stages.run(chosen, arguments.out, deadline, arguments.tiny)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a call that is cut off prints its table, too
     return watch.watch(chosen, arguments.out, deadline, arguments.tiny)
 
 
