@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -135,21 +136,26 @@ def like_the_library(work: Workload, prompt: Tokens) -> dict[str, Any]:
         suppress_tokens=list(policy.family.banned_ids),
     )
     theirs = tuple(out[0, len(prompt) :].tolist())
-    return {"alike": sum(a == b for a, b in zip(ours, theirs, strict=True)), "of": longest, "rows alike": ours == again}
+    alike = sum(a == b for a, b in zip(ours, theirs, strict=True))
+    return {"alike": alike, "of": longest, "words": len(set(ours)), "rows alike": ours == again}
 
 
 def graph_like_eager(work: Workload, card: Card) -> dict[str, Any]:
-    """Greedy rows of several prompts that end at different times, eager and from a graph."""
+    """Samples of several prompts that end at different times, eager and from a graph. Drawn, since what this model says
+    greedily is one word over and over."""
     policy = work.runner.policy
     prompts = [_prompt(work, question(work.preset, card.folder, n)) for n in range(8)]
-    free = policy.generate(prompts, Sampling(48, temperature=0))
+    free = policy.generate(prompts, Sampling(48))
     policy.family.eos_ids = tuple({row[8 + 5 * n] for n, row in enumerate(free)})
     try:
-        eager, graph = (policy.generate(prompts, Sampling(48, temperature=0, graph=graph)) for graph in (False, True))
+        eager, graph = (policy.generate(prompts, Sampling(48, graph=graph)) for graph in (False, True))
     finally:
         policy.family.eos_ids = ()
-    differ = [n for n, (a, b) in enumerate(zip(eager, graph, strict=True)) if a != b]
-    return {"rows that differ": differ, "lengths": [len(row) for row in eager], "of": len(prompts)}
+    first = [
+        next((n for n, (x, y) in enumerate(zip_longest(a, b)) if x != y), None)
+        for a, b in zip(eager, graph, strict=True)
+    ]
+    return {"rows differ from token": first, "lengths": [len(row) for row in eager]}
 
 
 # -- 16 bits -----------------------------------------------------------------------------------------------------------
