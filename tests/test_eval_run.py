@@ -396,6 +396,17 @@ def test_the_command_prints_the_table_and_where_it_is(capsys, tmp_path, monkeypa
     assert len(rows(tmp_path / "runs/eval/embedded")) == 4
 
 
+def test_where_nothing_was_answered_it_says_why(server, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("NO_PROXY", "*")
+    words = ["api:echo-error", "--benchmark", "world=scenes=1", "--mode", "full", "--out", tmp_path / "eval"]
+    code, out, err = command(*words, capsys=capsys)
+    assert code == 1
+    assert out.startswith(f"\nno answers\n\nevaluation: {tmp_path / 'eval'}")
+    assert "2 without an answer: HTTP 400: bad header" in err
+    assert "2 answers are missing; run the same command again" in err
+
+
 def test_help_and_the_list_import_no_torch():
     call = "from hart_lite.cli.main import main; main(['eval', '--help'])"
     code = f"import sys\ntry: {call}\nexcept SystemExit: print('torch' in sys.modules)"

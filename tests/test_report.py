@@ -308,7 +308,6 @@ def test_what_is_kept_of_a_tracked_sample(finished):
     failed = failed_before_training(finished)
     before = [row for row in run.answers[next(iter(run.answers))] if row.grounding]
     assert failed == {row.id for row in before if not row.grounding.grounded}
-    assert 0 < len(failed) < 12
     assert sum(i in failed for i in ids) == min(2, len(failed)) or len(failed) > 10
 
 

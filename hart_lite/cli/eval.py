@@ -110,6 +110,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         raise HartError("a benchmark or mode is named twice")
     quiet_libraries()
     from hart_lite.eval.evaluator import evaluate_benchmarks
+    from hart_lite.eval.results import is_finished
     from hart_lite.eval.settings import EvalSettings
     from hart_lite.report.eval_report import write_evaluation_page
 
@@ -118,7 +119,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     chosen = {name: getattr(arguments, name) for name in same} | ({"modes": tuple(modes)} if modes else {})
     out = arguments.out or Path("runs/eval") / "".join(c if c.isalnum() or c in ".-_" else "-" for c in arguments.model)
     result = evaluate_benchmarks(arguments.model, EvalSettings(benchmarks=asked, **chosen), out)
-    write_evaluation_page(out)
+    if is_finished(out):  # else there is no answer, and below it says why
+        write_evaluation_page(out)
     print(f"\n{result.table}\n\nevaluation: {out}")
     if result.bad:
         print(f"{result.bad} rows could not be asked; {out / 'bad_rows.jsonl'} says why")

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from hart_lite.data.images import draw_boxes
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError
 from hart_lite.types import Box, Example
 
 MAX_CARDS = 24  # keeps the sheet under 10 million pixels, whatever the data set
@@ -21,10 +21,10 @@ ANSWER_LINES = 2
 
 
 def contact_sheet(examples: Sequence[Example], path: str | Path, columns: int = 3) -> None:
-    """Draws the first `MAX_CARDS` examples to an image file. Raises `HartError` if it cannot be written."""
+    """Draws the first `MAX_CARDS` examples to an image file. Raises `DataError` if it cannot be written."""
     cards = [_card(example) for example in examples[:MAX_CARDS]]
     if not cards:
-        raise HartError(f"{path}: no examples to draw")
+        raise DataError(f"{path}: no examples to draw")
     columns = min(columns, len(cards))
     width, height = cards[0].size
     sheet = Image.new("RGB", (columns * width, -(-len(cards) // columns) * height), "white")
@@ -33,7 +33,7 @@ def contact_sheet(examples: Sequence[Example], path: str | Path, columns: int = 
     try:
         sheet.save(path)
     except (OSError, ValueError) as error:  # ValueError: a file name whose ending is no image format
-        raise HartError(f"{path}: the contact sheet cannot be written: {error}") from error
+        raise DataError(f"{path}: the contact sheet cannot be written: {error}") from error
 
 
 def _card(example: Example) -> Image.Image:
