@@ -185,31 +185,32 @@ def test_a_merge_says_what_the_adapter_says(run, photo, tmp_path):
 
 # -- quiet ---------------------------------------------------------------------------------------------------------
 
-JOB = """
-import sys, hart_lite
-{first}
-stages = [{{"kind": "rl", "steps": 1, "questions_per_step": 2}},
-          {{"kind": "sft", "steps": 1, "batch_size": 2, "micro_batch_size": 1}}]
-data = {{"world": {{"scenes": 6, "eval_scenes": 2}}}}
-recipe = {{"name": "quiet", "output": "run", "data": data, "stages": stages, "model": {{"device": "cpu"}},
-          "pixels": {{"full": 12544, "crop": 4704, "min": 784}},
-          "rollout": {{"samples": 2, "max_tokens_locate": 24, "max_tokens_answer": 8}}}}
+ASKING = """
+model = hart_lite.load("embedded", device="cpu")
+hart_lite.ask(model, Image.new("RGB", (300, 200)), ["What?", "Where?"])
+hart_lite.plan("qwen7b_lora")
+for modes in (("full",), ("full", "crops")):
+    hart_lite.evaluate(model, {"world": "scenes=1"}, "-".join(modes), modes, max_tokens=8)
+hart_lite.compare("full", "full-crops")
+"""
+TRAINING = """
+stages = [{"kind": "rl", "steps": 1, "questions_per_step": 2},
+          {"kind": "sft", "steps": 1, "batch_size": 2, "micro_batch_size": 1}]
+recipe = {"name": "quiet", "output": "run", "stages": stages, "model": {"device": "cpu"},
+          "data": {"world": {"scenes": 6, "eval_scenes": 2}}, "evaluate": {"every": 1},
+          "pixels": {"full": 12544, "crop": 4704, "min": 784},
+          "rollout": {"samples": 2, "max_tokens_locate": 24, "max_tokens_answer": 8}}
 run = hart_lite.train(recipe)
-model = hart_lite.load(run.folder)
-hart_lite.evaluate(model, {{"world": "scenes=1"}}, "eval", max_tokens=8)
 hart_lite.compare(run.evaluation("before"), run.evaluation("after-2-sft"))
 hart_lite.merge(run.folder, "merged")
 """
 
 
-def job(first: str, folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", JOB.format(first=first)], capture_output=True, text=True, cwd=folder)
-
-
-def test_nothing_is_written_to_the_terminal_by_a_program_that_did_not_ask_for_it(tmp_path):
-    done = job("", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (done.stdout, done.stderr) == ("", "")
+@pytest.mark.parametrize("job", [ASKING, TRAINING], ids=["asking", "training"])
+def test_a_program_that_did_not_ask_for_words_gets_none(tmp_path, job):
+    words = [sys.executable, "-c", f"import hart_lite\nfrom PIL import Image\n{job}"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_program_that_switches_logging_on_sees_messages_and_bars(model, tmp_path, caplog, capsys):
