@@ -31,6 +31,7 @@ from hart_lite.runs.checkpoints import DISK_ERRORS
 from hart_lite.types import Example
 from hart_lite.utils.files import move_whole, write_whole
 from hart_lite.utils.locks import LOCK, FolderLock
+from hart_lite.utils.phase import begin_phase
 
 LIBRARIES = ("hart-lite", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "pillow")
 BEGUN = {LOCK, "versions.json", "versions.json.part", "recipe.yaml.part"}  # all that a kill leaves before recipe.yaml
@@ -118,6 +119,7 @@ def evaluate_once(run: Path, name: str, runner: Runner, examples: Sequence[Examp
     """Once per name; a resumed run keeps what was measured."""
     if not examples:
         return
+    begin_phase("evaluation")
     target = run / "evaluation" / f"{name}.json"
     with PartialState().main_process_first():  # the others find the file and go on
         if not target.exists():
@@ -133,6 +135,7 @@ def _measure(target: Path, runner: Runner, examples: Sequence[Example], recipe: 
 
 def save_adapter(policy: Policy, folder: Path) -> None:
     """Adapter in PEFT format with the processor files; the folder appears whole or not at all."""
+    begin_phase("adapter")
     with PartialState().main_process_first():
         if PartialState().is_main_process:
             _write_adapter(policy, folder)
@@ -158,6 +161,7 @@ def _write_adapter(policy: Policy, folder: Path) -> None:
 
 
 def summarise(run: Path, names: Sequence[str]) -> dict:
+    begin_phase("summary")
     found = [(name, run / "evaluation" / f"{name}.json") for name in names]
     summary = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found if path.exists()}
     write_whole(run / "summary.json", json.dumps(summary, indent=2) + "\n")

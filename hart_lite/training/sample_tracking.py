@@ -25,6 +25,7 @@ from hart_lite.inference.rollout import Runner
 from hart_lite.runs.reader import PROGRESS, QUESTIONS
 from hart_lite.types import Example, ImageView, Trajectory
 from hart_lite.utils.files import write_whole
+from hart_lite.utils.phase import begin_phase
 
 SIDE = 960  # pixels of the longer side of a kept image
 CROP_SIDE = 280
@@ -74,6 +75,7 @@ class Progress:
         """Once per name; a resumed run keeps what was seen."""
         if not self.examples:
             return
+        begin_phase("tracking")
         target = self.folder / f"{name}.json"
         with PartialState().main_process_first():  # the others find the file and go on
             if not target.exists():

@@ -48,6 +48,7 @@ from hart_lite.training.sample_tracking import Progress, missed_before, quarters
 from hart_lite.training.sft_trainer import SFTRows, SFTStageTrainer, locate_once
 from hart_lite.training.signals import Stop
 from hart_lite.types import Example
+from hart_lite.utils.phase import begin_phase
 
 log = logging.getLogger(__name__)
 MICRO_BATCHES = "batch_size / micro_batch_size"
@@ -96,6 +97,7 @@ def _train(recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop) 
     with processes.main_process_first():
         summary = summarise(run, ["before", *(f"after-{stage.name}" for stage in stages)])
     if processes.is_main_process:
+        begin_phase("report")
         _report(run)
     return summary
 
