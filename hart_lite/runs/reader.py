@@ -111,7 +111,11 @@ def read_json(path: Path, kind: type) -> Any:
 
 def _metrics(path: Path) -> list[dict]:
     """The rows that can be read: the last line of a killed run breaks off."""
-    return [row for row in _lines(path) if isinstance(row.get("step"), int) and isinstance(row.get("stage"), str)]
+    return [row for row in _lines(path) if _is_step(row)]
+
+
+def _is_step(row: dict) -> bool:
+    return type(row.get("step")) is int and row["step"] >= 0 and isinstance(row.get("stage"), str)
 
 
 def _lines(path: Path) -> list[dict]:
