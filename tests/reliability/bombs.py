@@ -17,6 +17,7 @@ from hart_lite.data.images import CACHE_BYTES, FREE_PIXELS, ImageBytes
 from hart_lite.errors import HartError
 from tests.bombs import HARMLESS, image_bombs, yaml_bombs
 from tests.reliability.check import Check
+from tests.reliability.process import status_bytes
 
 MIB = 2**20
 LIMIT_S = 1.0  # of the processor, for one file
@@ -53,9 +54,8 @@ def _read_all(kind: str) -> dict:
     read, slowest = [], 0.0
     with tempfile.TemporaryDirectory() as folder:
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM, the peak of what is resident, begins anew
-        before = _resident("VmRSS")
-        addresses = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (addresses + ADDRESSES, resource.RLIM_INFINITY))
+        before = status_bytes("VmRSS")
+        resource.setrlimit(resource.RLIMIT_AS, (status_bytes("VmSize") + ADDRESSES, resource.RLIM_INFINITY))
         for name, bomb in bombs.items():
             began = time.process_time()
             try:
@@ -70,12 +70,7 @@ def _read_all(kind: str) -> dict:
                 if REASON[kind] not in str(error):
                     read.append(name)
             slowest = max(slowest, time.process_time() - began)
-    return {"tried": len(bombs), "read": read, "slowest": slowest, "memory": _resident("VmHWM") - before}
-
-
-def _resident(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
+    return {"tried": len(bombs), "read": read, "slowest": slowest, "memory": status_bytes("VmHWM") - before}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import io
 import json
 import os
 import re
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import time
 import uuid
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +24,9 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
+from tests.bombs import encode, flat_png
 from tests.reliability.check import Check
+from tests.reliability.process import status_bytes
 
 HOST = "127.0.0.1"
 PARALLEL = 200
@@ -79,8 +79,7 @@ class Server:
         return self.request("GET", f"/gradio_api/queue/data?session_hash={session}")[1]
 
     def peak_mib(self) -> int:
-        [line] = [x for x in Path(f"/proc/{self.process.pid}/status").read_text().splitlines() if x.startswith("VmHWM")]
-        return int(line.split()[1]) // 1024
+        return status_bytes("VmHWM", self.process.pid) // 2**20
 
 
 @contextlib.contextmanager
@@ -141,7 +140,7 @@ def loopback(server: Server) -> Check:
 
 def flood(server: Server, rounds: int) -> Check:
     """`PARALLEL` clients at once: a third loads the page, a third uploads a photo, a third asks a question."""
-    photo = _png(Image.effect_noise((320, 240), 60))
+    photo = encode(Image.effect_noise((320, 240), 60), "PNG")
 
     def client(number: int) -> str:
         try:
@@ -172,7 +171,7 @@ def flood(server: Server, rounds: int) -> Check:
 
 def answers(server: Server) -> bool:
     """Whether a question with a photo is answered; a queue that is still full is waited for."""
-    status, path = server.upload(_png(Image.new("RGB", (320, 240), "#4060a0")))
+    status, path = server.upload(encode(Image.new("RGB", (320, 240), "#4060a0"), "PNG"))
     for _ in range(60):
         text = server.ask(path, "Which character is on the red square?")
         if "Queue is full" not in text:
@@ -182,7 +181,7 @@ def answers(server: Server) -> bool:
 
 
 def garbage(server: Server) -> Check:
-    whole = _png(Image.effect_noise((400, 400), 60))
+    whole = encode(Image.effect_noise((400, 400), 60), "PNG")
     uploads = {
         "random bytes": os.urandom(100_000),
         "nothing": b"",
@@ -190,7 +189,7 @@ def garbage(server: Server) -> Check:
         "SVG": b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>',
         "half a PNG": whole[: len(whole) // 2],
         "bit-flipped PNG": whole[:60] + bytes(255 - b for b in whole[60:200]) + whole[200:],
-        "bomb": _flat_png(*BOMB),
+        "bomb": flat_png(BOMB),
     }
     plain = []
     for name, data in uploads.items():
@@ -216,7 +215,9 @@ def memory(server: Server, idle: int, largest: bool) -> Check:
     if largest:  # transparency and rotation take a copy each
         exif = Image.Exif()
         exif[0x0112] = 6
-        assert 'class=\\"answer' in server.ask(server.upload(_png(Image.new("RGBA", LARGEST), exif))[1], "What?")
+        assert 'class=\\"answer' in server.ask(
+            server.upload(encode(Image.new("RGBA", LARGEST), "PNG", exif=exif))[1], "What?"
+        )
     grown = server.peak_mib() - idle
     what = f", a photo of {LARGEST[0] * LARGEST[1] // 10**6} million pixels" if largest else ""
     return Check(
@@ -250,21 +251,3 @@ def elsewhere(server: Server) -> Check:
 
 def _all(statuses: list[int]) -> str:
     return " ".join(f"{count} x {status}" for status, count in Counter(statuses).items())
-
-
-def _png(image: Image.Image, exif: Image.Exif | None = None) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG", exif=exif)
-    return file.getvalue()
-
-
-def _flat_png(width: int, height: int) -> bytes:
-    """A black image of one bit a pixel, made without holding its pixels in memory."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
-
-    packer, row = zlib.compressobj(), bytes(1 + (width + 7) // 8)
-    data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
-    header = width.to_bytes(4) + height.to_bytes(4) + bytes((1, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")

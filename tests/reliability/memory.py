@@ -22,6 +22,7 @@ from transformers import Trainer
 
 from hart_lite.training.rl_trainer import RLTrainer
 from tests.reliability.check import Check
+from tests.reliability.process import status_bytes
 from tests.reliability.trainers import RL, SFT, new_trainer
 
 MIB = 2**20
@@ -65,7 +66,7 @@ def _measure(folder: Path, kind: str, budget: int, limit: int) -> dict:
     _gradients(trainer)
     trainer.budget.value = budget
     trainer.model.zero_grad(set_to_none=True)
-    before = _status_bytes("VmSize")
+    before = status_bytes("VmSize")
     if limit:
         resource.setrlimit(resource.RLIMIT_AS, (before + limit, resource.RLIM_INFINITY))
     _gradients(trainer)
@@ -74,7 +75,7 @@ def _measure(folder: Path, kind: str, budget: int, limit: int) -> dict:
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             digest.update(parameter.grad.numpy().tobytes())
-    needed = _status_bytes("VmPeak") - before
+    needed = status_bytes("VmPeak") - before
     return {"needed": needed, "budget": trainer.budget.value, "gradient": digest.hexdigest()}
 
 
@@ -86,11 +87,6 @@ def _gradients(trainer: Trainer) -> None:
         return
     inputs = trainer.data_collator([{"row": n} for n in range(STAGES["sft"]["batch_size"])])
     trainer.training_step(trainer.model, inputs, (inputs["labels"] != -100).sum())
-
-
-def _status_bytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
 
 if __name__ == "__main__":
