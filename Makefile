@@ -7,7 +7,7 @@ DEMO := .venv-demo
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test test-slow test-lowest browser-tests lint smoke methods reliability notebooks pretrain clean
+.PHONY: train test test-slow test-lowest browser-tests lint smoke methods reliability notebooks pretrain card-wheels clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -76,6 +76,11 @@ notebooks: $(VENV)/.ready
 
 pretrain: $(VENV)/.ready
 	$(BIN)/python -m experiments.pretrain_toy.train --out runs/base_model
+
+# What a machine with a card, torch and transformers lacks, as wheels in .whl/: carried there, it needs no registry for
+# `python -m hart_lite.perf.card --out DIR`.
+card-wheels:
+	$(PYTHON) .ci/card_wheels.py
 
 clean:
 	rm -rf $(VENV) $(LOWEST) $(DEMO) runs

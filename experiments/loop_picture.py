@@ -17,7 +17,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 
 from hart_lite.boxes import expand
-from hart_lite.data.images import ImageFile, crop_pixels
+from hart_lite.data.images import ImageFile
 from hart_lite.types import Box
 
 GREEN, INK, SOFT = "#1a9850", "#1a1a1a", "#5a5a5a"
@@ -27,7 +27,7 @@ def draw(photo: Image.Image, box: Box, question: str, answer: str, seen: int, ou
     """`box` in pixels of `photo`; `seen`: longer side of what the model sees of the whole photo, in pixels."""
     shrunk = photo.copy()
     shrunk.thumbnail((seen, seen))
-    crop = photo.crop(crop_pixels(expand(box, 0.1, photo.size), photo.size))
+    crop = photo.crop(expand(box, 0.1, photo.size).whole_pixels(photo.size))
     figure, panels = plt.subplots(1, 3, figsize=(12, 4.6), facecolor="white")
     for panel in panels:
         panel.axis("off")

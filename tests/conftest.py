@@ -9,7 +9,7 @@ import torch
 from chat_server import Server, running
 from hypothesis import HealthCheck, settings
 
-from hart_lite.config.schema import ModelSection
+from hart_lite.config.sections import ModelSection
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
 

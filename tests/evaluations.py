@@ -111,14 +111,14 @@ def rows_of(
             "answer": answer,
             "strict": answer == question.truth,
             "official": (answer or "A") == question.truth,
-            "boxes": [[*box.xyxy, box.image] for box in boxes],
+            "boxes": [box.to_list() for box in boxes],
             "truth_boxes": [],
             "turns": [{"kind": "verify", "text": "..", "prompt_tokens": 500, "response_tokens": 12, "images": 1}],
             "counts": {"rejected_boxes": 0},
         }
         if boxed:
             row["truth_boxes"] = [[*question.target.xyxy, 0]]
-            row["grounding"] = grounding(boxes, [question.target], [SIZE])
+            row["grounding"] = grounding(boxes, [question.target], [SIZE]).model_dump()
         out.append(row)
     return out
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hart_lite.data.images import view_pixels
 from hart_lite.models.policy import Policy
 from hart_lite.types import ImageView, Tokens
 
@@ -51,7 +50,7 @@ def stock_inputs(policy: Policy, tokens: Tokens) -> dict[str, torch.Tensor]:
     ids = torch.tensor([tokens.ids])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if tokens.slots:
-        images = [view_pixels(slot.view) for slot in tokens.slots]
+        images = [slot.view.load() for slot in tokens.slots]
         inputs |= dict(family.processor(images=images, do_resize=False, return_tensors="pt"))
         inputs["mm_token_type_ids"] = (ids == family.image_id).long()
     return inputs
@@ -60,7 +59,7 @@ def stock_inputs(policy: Policy, tokens: Tokens) -> dict[str, torch.Tensor]:
 def stock_logps(policy: Policy, tokens: Tokens, model: torch.nn.Module | None = None) -> torch.Tensor:
     """Log-probs of the sampled tokens by one plain forward pass of the whole model."""
     logits = (model or policy.model)(**stock_inputs(policy, tokens), use_cache=False).logits[0].float()
-    at = torch.tensor([i for start, stop in tokens.sampled for i in range(start, stop)])
+    at = torch.tensor([i for start, stop, _ in tokens.sampled for i in range(start, stop)])
     targets = torch.tensor(tokens.ids)[at]
     return logits.log_softmax(-1)[at - 1, targets]
 
@@ -75,6 +74,6 @@ def packed_logps(policy: Policy, sequences: Sequence[Tokens], tokens_per_pack: i
         for lp, owner, offset in zip(logps, row.owners_N.tolist(), row.offsets_N.tolist(), strict=True):
             assert (owner, offset) not in parts, "scored twice"
             parts[owner, offset] = lp
-    lengths = [sum(b - a for a, b in tokens.sampled) for tokens in sequences]
+    lengths = [sum(map(len, tokens.sampled)) for tokens in sequences]
     assert len(parts) == sum(lengths)
     return [torch.stack([parts[n, i] for i in range(length)]) for n, length in enumerate(lengths) if length]

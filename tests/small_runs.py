@@ -7,7 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import hart_lite.inference.rollout
+import hart_lite.eval.evaluator
+import hart_lite.rl.rewards
 from hart_lite.config.schema import Recipe
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.types import Example, Group, Tokens, Trajectory, Turn
@@ -32,7 +33,8 @@ def boxes_from_any_text(family, text: str, seen, original) -> list[tuple[float, 
 
 def make_up(set_attribute=setattr, family: type = Qwen25VL) -> None:
     """Put both in place; give `monkeypatch.setattr` to have them taken out again."""
-    set_attribute(hart_lite.inference.rollout, "grade", even_length)
+    for module in (hart_lite.rl.rewards, hart_lite.eval.evaluator):
+        set_attribute(module, "grade", even_length)
     set_attribute(family, "boxes_from_text", boxes_from_any_text)
 
 

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import pytest
 from chat_server import Server
+from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
 from pictures import Photo
 from PIL import Image
 
-from hart_lite.data.images import view_pixels
 from hart_lite.errors import HartError
 from hart_lite.inference import openai_client
-from hart_lite.inference.conversation import Conversation, Spoken
+from hart_lite.inference.engine import Conversation, Spoken
 from hart_lite.inference.openai_client import Client, RequestError
 from hart_lite.inference.openai_engine import ApiEngine
-from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
 from hart_lite.types import ImageView
 
@@ -71,7 +70,7 @@ def test_a_conversation_in_the_chat_format(client, server):
     assert kind == "data:image/png;base64"
     image = Image.open(io.BytesIO(base64.b64decode(data)))
     assert image.format == "PNG" and image.size == (56, 84)
-    assert image.tobytes() == view_pixels(VIEW).tobytes()
+    assert image.tobytes() == VIEW.load().tobytes()
     picture = {"type": "image_url", "image_url": {"url": url}}
     opening = [
         {"role": "system", "content": "Be brief."},

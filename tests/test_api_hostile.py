@@ -2,12 +2,12 @@
 away."""
 
 import pytest
+from hart_lite.inference.openai_frames import AbsoluteFrame
 
 from hart_lite.errors import HartError
-from hart_lite.inference.conversation import Conversation, Spoken
+from hart_lite.inference.engine import Conversation, Spoken
 from hart_lite.inference.openai_client import Client
 from hart_lite.inference.openai_engine import SILENCE, ApiEngine
-from hart_lite.inference.openai_frames import AbsoluteFrame
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
 
 KEY = "sk-very-secret-0123456789"

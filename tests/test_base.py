@@ -5,17 +5,16 @@ import json
 from dataclasses import replace
 
 import pytest
+from hart_lite.eval.evaluate import evaluate
 
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.resources import EMBEDDED
-from hart_lite.eval.evaluate import evaluate
 from hart_lite.grading import grade
 from hart_lite.inference import prompts as loops
 from hart_lite.inference.rollout import Runner
-from hart_lite.models.generation import Sampling
+from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.loading import load_policy
-from hart_lite.toy.scenes import World, examples
-from hart_lite.training.datasets import HELD_OUT
+from hart_lite.toy.scenes import HELD_OUT, World, examples
 from hart_lite.types import Box, ImageView
 
 RECIPE = load_recipe("tiny_cpu")
@@ -58,7 +57,7 @@ def test_it_reads_a_good_crop(runner, world):
     family = runner.policy.family
 
     prompts = [family.chat(loops.verify_content(e, views)) for e, views in zip(questions, crops, strict=True)]
-    said = runner.policy.generate(prompts, Sampling(8, temperature=0))
+    said = generate(runner.policy, prompts, Sampling(8, temperature=0))
     right = [grade(family.text(ids), e.answer, e.choices) for ids, e in zip(said, questions, strict=True)]
     assert sum(right) / len(right) >= 0.85
 
@@ -71,7 +70,7 @@ def test_small_things_cannot_be_read_from_the_small_image_and_big_ones_can(runne
     family = runner.policy.family
     questions = examples(World(), range(HELD_OUT, HELD_OUT + 150))
     asked = [family.chat(loops.direct_content(replace(e, choices=()), runner.full_views(e))) for e in questions]
-    said = runner.policy.generate(asked, Sampling(8, temperature=0))
+    said = generate(runner.policy, asked, Sampling(8, temperature=0))
     read = [
         {"category": e.category, "right": grade(family.text(ids), e.answer, e.choices)}
         for e, ids in zip(questions, said, strict=True)

@@ -23,7 +23,7 @@ from hart_lite.runs.checkpoints import (
     rewind_metrics,
     seal,
 )
-from hart_lite.training.datasets import load_splits
+from hart_lite.runs.splits import load_splits
 from hart_lite.training.sample_tracking import Progress
 from hart_lite.training.train import Stage, train
 from hart_lite.utils.files import write_whole

@@ -22,7 +22,7 @@ from hart_lite.errors import HartError
 from hart_lite.inference.ask import Asked, ask
 from hart_lite.inference.load import open_model
 from hart_lite.runs.run_dir import save_adapter
-from hart_lite.training.datasets import HELD_OUT
+from hart_lite.toy.scenes import HELD_OUT
 from hart_lite.types import Box
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"

@@ -11,7 +11,7 @@ from evaluations import questions, rows_of, sound
 
 from hart_lite.cli import main
 from hart_lite.errors import HartError
-from hart_lite.eval.eval_folder import EvalFolder
+from hart_lite.eval.results import EvalFolder
 
 SETTINGS = {"model": "m", "modes": ["crops"]}
 ROWS = rows_of(questions(4), sound)
@@ -19,7 +19,7 @@ ROWS = rows_of(questions(4), sound)
 HOLD = """
 import sys, time
 from pathlib import Path
-from hart_lite.eval.eval_folder import EvalFolder
+from hart_lite.eval.results import EvalFolder
 with EvalFolder(Path(sys.argv[1]), {"model": "m", "modes": ["crops"]}) as folder:
     print("held", flush=True)
     time.sleep(600)
@@ -27,7 +27,7 @@ with EvalFolder(Path(sys.argv[1]), {"model": "m", "modes": ["crops"]}) as folder
 FULL_DISK = """
 import resource, signal, sys, json
 from pathlib import Path
-from hart_lite.eval.eval_folder import EvalFolder
+from hart_lite.eval.results import EvalFolder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails, as it does on a full disk
 with EvalFolder(Path(sys.argv[1]), {"model": "m", "modes": ["crops"]}) as folder:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))

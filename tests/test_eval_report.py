@@ -20,7 +20,6 @@ from evaluations import (
 
 from hart_lite.errors import HartError
 from hart_lite.eval.grounding import joint_table, recall_iou
-from hart_lite.eval.metrics import findings
 from hart_lite.eval.results import read_evaluation
 from hart_lite.eval.summary import cautions, summary_md
 from hart_lite.types import Box
@@ -32,7 +31,7 @@ APART = "the answers do not rest on the boxes"
 
 def figures_of(tmp_path, model, n=200, **changes):
     folder = write_evaluation(tmp_path / "eval", rows_of(questions(n), model, **changes))
-    return folder, findings(read_evaluation(folder))["treebench"]["crops"]
+    return folder, metrics(read_evaluation(folder))["treebench"]["crops"]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,7 @@ def test_what_the_summary_says_at_a_glance(tmp_path):
 def test_an_order_of_choices_that_gives_the_answer_away(tmp_path):
     """Every right answer is at A, as in a script that shows V*'s options as its files list them."""
     rows = [row | {"truth": "A", "strict": row["answer"] == "A"} for row in rows_of(questions(40), always_a)]
-    figures = findings(read_evaluation(write_evaluation(tmp_path / "eval", rows)))["treebench"]["crops"]
+    figures = metrics(read_evaluation(write_evaluation(tmp_path / "eval", rows)))["treebench"]["crops"]
     assert figures["answers"]["strict"]["micro"]["value"] == 1
     assert "A is the right answer to 100.0 % of the questions: always saying it would do as well." in cautions(figures)
 
@@ -89,7 +88,7 @@ def test_figures_by_hand(tmp_path):
         return question.truth if right else other_letter(question), boxes
 
     folder = write_evaluation(tmp_path / "eval", rows_of(asked, model))
-    figures = findings(read_evaluation(folder))["treebench"]["crops"]
+    figures = metrics(read_evaluation(folder))["treebench"]["crops"]
     found = figures["answers"]["strict"]
     assert (figures["questions"], figures["images"], figures["tokens"]) == (6, 3, 12)
     assert found["micro"]["value"] == 0.5
@@ -110,7 +109,7 @@ def test_per_box_and_any_target_are_two_readings(tmp_path):
     rows = rows_of(questions(10), lambda q: (q.truth, [q.target]))
     for row in rows:
         row["grounding"] |= {"targets": 2, "grounded_targets": 1}
-    figures = findings(read_evaluation(write_evaluation(tmp_path / "eval", rows)))["treebench"]["crops"]
+    figures = metrics(read_evaluation(write_evaluation(tmp_path / "eval", rows)))["treebench"]["crops"]
     assert figures["grounding"]["grounded"]["value"] == 1
     assert figures["grounding"]["grounded_per_target"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 20}
 
@@ -127,7 +126,7 @@ def test_answers_at_a_glance_are_held_against_the_boxes_of_the_same_model(tmp_pa
     asked = questions(60)
     glance = rows_of(asked, blind, mode="full", boxed=False)
     folder = write_evaluation(tmp_path / "eval", [*glance, *rows_of(asked, sound, mode="full+crops")])
-    found = findings(read_evaluation(folder))["treebench"]
+    found = metrics(read_evaluation(folder))["treebench"]
     assert found["full"]["grounding"] == found["full+crops"]["grounding"]
     assert found["full"]["grounding"]["mode"] == "full+crops"
     assert found["full"]["joint"]["counts"][0][1] == found["full"]["joint"]["counts"][1][1] == 0
@@ -136,7 +135,7 @@ def test_answers_at_a_glance_are_held_against_the_boxes_of_the_same_model(tmp_pa
 
 def test_a_benchmark_without_boxes_has_answers_only(tmp_path):
     folder = write_evaluation(tmp_path / "eval", rows_of(questions(20), sound, "mmstar", "full", boxed=False))
-    assert "grounding" not in findings(read_evaluation(folder))["mmstar"]["full"]
+    assert "grounding" not in metrics(read_evaluation(folder))["mmstar"]["full"]
     assert "where it looked" not in summary_md(folder)
 
 
@@ -156,7 +155,7 @@ def test_boxes_are_counted_where_a_benchmark_has_none(tmp_path):
     asked = questions(8)
     rows = rows_of(asked[:6], sound, "mmstar", boxed=False) + rows_of(asked[6:], blind, "mmstar", boxed=False)
     rows += rows_of(asked, blind, "mmstar", "full", boxed=False)
-    found = findings(read_evaluation(write_evaluation(tmp_path / "eval", rows)))["mmstar"]
+    found = metrics(read_evaluation(write_evaluation(tmp_path / "eval", rows)))["mmstar"]
     assert found["crops"]["valid_box"]["value"] == 0.75
     assert "valid_box" not in found["full"]
     assert "| valid box | 75.0 (25.0-100.0) |  |" in summary_md(tmp_path / "eval")

@@ -20,7 +20,7 @@ from hart_lite.config.recipe import load_recipe
 from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks import custom, listing, registry, toy
 from hart_lite.eval.benchmarks.base import BadRow
-from hart_lite.eval.evaluator import run_eval
+from hart_lite.eval.evaluator import evaluate_benchmarks
 from hart_lite.eval.questions import Question, batches_by_image, read_questions
 from hart_lite.eval.settings import NO_LIMIT, EvalSettings, setting_of
 from hart_lite.inference import prompts
@@ -29,7 +29,7 @@ from hart_lite.inference.protocols.registry import PROTOCOLS
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
 MODES = tuple(PROTOCOLS)
-SMALL = EvalSettings({"world": "scenes=3"}, ("full", "crops", "mgpo"), max_tokens=16)
+SMALL = EvalSettings(benchmarks={"world": "scenes=3"}, modes=("full", "crops", "mgpo"), max_tokens=16)
 
 
 def lines(out: Path) -> list[bytes]:
@@ -43,7 +43,7 @@ def rows(out: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "eval"
-    run_eval("embedded", SMALL, out)
+    evaluate_benchmarks("embedded", SMALL, out)
     return out
 
 
@@ -52,7 +52,9 @@ def unbroken(tmp_path_factory) -> Path:
 
 def test_a_row_holds_the_whole_conversation(tmp_path):
     out = tmp_path / "eval"
-    report = run_eval("embedded", EvalSettings({"world": "scenes=2"}, MODES, max_tokens=24), out)
+    report = evaluate_benchmarks(
+        "embedded", EvalSettings(benchmarks={"world": "scenes=2"}, modes=MODES, max_tokens=24), out
+    )
     found = rows(out)
     examples = {e.id: e for e in toy.read("scenes=2")}
     assert Counter(row["mode"] for row in found) == dict.fromkeys(MODES, len(examples))
@@ -90,7 +92,9 @@ def test_a_row_holds_the_whole_conversation(tmp_path):
 
 def test_the_base_reads_crops_better_than_it_sees_at_a_glance(tmp_path):
     """As its pretraining left it: looked at, two thirds of the questions are answered; at a glance, few are."""
-    run_eval("embedded", EvalSettings({"world": "scenes=30"}, ("full", "crops")), tmp_path / "eval")
+    evaluate_benchmarks(
+        "embedded", EvalSettings(benchmarks={"world": "scenes=30"}, modes=("full", "crops")), tmp_path / "eval"
+    )
     figures = json.loads((tmp_path / "eval" / "summary.json").read_text())["benchmarks"]["world"]
     crops, full = (figures[mode]["answers"]["strict"]["micro"]["value"] for mode in ("crops", "full"))
     assert crops > full + 0.2
@@ -108,7 +112,7 @@ def test_resumed_anywhere_it_ends_in_the_rows_of_an_unbroken_run(unbroken, tmp_p
     (out / "eval.json").write_bytes((unbroken / "eval.json").read_bytes())
     whole = (unbroken / "predictions.jsonl").read_bytes()
     (out / "predictions.jsonl").write_bytes(whole[: int(share * len(whole))])
-    run_eval("embedded", SMALL, out)
+    evaluate_benchmarks("embedded", SMALL, out)
     assert sorted(lines(out)) == sorted(lines(unbroken))
     assert (out / "summary.json").read_bytes() == (unbroken / "summary.json").read_bytes()
 
@@ -143,7 +147,7 @@ def test_killed_and_run_again(tmp_path):
 def test_a_finished_evaluation_is_not_asked_again(unbroken, monkeypatch):
     before = (unbroken / "predictions.jsonl").read_bytes()
     monkeypatch.setattr("hart_lite.inference.local_engine.LocalEngine.answer", lambda self, runs: 1 / 0)
-    assert "| world | mgpo | 6 |" in run_eval("embedded", SMALL, unbroken).table
+    assert "| world | mgpo | 6 |" in evaluate_benchmarks("embedded", SMALL, unbroken).table
     assert (unbroken / "predictions.jsonl").read_bytes() == before
 
 
@@ -160,7 +164,7 @@ def test_other_settings_are_refused_by_name(unbroken):
     before = sorted((path.name, path.read_bytes()) for path in unbroken.iterdir())
     for named, change in changes.items():
         with pytest.raises(HartError) as caught:
-            run_eval("embedded", replace(SMALL, **change), unbroken)
+            evaluate_benchmarks("embedded", replace(SMALL, **change), unbroken)
         assert named in str(caught.value)
         assert "Run with the same settings, or choose another place with --out" in str(caught.value)
     assert sorted((path.name, path.read_bytes()) for path in unbroken.iterdir()) == before
@@ -173,10 +177,10 @@ def test_other_weights_and_other_rows_are_refused(unbroken, tmp_path):
         out.mkdir()
         (out / "eval.json").write_text(json.dumps(settings | {name: {}}))
         with pytest.raises(HartError, match=rf"(?m)^  {name}: {{}} there"):
-            run_eval("embedded", SMALL, out)
+            evaluate_benchmarks("embedded", SMALL, out)
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / "eval.json").write_text(json.dumps(settings | {"versions": {"python": "4"}}))
-    run_eval("embedded", SMALL, tmp_path / "later")  # another version of a library is no other evaluation
+    evaluate_benchmarks("embedded", SMALL, tmp_path / "later")  # another version of a library is no other evaluation
 
 
 def test_places_that_cannot_be_gone_on_with(unbroken, tmp_path):
@@ -185,18 +189,18 @@ def test_places_that_cannot_be_gone_on_with(unbroken, tmp_path):
     (tmp_path / "file").write_text("mine")
     for place in ("full", "file"):
         with pytest.raises(HartError, match="is not empty and holds no evaluation"):
-            run_eval("embedded", SMALL, tmp_path / place)
+            evaluate_benchmarks("embedded", SMALL, tmp_path / place)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "eval.json").write_text("{")
     with pytest.raises(HartError, match=r"eval.json is damaged"):
-        run_eval("embedded", SMALL, tmp_path / "damaged")
+        evaluate_benchmarks("embedded", SMALL, tmp_path / "damaged")
     (tmp_path / "middle").mkdir()
     for file in unbroken.iterdir():
         (tmp_path / "middle" / file.name).write_bytes(file.read_bytes())
     found = lines(unbroken)
     (tmp_path / "middle" / "predictions.jsonl").write_bytes(b"".join([*found[:3], found[3][:50] + b"\n", *found[4:]]))
     with pytest.raises(HartError, match=r"predictions.jsonl:4 is damaged; take the line out"):
-        run_eval("embedded", SMALL, tmp_path / "middle")
+        evaluate_benchmarks("embedded", SMALL, tmp_path / "middle")
 
 
 # -- rows that cannot be asked -------------------------------------------------------------------------------------
@@ -229,9 +233,9 @@ def own(tmp_path) -> Path:
 
 
 def test_bad_rows_are_named_counted_and_left_out(own, tmp_path, caplog):
-    settings = EvalSettings({"rows": str(own)}, ("full", "crops"), max_tokens=4)
+    settings = EvalSettings(benchmarks={"rows": str(own)}, modes=("full", "crops"), max_tokens=4)
     with caplog.at_level(logging.WARNING):
-        report = run_eval("embedded", settings, tmp_path / "eval")
+        report = evaluate_benchmarks("embedded", settings, tmp_path / "eval")
     assert report.bad == 4
     assert Counter((row["mode"], row["id"]) for row in rows(tmp_path / "eval")) == dict.fromkeys(
         [(mode, row) for mode in ("full", "crops") for row in "af"], 1
@@ -243,24 +247,24 @@ def test_bad_rows_are_named_counted_and_left_out(own, tmp_path, caplog):
     assert all(problem in row["problem"] for problem, row in zip(problems, bad, strict=True))
     assert "3 bad rows are left out" in caplog.text and "rotten.png: damaged image" in caplog.text
     assert json.loads((tmp_path / "eval" / "summary.json").read_text())["bad_rows"] == 4
-    assert run_eval("embedded", settings, tmp_path / "eval").bad == 4  # and again
+    assert evaluate_benchmarks("embedded", settings, tmp_path / "eval").bad == 4  # and again
 
 
 def test_strict_stops_at_the_first_bad_row(own, tmp_path):
-    settings = EvalSettings({"rows": str(own)}, ("full",), strict=True, max_tokens=4)
+    settings = EvalSettings(benchmarks={"rows": str(own)}, modes=("full",), strict=True, max_tokens=4)
     with pytest.raises(HartError, match=r"rows: .*rows.jsonl:2: .*half.png: damaged image"):
-        run_eval("embedded", settings, tmp_path / "eval")
+        evaluate_benchmarks("embedded", settings, tmp_path / "eval")
     assert not (tmp_path / "eval").exists()
     kept = own.read_text().splitlines()
     own.write_text("\n".join([kept[0], kept[2]]))
     with pytest.raises(HartError, match=r"rotten.png: damaged image"):
-        run_eval("embedded", settings, tmp_path / "eval")
+        evaluate_benchmarks("embedded", settings, tmp_path / "eval")
 
 
 def test_a_benchmark_without_a_good_row_says_why(own, tmp_path):
     own.write_text(own.read_text().splitlines()[1])
     with pytest.raises(HartError, match=r"rows: no row can be asked; .*rows.jsonl:1: .*half.png: damaged image"):
-        run_eval("embedded", EvalSettings({"rows": str(own)}), tmp_path / "eval")
+        evaluate_benchmarks("embedded", EvalSettings(benchmarks={"rows": str(own)}), tmp_path / "eval")
 
 
 def test_rows_that_a_benchmark_lets_through_are_checked(monkeypatch):
@@ -278,8 +282,8 @@ def test_rows_that_a_benchmark_lets_through_are_checked(monkeypatch):
 
 
 def test_limit_counts_the_questions_of_each_benchmark(own, tmp_path):
-    settings = EvalSettings({"world": "", "rows": str(own)}, ("full",), limit=1, max_tokens=4)
-    run_eval("embedded", settings, tmp_path / "eval")
+    settings = EvalSettings(benchmarks={"world": "", "rows": str(own)}, modes=("full",), limit=1, max_tokens=4)
+    evaluate_benchmarks("embedded", settings, tmp_path / "eval")
     assert [(row["benchmark"], row["id"]) for row in rows(tmp_path / "eval")] == [
         ("world", "world-0-1000000000-0"), ("rows", "a")]  # fmt: skip
 
@@ -326,7 +330,7 @@ def test_budgets_of_a_recipe_of_options_and_of_protocols(tiny_base):
     tiny = load_recipe("tiny_cpu")
 
     def budgets(mode, model, **options):
-        s = setting_of(question, mode, EvalSettings({}, **options), model)
+        s = setting_of(question, mode, EvalSettings(**options), model)
         return s.full_pixels, s.crop_pixels, s.min_pixels, s.max_tokens_locate, s.max_tokens_answer
 
     assert budgets("crops", recipe) == (12544, 4704, 784, 24, 8)
@@ -336,11 +340,11 @@ def test_budgets_of_a_recipe_of_options_and_of_protocols(tiny_base):
     for mode in ("crops", "mgpo"):
         for model, least in ((recipe, 784), (plain, 800)):
             assert budgets(mode, model, full_pixels=900, crop_pixels=800, max_tokens=7) == (900, 800, least, 7, 7)
-    setting = setting_of(question, "full", EvalSettings({}), recipe)
+    setting = setting_of(question, "full", EvalSettings(), recipe)
     assert setting.question == prompts.question_lines(question.example)
     assert (setting.crop_pad, setting.max_boxes) == (tiny.rollout.crop_pad, tiny.rollout.max_boxes)
     official = replace(question, benchmark=replace(toy.BENCHMARK, prompt=lambda e: f"Official: {e.question}"))
-    asked = setting_of(official, "full", EvalSettings({}, prompt="official", as_published=True), recipe)
+    asked = setting_of(official, "full", EvalSettings(prompt="official", as_published=True), recipe)
     assert asked.question == f"Official: {question.example.question}"
     assert asked.as_published
 
@@ -402,8 +406,8 @@ def test_help_and_the_list_import_no_torch():
 
 @pytest.mark.skipif(not REALSET.exists(), reason="the photos are not part of the repository")
 def test_photos_in_every_mode(tmp_path):
-    settings = EvalSettings({"rows": str(REALSET)}, MODES, limit=3, max_tokens=12)
-    run_eval("embedded", settings, tmp_path / "eval")
+    settings = EvalSettings(benchmarks={"rows": str(REALSET)}, modes=MODES, limit=3, max_tokens=12)
+    evaluate_benchmarks("embedded", settings, tmp_path / "eval")
     found = rows(tmp_path / "eval")
     assert Counter(row["mode"] for row in found) == dict.fromkeys(MODES, 3)
     assert all(row["benchmark"] == "rows" and os.path.isabs(row["cluster"]) for row in found)

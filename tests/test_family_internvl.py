@@ -26,8 +26,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe
 from tiny_families import INTERNVL, INTERNVL_TILE, StockInternVL, build_internvl
 
-from hart_lite.config.schema import ModelSection, PixelBudgets
-from hart_lite.data.images import view_pixels
+from hart_lite.config.sections import ModelSection, PixelBudgets
 from hart_lite.errors import HartError
 from hart_lite.models.families.internvl3 import MAX_TILES, InternVL3
 from hart_lite.models.loading import load_policy
@@ -59,7 +58,7 @@ def stock(policy: Policy, tokens: Tokens) -> dict[str, torch.Tensor]:
     ids = torch.tensor([tokens.ids])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if tokens.slots:
-        images = [view_pixels(slot.view) for slot in tokens.slots]
+        images = [slot.view.load() for slot in tokens.slots]
         processor = policy.family.processor
         inputs["pixel_values"] = processor(images=images, crop_to_patches=True, return_tensors="pt")["pixel_values"]
     return inputs
@@ -69,7 +68,7 @@ def stock_ids(family, messages: list[dict], views) -> tuple[int, ...]:
     """The stock processor's ids of a conversation, images and all."""
     processor = StockInternVL(family.processor, family.tokenizer, family.tokenizer.chat_template)
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tuple(processor(text=text, images=[view_pixels(v) for v in views] or None)["input_ids"][0])
+    return tuple(processor(text=text, images=[v.load() for v in views] or None)["input_ids"][0])
 
 
 def message(role: str, *parts) -> dict:

@@ -7,7 +7,7 @@ import pytest
 from tiny_families import build_llava
 
 from hart_lite.box_formats import FRAMES, MEANING, from_original, to_original, written
-from hart_lite.config.schema import ModelSection
+from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
 from hart_lite.eval.box_format_probe import Answer, compare, measure, sign_test, text
 from hart_lite.models.families.llava_onevision import LlavaOneVision

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import hart_lite.models.generation
 from hart_lite.models import cuda_graph
 from hart_lite.models.attention import Samples
-from hart_lite.models.generation import Sampling, _pick
+from hart_lite.models.generation import Sampling, _pick, generate
 from hart_lite.types import Tokens
 
 
@@ -76,19 +76,19 @@ def test_tokens_replayed_from_a_graph_are_those_without(talkative, tapes, monkey
     """With ends in reach, so that rows leave the recorded batch."""
     monkeypatch.setattr(hart_lite.models.generation, "GRAPH_REACH", reach)
     asked = prompts(talkative.family)
-    free = talkative.generate(asked, Sampling(20, temperature))
+    free = generate(talkative, asked, Sampling(20, temperature))
     monkeypatch.setattr(talkative.family, "eos_ids", (free[0][3], free[2][7]))
-    expected = talkative.generate(asked, Sampling(20, temperature))
+    expected = generate(talkative, asked, Sampling(20, temperature))
     assert len({len(response) for response in expected}) > 1
     assert not tapes
-    assert talkative.generate(asked, Sampling(20, temperature, graph=True)) == expected
+    assert generate(talkative, asked, Sampling(20, temperature, graph=True)) == expected
     assert len(tapes) < 20  # recorded for some tokens only
 
 
 def test_a_graph_is_recorded_again_only_when_shapes_change(talkative, tapes, monkeypatch):
     monkeypatch.setattr(talkative.family, "eos_ids", ())  # nobody leaves
     monkeypatch.setattr(hart_lite.models.generation, "GRAPH_REACH", 8)
-    talkative.generate(prompts(talkative.family), Sampling(20, 0, graph=True))
+    generate(talkative, prompts(talkative.family), Sampling(20, 0, graph=True))
     assert len(tapes) == 3  # tokens 0-7, 8-15, 16-18; the last one is drawn and never fed
 
 
@@ -105,7 +105,7 @@ def test_places_to_come_are_hidden_from_a_recorded_token(talkative, tapes, monke
         with monkeypatch.context() as patch:
             patch.setattr(hart_lite.models.generation, "_pick", spy)
             patch.setattr(talkative.family, "eos_ids", ())  # so that every row is in every step
-            talkative.generate(prompts(talkative.family), Sampling(6, 0, graph=graph))
+            generate(talkative, prompts(talkative.family), Sampling(6, 0, graph=graph))
         return torch.stack(seen).clamp(min=-1e9)  # banned ones are at minus infinity
 
     expected = logits(graph=False)
@@ -126,7 +126,7 @@ def test_a_graph_replays_what_was_recorded():
 @pytest.mark.parametrize("most", [1, 30, 60])
 def test_prompts_read_in_slices_say_the_same(talkative, monkeypatch, most):
     asked = prompts(talkative.family)
-    whole = talkative.generate(asked, Sampling(8, 0))
+    whole = generate(talkative, asked, Sampling(8, 0))
     passes = []
     forward = hart_lite.models.generation._forward
     monkeypatch.setattr(hart_lite.models.generation, "FEED_TOKENS", most)
@@ -135,6 +135,6 @@ def test_prompts_read_in_slices_say_the_same(talkative, monkeypatch, most):
         "_forward",
         lambda policy, rows, embeds, *rest: passes.append(embeds.shape[:2]) or forward(policy, rows, embeds, *rest),
     )
-    assert talkative.generate(asked, Sampling(8, 0)) == whole
+    assert generate(talkative, asked, Sampling(8, 0)) == whole
     reading = [rows * tokens for rows, tokens in passes if tokens > 1]
     assert reading and all(size <= max(most, 40) for size in reading)

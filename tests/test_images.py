@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from hart_lite.boxes import rescale
 from hart_lite.data import images
 from hart_lite.data.contact_sheet import contact_sheet
-from hart_lite.data.images import ImageBytes, ImageFile, crop_pixels, draw_boxes, view_pixels
+from hart_lite.data.images import ImageBytes, ImageFile, draw_boxes
 from hart_lite.errors import HartError
 from hart_lite.types import Box, Example, ImageView
 
@@ -54,8 +54,8 @@ def cut(source, small: tuple[int, int], box: tuple[int, int, int, int]) -> Image
     """The crop for a box drawn in a frame of size `small`, at its own resolution."""
     size = source.size()
     original = rescale(Box(*box), small, size)
-    left, top, right, bottom = crop_pixels(original, size)
-    return view_pixels(ImageView(source, (right - left, bottom - top), original))
+    left, top, right, bottom = original.whole_pixels(size)
+    return ImageView(source, (right - left, bottom - top), original).load()
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_decoded_images_are_kept_within_bounds_and_never_stale(tmp_path, monkeyp
     ],
 )
 def test_crop_pixels(box, expected):
-    assert crop_pixels(box, (10, 20)) == expected
+    assert box.whole_pixels((10, 20)) == expected
 
 
 def test_view_is_bicubic_of_the_crop_alone():
@@ -262,7 +262,7 @@ def test_view_is_bicubic_of_the_crop_alone():
     box, size = Box(10, 20, 50, 60), (28, 28)
 
     def view(array: np.ndarray) -> np.ndarray:
-        return np.asarray(view_pixels(ImageView(ImageBytes(encode(Image.fromarray(array), "PNG"), "x"), size, box)))
+        return np.asarray(ImageView(ImageBytes(encode(Image.fromarray(array), "PNG"), "x"), size, box).load())
 
     expected = Image.fromarray(pixels[20:60, 10:50]).resize(size, Image.Resampling.BICUBIC)
     assert np.array_equal(view(pixels), np.asarray(expected))
@@ -273,7 +273,7 @@ def test_view_is_bicubic_of_the_crop_alone():
 
 def test_whole_view_is_bicubic():
     image = Image.fromarray(ruler(500, 300))
-    view = view_pixels(ImageView(ImageBytes(encode(image, "PNG"), "x"), (84, 56)))
+    view = ImageView(ImageBytes(encode(image, "PNG"), "x"), (84, 56)).load()
     assert np.array_equal(np.asarray(view), np.asarray(image.resize((84, 56), Image.Resampling.BICUBIC)))
 
 

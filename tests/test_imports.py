@@ -11,8 +11,8 @@ PACKAGE = Path(hart_lite.__file__).parent
 # Each layer may import from the layers before it; packages of one layer do not know each other.
 LAYERS = (
     ("errors",),
-    ("types",),
-    ("boxes", "box_formats", "grading", "utils"),
+    ("types", "utils"),
+    ("boxes", "box_formats", "grading"),
     ("rl",),
     ("config", "data"),
     ("models", "toy"),

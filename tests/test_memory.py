@@ -16,7 +16,7 @@ from hart_lite.errors import HartError
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.oom import Budget, Draws, ran_out, within_memory
 from hart_lite.models.policy import Policy
-from hart_lite.training.datasets import load_splits
+from hart_lite.runs.splits import load_splits
 from hart_lite.training.rl_trainer import RLTrainer
 
 BUDGET = 512  # tokens; a step of the small runs makes several packs of it, and half of it holds the longest sequence

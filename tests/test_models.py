@@ -10,14 +10,14 @@ from pictures import Photo
 from small_runs import small_recipe
 
 from hart_lite.config.recipe import dump_recipe, load_recipe
-from hart_lite.config.schema import Rollout
+from hart_lite.config.sections import Rollout
 from hart_lite.errors import HartError
 from hart_lite.export.merge import merge
 from hart_lite.inference import load
 from hart_lite.inference.load import open_model
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.openai_engine import ApiEngine
-from hart_lite.models.generation import Sampling
+from hart_lite.models.generation import Sampling, generate
 from hart_lite.runs.run_dir import save_adapter
 from hart_lite.types import ImageView
 
@@ -37,7 +37,7 @@ def run(new_policy, tiny_base, tmp_path_factory) -> Path:
 def said(model: load.OpenModel) -> list[int]:
     family = model.engine.policy.family
     prompt = family.chat([ImageView(Photo(56, 56), (56, 56)), "What?"])
-    return list(model.engine.policy.generate([prompt], Sampling(8, temperature=0))[0])
+    return list(generate(model.engine.policy, [prompt], Sampling(8, temperature=0))[0])
 
 
 def test_a_run_comes_with_its_budgets(run, policy):

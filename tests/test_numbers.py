@@ -11,10 +11,10 @@ from small_runs import make_up, metrics
 from trainers import ON_CPU, adapters, rl_trainer, same, sft_trainer
 from trl import SFTTrainer
 
-from hart_lite.config.schema import ModelSection
+from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError, NotFiniteError
 from hart_lite.models.finite import check_finite
-from hart_lite.models.generation import Sampling
+from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.loading import load_policy
 from hart_lite.runs.run_dir import save_adapter
 from hart_lite.toy.model import build
@@ -252,7 +252,7 @@ def test_nothing_is_drawn_from_scores_that_are_not_finite(spoil, kind, temperatu
     policy = spoil(BAD[kind])
     prompt = policy.family.chat(["Which?"])
     with pytest.raises(NotFiniteError, match=r"not finite after 2 of 2 prompts.*model.dtype=bfloat16"):
-        policy.generate([prompt, prompt], Sampling(4, temperature))
+        generate(policy, [prompt, prompt], Sampling(4, temperature))
 
 
 def test_a_step_whose_rollout_is_not_finite_is_skipped_and_named(new_rl, tmp_path, caplog):

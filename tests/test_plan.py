@@ -16,11 +16,11 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from hart_lite.cli import main as cli
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.resources import EMBEDDED, shipped_recipes
-from hart_lite.config.schema import ModelSection
+from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
 from hart_lite.models import generation, policy
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
-from hart_lite.models.generation import Sampling
+from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.packing import Pack, pack, trie
 from hart_lite.models.policy import Policy
 from hart_lite.perf import memory_model
@@ -215,14 +215,14 @@ def test_reading_prompts_and_encoding_images_are_predicted_within_a_tenth(dtype)
     prompts = [made.family.chat(("Which?", photo_view(280, 280, n))) for n in range(12)]
     views = [slot.view for prompt in prompts for slot in prompt.slots]
     once = Sampling(max_tokens=1)
-    made.generate(prompts, once)
+    generate(made, prompts, once)
     made.forget_images()
     measured = peak_bytes(lambda: made.encode(views[:6]))
     print(f"{dtype} images: measured {measured / 2**20:.1f}, predicted {cost.encoding(2400) / 2**20:.1f}")
     pixels = 600 * 4 * MIDDLE.vision.patch_values * 4  # on CPU they are the image processor's, not the allocator's
     assert cost.encoding(2400) - (pixels if dtype == "float32" else 0) == pytest.approx(measured, rel=TENTH)
     made.encode(views)
-    measured = peak_bytes(lambda: made.generate(prompts, once))
+    measured = peak_bytes(lambda: generate(made, prompts, once))
     [shared] = trie(prompts)
     own = sum(map(len, shared.children))
     predicted = cost.reading(own, len(prompts[0])) + cost.kv(own + len(shared)) + cost.features(own)

@@ -19,8 +19,7 @@ from transformers import (
 
 from hart_lite.cli import main
 from hart_lite.config.recipe import load_recipe
-from hart_lite.config.schema import Lora, ModelSection
-from hart_lite.data.images import view_pixels
+from hart_lite.config.sections import Lora, ModelSection
 from hart_lite.models.families.internvl3 import InternVL3
 from hart_lite.models.families.llava_onevision import LlavaOneVision
 from hart_lite.models.loading import load_policy
@@ -196,7 +195,7 @@ def test_features_and_weights_are_predicted(tmp_path, build):
     policy = load_policy(ModelSection(base=str(base)))
     dims, section = Dimensions.of(str(base)), ModelSection(dtype="float32")
     shown = ImageView(Photo(200, 100), policy.family.fit((200, 100), 4 * policy.family.tile**2, 1))
-    [features] = policy.family.features(policy.model, [view_pixels(shown)])
+    [features] = policy.family.features(policy.model, [shown.load()])
     assert Cost(dims, section).features(policy.family.image_tokens(shown.size)) == features.nbytes
     frozen = sum(p.nbytes for p in policy.model.parameters() if not p.requires_grad)
     assert Cost(dims, section).weights() == frozen

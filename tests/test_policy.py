@@ -9,10 +9,9 @@ from pictures import Photo, packed_logps, photo_view, stock_inputs, stock_logps
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, GPT2Config, Qwen2_5_VLForConditionalGeneration
 
-from hart_lite.config.schema import Lora, ModelSection
-from hart_lite.data.images import view_pixels
+from hart_lite.config.sections import Lora, ModelSection
 from hart_lite.errors import HartError
-from hart_lite.models.generation import Sampling, _pick
+from hart_lite.models.generation import Sampling, _pick, generate
 from hart_lite.models.loading import load_policy, pick_attention
 from hart_lite.models.packing import pack
 from hart_lite.models.policy import Policy
@@ -167,7 +166,7 @@ def patches_seen(policy):
 def test_an_image_is_encoded_once_for_a_whole_step(policy, patches_seen):
     view = photo_view(112, 56, 1)  # 8 tokens of 4 patches
     prompts = [policy.family.chat((view, "Where?"))] * 4
-    responses = policy.generate(prompts, Sampling(max_tokens=3, seed=1))
+    responses = generate(policy, prompts, Sampling(max_tokens=3, seed=1))
     assert patches_seen == [32]
     sequences = [p + Tokens.response(r) for p, r in zip(prompts, responses, strict=True)]
     for row in pack(sequences, policy.family.positions, 60):
@@ -176,7 +175,7 @@ def test_an_image_is_encoded_once_for_a_whole_step(policy, patches_seen):
         policy.logps(row).sum().backward()
     assert patches_seen == [32]
     policy.forget_images()
-    policy.generate(prompts, Sampling(max_tokens=1))
+    generate(policy, prompts, Sampling(max_tokens=1))
     assert patches_seen == [32, 32]
 
 
@@ -232,8 +231,8 @@ def test_greedy_text_with_shared_prefixes_is_the_stock_models(talkative, make):
     policy = talkative
     prompts = prompts_of(policy.family, make)
     greedy = Sampling(max_tokens=12, temperature=0)
-    together = policy.generate(prompts, greedy)
-    assert together == [policy.generate([prompt], greedy)[0] for prompt in prompts]
+    together = generate(policy, prompts, greedy)
+    assert together == [generate(policy, [prompt], greedy)[0] for prompt in prompts]
     assert together == [stock_greedy(policy, prompt, 12) for prompt in prompts]
     assert len(set(together)) > 1 and min(len(set(response)) for response in together) > 6
 
@@ -246,8 +245,8 @@ def test_prompts_of_any_length_in_any_order(talkative):
     greedy = Sampling(max_tokens=6, temperature=0)
     expected = [stock_greedy(policy, prompt, 6) for prompt in prompts]
     for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [1, 4, 0, 2, 3]):
-        assert policy.generate([prompts[i] for i in order], greedy) == [expected[i] for i in order]
-    assert policy.generate([], greedy) == []
+        assert generate(policy, [prompts[i] for i in order], greedy) == [expected[i] for i in order]
+    assert generate(policy, [], greedy) == []
 
 
 def test_a_row_that_ends_early_leaves_the_others_as_they_were(talkative, monkeypatch):
@@ -259,7 +258,7 @@ def test_a_row_that_ends_early_leaves_the_others_as_they_were(talkative, monkeyp
     for end in {response[2] for response in free}:
         monkeypatch.setattr(policy.family, "eos_ids", (end,))
         cut = [r[: r.index(end) + 1] if end in r else r for r in free]
-        assert policy.generate(prompts, greedy) == cut
+        assert generate(policy, prompts, greedy) == cut
 
 
 @torch.no_grad()
@@ -275,7 +274,7 @@ def test_samples_are_drawn_from_the_distribution_that_is_scored(policy, monkeypa
     monkeypatch.setattr("hart_lite.models.generation._pick", spy)
     monkeypatch.setattr(policy.family, "eos_ids", ())  # so that every row is in every step
     prompts = prompts_of(policy.family, first_turns)
-    responses = policy.generate(prompts, Sampling(max_tokens=6, seed=3))
+    responses = generate(policy, prompts, Sampling(max_tokens=6, seed=3))
     assert [len(r) for r in responses] == [6] * len(prompts)
     drawn = torch.stack([logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0] for logits, ids in steps], dim=1)
     sequences = [p + Tokens.response(r) for p, r in zip(prompts, responses, strict=True)]
@@ -293,31 +292,31 @@ def stock_full_logits(policy, tokens):
 def banned_mass(policy, tokens) -> torch.Tensor:
     """Probability that the model gives to banned ids at each sampled token."""
     probs = policy.model(**stock_inputs(policy, tokens)).logits[0].softmax(-1)
-    [(start, stop)] = tokens.sampled
+    [(start, stop, _)] = tokens.sampled
     return probs[start - 1 : stop - 1, list(policy.family.banned_ids)].sum(-1)
 
 
 def test_the_same_seed_draws_the_same_and_another_does_not(policy):
     prompts = prompts_of(policy.family, first_turns)
-    draw = [policy.generate(prompts, Sampling(max_tokens=5, seed=seed)) for seed in (1, 1, 2)]
+    draw = [generate(policy, prompts, Sampling(max_tokens=5, seed=seed)) for seed in (1, 1, 2)]
     assert draw[0] == draw[1] != draw[2]
     torch.manual_seed(99)  # nor does the global state matter
-    assert policy.generate(prompts, Sampling(max_tokens=5, seed=1)) == draw[0]
+    assert generate(policy, prompts, Sampling(max_tokens=5, seed=1)) == draw[0]
 
 
 def test_identical_prompts_draw_different_samples(policy):
     prompts = [policy.family.chat(("Which?",))] * 8
-    assert len(set(policy.generate(prompts, Sampling(max_tokens=4)))) > 4
+    assert len(set(generate(policy, prompts, Sampling(max_tokens=4)))) > 4
 
 
 def test_a_response_of_no_tokens_is_empty(policy):
     prompts = prompts_of(policy.family, first_turns)
-    assert policy.generate(prompts, Sampling(max_tokens=0)) == [()] * len(prompts)
+    assert generate(policy, prompts, Sampling(max_tokens=0)) == [()] * len(prompts)
 
 
 @pytest.mark.parametrize("most", [1, 2, 7])
 def test_no_response_is_longer_than_asked_and_each_says_something(policy, most):
-    responses = policy.generate(prompts_of(policy.family, first_turns), Sampling(max_tokens=most))
+    responses = generate(policy, prompts_of(policy.family, first_turns), Sampling(max_tokens=most))
     assert all(1 <= len(r) <= most for r in responses)
 
 
@@ -327,7 +326,7 @@ def test_banned_ids_are_never_sampled(policy, monkeypatch):
     hook = policy.model.lm_head.register_forward_hook(lambda _m, _i, out: out.index_fill(-1, banned, 1e4))
     try:
         for temperature in (0, 1.0):
-            responses = policy.generate([policy.family.chat(("x",))] * 8, Sampling(20, temperature))
+            responses = generate(policy, [policy.family.chat(("x",))] * 8, Sampling(20, temperature))
             assert not set(banned.tolist()) & {i for r in responses for i in r}
     finally:
         hook.remove()
@@ -383,9 +382,9 @@ def test_an_id_without_probability_is_never_drawn():
 def test_a_draw_does_not_depend_on_the_batch(policy):
     """The responses of all rows, and of two of them drawn alone under their own numbers."""
     prompts = prompts_of(policy.family, first_turns)
-    together = policy.generate(prompts, Sampling(max_tokens=6, seed=5))
+    together = generate(policy, prompts, Sampling(max_tokens=6, seed=5))
     some = (len(prompts) - 1, 1)
-    alone = policy.generate([prompts[n] for n in some], Sampling(max_tokens=6, seed=5, rows=some))
+    alone = generate(policy, [prompts[n] for n in some], Sampling(max_tokens=6, seed=5, rows=some))
     assert alone == [together[n] for n in some]
 
 
@@ -442,7 +441,7 @@ def test_nf4_gradients_are_the_same_after_sampling(new_policy):
         policy.model.train()
         logps = packed_logps(policy, sequences, 4096)
         found.append((torch.cat(logps), gradients(policy, logps)))
-        policy.generate([policy.family.chat((photo_view(), "Where?"))], Sampling(4))
+        generate(policy, [policy.family.chat((photo_view(), "Where?"))], Sampling(4))
     assert torch.equal(found[0][0], found[1][0])
     assert_gradients_agree(found[1][1], found[0][1])
 
@@ -457,7 +456,7 @@ def test_bfloat16_loads_with_adapters_in_float32(new_policy, policy):
     torch.testing.assert_close(ours, full, rtol=0, atol=0.5)
     ours.sum().backward()
     assert all(p.grad.isfinite().all() for p in half.adapter_parameters)
-    assert half.generate([half.family.chat((photo_view(), "Where?"))] * 2, Sampling(4))
+    assert generate(half, [half.family.chat((photo_view(), "Where?"))] * 2, Sampling(4))
 
 
 @pytest.mark.parametrize("asked", ["auto", "sdpa", "eager"])
@@ -468,7 +467,7 @@ def test_every_kind_of_attention_gives_the_same_log_probs(new_policy, policy, as
     ours, expected = (torch.cat(packed_logps(p, sequences, 4096)) for p in (other, policy))
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
     prompts = prompts_of(policy.family, second_turns)
-    assert other.generate(prompts, Sampling(6, 0)) == policy.generate(prompts, Sampling(6, 0))
+    assert generate(other, prompts, Sampling(6, 0)) == generate(policy, prompts, Sampling(6, 0))
 
 
 @pytest.mark.parametrize("asked", ["auto", "sdpa", "eager", "flash_attention_2"])
@@ -574,7 +573,7 @@ def test_a_damaged_base_is_refused_by_name(tiny_base, tmp_path, broken):
 def test_pixels_are_cut_before_they_are_scaled():
     """A view of a crop is made of the crop alone."""
     photos = [Photo(100, 80, seed, kept=(20, 10, 60, 50)) for seed in (1, 2)]
-    one, two = (view_pixels(ImageView(photo, (56, 56), Box(20, 10, 60, 50))) for photo in photos)
+    one, two = (ImageView(photo, (56, 56), Box(20, 10, 60, 50)).load() for photo in photos)
     assert one.tobytes() == two.tobytes()
 
 

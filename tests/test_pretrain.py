@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from experiments.pretrain_toy import train
-from hart_lite.config.schema import ModelSection
+from experiments.pretrain_toy.tokenizer import build_tokenizer
+from hart_lite.config.sections import ModelSection
 from hart_lite.models.loading import load_policy
-from hart_lite.toy.model import build_tokenizer, initialise
+from hart_lite.toy.model import initialise
 
 STAGES = {"see": 2, "join": 2, "blur": 2}
 

@@ -22,17 +22,17 @@ from test_gallery import Page as GalleryPage
 
 from hart_lite.cli import main as cli
 from hart_lite.config.recipe import dump_recipe
-from hart_lite.config.schema import PixelBudgets, Rollout
+from hart_lite.config.sections import PixelBudgets, Rollout
 from hart_lite.errors import HartError
-from hart_lite.eval.metrics import findings
+from hart_lite.eval.metrics import metrics as metrics_of
 from hart_lite.eval.results import read_evaluation
 from hart_lite.inference.rollout import Runner
 from hart_lite.report.charts import DARK, POINTS, charts
 from hart_lite.report.eval_report import page_of
 from hart_lite.report.html import Pictures
+from hart_lite.report.reader import Moment, read_run
 from hart_lite.report.run_report import run_page, write_report
 from hart_lite.report.warnings import cautions
-from hart_lite.runs.reader import Moment, read_run
 from hart_lite.toy.scenes import World, examples
 from hart_lite.training.sample_tracking import Progress, missed_before, quarters, watched
 from hart_lite.training.train import train
@@ -503,7 +503,7 @@ def test_an_evaluation_has_a_page_of_its_own(tmp_path):
     rows = [*rows_of(asked, sound), *rows_of(asked, sound, mode="full+crops"), *rows_of(asked, blind, mode="full")]
     folder = write_evaluation(tmp_path / "eval", rows, modes=["crops", "full+crops", "full"])
     evaluation = read_evaluation(folder)
-    found = Page(page_of(evaluation, findings(evaluation), lambda row: Grey()))
+    found = Page(page_of(evaluation, metrics_of(evaluation), lambda row: Grey()))
     assert "12 questions of treebench, in the modes crops, full+crops, full." in found.text
     assert "treebench, fullNo answer could be read from 100.0 % of the responses." in found.text
     right = 100 * sum(row["strict"] for row in rows[:12]) / 12

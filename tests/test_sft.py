@@ -9,11 +9,11 @@ from small_runs import make_up, metrics, sft_stage, small_recipe
 from trainers import sft_trainer
 from trl import SFTTrainer
 
-from hart_lite.config.schema import SFTStage
+from hart_lite.config.sections import SFTStage
 from hart_lite.errors import HartError
 from hart_lite.inference import prompts
 from hart_lite.inference.rollout import Runner
-from hart_lite.training.datasets import load_splits
+from hart_lite.runs.splits import load_splits
 from hart_lite.training.sft_trainer import IGNORED, Collator, SFTRows, answer_row, locate_once, locate_row
 from hart_lite.types import Box
 
@@ -65,7 +65,7 @@ def test_an_answer_row_shows_the_image_and_its_crops_and_teaches_the_letter(runn
             prompts.with_crops_content(example, runner.full_views(example), [runner.crop_view(example, BOX)])
         ).ids
     )
-    [(start, stop)] = row.sampled
+    [(start, stop, _)] = row.sampled
     assert stop == len(row)
     assert text(runner, row.ids[start:]) == f"{example.answer}<|im_end|>"
 
@@ -91,7 +91,7 @@ def test_a_locate_row_teaches_the_turn_that_was_said(runner, examples):
     """Word for word, reasoning included. Choices stay withheld."""
     said = runner.policy.family.response_ids('there: [{"bbox_2d": [14,14,42,42]}]')
     row = locate_row(runner, examples[0], said)
-    [(start, stop)] = row.sampled
+    [(start, stop, _)] = row.sampled
     assert row.ids[start:stop] == said
     assert stop == len(row)
     assert views(row) == [(examples[0].images[0], None)]

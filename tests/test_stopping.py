@@ -228,7 +228,7 @@ from hart_lite.training.callbacks import highest_of_all
 from hart_lite.training.failures import endings_explained
 from hart_lite.config.recipe import load_recipe
 from hart_lite.runs.run_dir import held_run
-from hart_lite.training.datasets import Splits
+from hart_lite.runs.splits import Splits
 from hart_lite.training.signals import Stop, Stopped
 from hart_lite.errors import HartError
 

@@ -22,9 +22,9 @@ from hart_lite.data.images import ImageFile
 from hart_lite.errors import HartError
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.loading import load_policy
+from hart_lite.runs.splits import load_splits
 from hart_lite.toy.model import build
 from hart_lite.training import train as training
-from hart_lite.training.datasets import load_splits
 from hart_lite.training.train import train
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"

@@ -15,7 +15,7 @@ from hart_lite.errors import HartError
 from hart_lite.rl.advantages import ap_weights, group_advantages
 from hart_lite.rl.losses import policy_loss
 from hart_lite.rl.trl_trainer import APGRPOTrainer
-from hart_lite.toy.model import build_tokenizer
+from hart_lite.toy.model import toy_tokenizer
 from hart_lite.toy.scenes import COLOURS, SHAPES
 
 PROMPTS = [f"Which character is on the {colour} {shape}?" for colour in COLOURS for shape in SHAPES]
@@ -24,7 +24,7 @@ SAMPLES, BETA, EPSILON, LONGEST = 4, 0.5, 0.01, 6  # much KL and an early clip, 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tokenizer()
+    return toy_tokenizer()
 
 
 def tiny_model(tokenizer):
@@ -312,7 +312,7 @@ def test_a_group_that_two_processes_share_has_one_mean(tmp_path):
 
 
 def one_of_two(folder: str) -> None:
-    ap = trainer(APGRPOTrainer, build_tokenizer(), folder, batch=SAMPLES // 2)
+    ap = trainer(APGRPOTrainer, toy_tokenizer(), folder, batch=SAMPLES // 2)
     (batch,) = batches(ap)
     own = batch["completion_ids"][:, 0].contiguous()
     rewards = (ap.accelerator.gather(own) % 2).float()

@@ -11,9 +11,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from hart_lite.config.environment import check_machine
 from hart_lite.config.recipe import load_recipe
-from hart_lite.config.schema import ModelSection
+from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
-from hart_lite.models.generation import Sampling
+from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.loading import UNSLOTH_TOKENS, load_policy
 
 
@@ -48,7 +48,7 @@ def test_the_base_comes_from_unsloth_and_works_as_any_other(calls, tiny_base):
         "fast_inference": False,
     }
     prompts = [ours.family.chat((photo_view(56, 56), "Which?"))] * 3
-    assert theirs.generate(prompts, Sampling(4)) == ours.generate(prompts, Sampling(4))
+    assert generate(theirs, prompts, Sampling(4)) == generate(ours, prompts, Sampling(4))
     assert theirs.adapter_parameters
 
 

@@ -10,7 +10,7 @@ from small_runs import rl_stage, sft_stage, small_recipe
 
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.policy import Policy
-from hart_lite.training.datasets import load_splits
+from hart_lite.runs.splits import load_splits
 from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.training.sft_trainer import SFTStageTrainer
 from hart_lite.training.train import Stage

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hart_lite.inference import prompts as loops
+from experiments.pretrain_toy.tokenizer import DESCRIBE
+from hart_lite.config.prompts import Prompts
+from hart_lite.inference.prompts import fill, locate_content, question_text, target_text
+from hart_lite.models.families.base import Content
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.toy.glyphs import GLYPHS
-from hart_lite.toy.model import DESCRIBE
 from hart_lite.toy.scenes import CHOICES, Scene, Thing, World, question
 from hart_lite.types import Box, Example, ImageView, Tokens
 
 FULL, CROP, LEAST = 12544, 4704, 784  # pixel budgets, as in recipes/tiny_cpu.yaml
+
+
+PROMPTS = Prompts()
+
+
+def content(
+    template: str, example: Example, full: Sequence[ImageView] = (), crops: Sequence[ImageView] = ()
+) -> Content:
+    return fill(template, {"image": full, "crops": crops, "question": question_text(PROMPTS, example)})
 
 
 @dataclass(frozen=True)
@@ -68,12 +80,12 @@ class Teacher:
             box = self.rng.choice(alike or others).box
         # Saying what it looks for first makes it one step to look it up: the words stand right before the box.
         text = f" {thing.colour} {thing.shape}" + self.family.box_to_text([box], [full.size], [scene.size()])
-        return Sample(self.family.chat(loops.locate_content(example, [full], self.family)), text)
+        return Sample(self.family.chat(locate_content(PROMPTS, example, [full], self.family)), text)
 
     def verify(self, scene: Scene) -> Sample:
         thing = self.rng.choice(scene.things)
         example, crop = self.example(scene, thing), self.crop(scene, thing)
-        return Sample(self.family.chat(loops.verify_content(example, [crop])), loops.target_text(example, "text"))
+        return Sample(self.family.chat(content(PROMPTS.verify, example, crops=[crop])), target_text(example, "text"))
 
     def direct(self, scene: Scene, wrong: float = 0.0) -> Sample:
         """Mostly about something big, where there is something to be read. An open question; with `wrong`, one with
@@ -83,19 +95,19 @@ class Teacher:
         first = self.rng.random() < wrong
         asked = example if wrong else replace(example, choices=())
         answer = example.choices[0] if first else thing.glyph
-        return Sample(self.family.chat(loops.direct_content(asked, [self.full(scene)])), answer)
+        return Sample(self.family.chat(content(PROMPTS.answer, asked, [self.full(scene)])), answer)
 
     def with_crops(self, scene: Scene) -> Sample:
         """The full image and a crop: in one fresh prompt, or as the next turn of a conversation."""
         thing = self.rng.choice(scene.things)
         example, full, crop = self.example(scene, thing), self.full(scene), self.crop(scene, thing)
         if self.rng.random() < 0.5:
-            prompt = self.family.chat(loops.with_crops_content(example, [full], [crop]))
+            prompt = self.family.chat(content(PROMPTS.answer_with_crops, example, [full], [crop]))
         else:
             first = self.locate(scene, thing=thing)
             prompt = first.prompt + Tokens(self.family.response_ids(first.target))
-            prompt = prompt + self.family.reply(loops.sub_image_content(example, [crop]), ended=True)
-        return Sample(prompt, loops.target_text(example, "text"))
+            prompt = prompt + self.family.reply(content(PROMPTS.continue_with_crops, example, crops=[crop]), ended=True)
+        return Sample(prompt, target_text(example, "text"))
 
     def describe(self, scene: Scene) -> Sample:
         """Everything in the scene, in any order: from a colour to its shape and box, for each thing there is.

@@ -29,7 +29,6 @@ from torch import nn
 
 from experiments.pretrain_toy.samples import Sample, Teacher
 from experiments.pretrain_toy.vision import Sight
-from hart_lite.data.images import view_pixels
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.toy.model import LARGEST_NUMBER, build
 from hart_lite.types import ImageView, Tokens
@@ -60,7 +59,7 @@ class Trainer:
         return soft
 
     def features(self, views: list[ImageView]) -> list[torch.Tensor]:
-        return self.family.features(self.model, [view_pixels(view) for view in views])
+        return self.family.features(self.model, [view.load() for view in views])
 
     # -- 1. see ----------------------------------------------------------------------------------------------------
 
@@ -90,7 +89,7 @@ class Trainer:
         whole, hidden = self._read(samples)
         at, targets, weights = [], [], []
         for n, tokens in enumerate(whole):
-            (start, stop) = tokens.sampled[0]
+            start, stop, _ = tokens.sampled[0]
             at += [hidden[n, start - 1 : stop - 1]]
             targets += tokens.ids[start:stop]
             tokens_weigh = self._weights(tokens.ids[start:stop])
@@ -176,7 +175,7 @@ class Trainer:
         hits = 0
         for s in samples:
             [whole], hidden = self._read([s])
-            (start, stop) = whole.sampled[0]
+            start, stop, _ = whole.sampled[0]
             said = self.model.lm_head(hidden[0, start - 1 : stop - 1]).argmax(-1).tolist()
             pairs = list(zip(said, whole.ids[start:stop], strict=True))
             if kind == "locate":

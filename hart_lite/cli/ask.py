@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hart_lite.cli.logging import quiet_libraries
 from hart_lite.errors import HartError
+from hart_lite.utils.libraries import quiet_libraries
 from hart_lite.utils.text import printable, shown
 
 if TYPE_CHECKING:
-    from hart_lite.inference.ask import Asked
+    from hart_lite.inference.ask import Answer
     from hart_lite.types import ImageSource
 
 NO_MODEL = (
@@ -51,7 +51,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--out", type=Path, metavar="PICTURE", help="where the picture goes; default: a new name here")
     command.add_argument("--quant", choices=("none", "nf4"), help="4-bit weights, where no recipe says")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"))
-    command.add_argument("--frame", choices=("absolute", "relative"), default="absolute",
+    command.add_argument("--box-format", choices=("absolute", "relative"), default="absolute",
                          help="how an api: model writes boxes: pixels of the image it is sent, or 0-1000")  # fmt: skip
     command.set_defaults(run=ask)
 
@@ -92,7 +92,7 @@ def ask(arguments: argparse.Namespace) -> int:
         print(NO_MODEL, file=sys.stderr)
     quiet_libraries()
     model = open_model(
-        arguments.model or "embedded", quant=arguments.quant, device=arguments.device, frame=arguments.frame
+        arguments.model or "embedded", quant=arguments.quant, device=arguments.device, box_format=arguments.box_format
     )
     found = answer(model, image, questions, choices, arguments.mode)
     for asked, place in zip(found, places, strict=True):
@@ -181,18 +181,21 @@ def _choices(words: Sequence[str]) -> list[str]:
     return [word.strip() for word in (words[0].split(",") if len(words) == 1 else words)]
 
 
-def _picture(asked: Asked, image: ImageSource, place: Path) -> str:
+def _picture(asked: Answer, image: ImageSource, place: Path) -> str:
     """Draws it; returns what to say of it."""
     from hart_lite.report.answer_picture import answer_picture, save_picture
 
     replaced = place.exists()
-    save_picture(answer_picture(image.load(), asked.boxes, asked.crops, [asked.question, _answer(asked)]), place)
+    save_picture(
+        answer_picture(image.load(), asked.boxes, [view.box for view in asked.crops], [asked.question, _answer(asked)]),
+        place,
+    )
     if replaced:
         print(f"hart-lite: {printable(str(place))} was there and is replaced", file=sys.stderr)
     return str(place)
 
 
-def _record(arguments: argparse.Namespace, asked: Asked, size: tuple[int, int], picture: str | None) -> dict:
+def _record(arguments: argparse.Namespace, asked: Answer, size: tuple[int, int], picture: str | None) -> dict:
     return {
         "image": arguments.image,
         "width": size[0],
@@ -212,7 +215,7 @@ def _record(arguments: argparse.Namespace, asked: Asked, size: tuple[int, int], 
     }
 
 
-def _lines(mode: str, asked: Asked, size: tuple[int, int], picture: str | None) -> Iterator[str]:
+def _lines(mode: str, asked: Answer, size: tuple[int, int], picture: str | None) -> Iterator[str]:
     """What a terminal is shown: nothing that a model wrote moves its cursor."""
     yield printable(asked.question)
     if asked.failure:
@@ -231,7 +234,7 @@ def _lines(mode: str, asked: Asked, size: tuple[int, int], picture: str | None) 
         yield f"  picture: {printable(picture)}"
 
 
-def _answer(asked: Asked) -> str:
+def _answer(asked: Answer) -> str:
     if asked.answer is not None:
         return f"{asked.answer}: {asked.choice}" if asked.choices else asked.answer
     return f"none that can be read; it wrote {shown(asked.text)}" if asked.text.strip() else "none"

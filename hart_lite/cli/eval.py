@@ -7,15 +7,15 @@ import inspect
 import sys
 from pathlib import Path
 
-from hart_lite.cli.logging import quiet_libraries
 from hart_lite.errors import HartError
+from hart_lite.utils.libraries import quiet_libraries
 from hart_lite.utils.text import printable
 
 EXAMPLES = """examples:
   hart-lite eval runs/tiny_cpu --benchmark world=scenes=40 --mode full,crops,full+crops,mgpo
   hart-lite eval embedded --benchmark rows=my/rows.jsonl --limit 20
   hart-lite eval Qwen/Qwen2.5-VL-7B-Instruct --benchmark rows=my/rows.jsonl --mode deepeyes --as-published
-  OPENAI_API_KEY=.. hart-lite eval api:gpt-4o --benchmark rows=my/rows.jsonl --frame relative
+  OPENAI_API_KEY=.. hart-lite eval api:gpt-4o --benchmark rows=my/rows.jsonl --box-format relative
 
 An evaluation that was stopped goes on when it is run again.
 """
@@ -62,7 +62,7 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
         "--quant", choices=("none", "nf4"), help="4-bit weights, where the model's recipe does not say"
     )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"))
-    command.add_argument("--frame", choices=("absolute", "relative"), default="absolute",
+    command.add_argument("--box-format", choices=("absolute", "relative"), default="absolute",
                          help="how an api: model writes boxes: pixels of the image it is sent, or 0-1000")  # fmt: skip
     command.set_defaults(run=evaluate, go_on="the same command goes on where it was")
 
@@ -109,33 +109,37 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if len(asked) < len(named) or len(set(modes)) < len(modes):
         raise HartError("a benchmark or mode is named twice")
     quiet_libraries()
-    from hart_lite.eval.evaluator import run_eval
+    from hart_lite.eval.evaluator import evaluate_benchmarks
     from hart_lite.eval.settings import EvalSettings
+    from hart_lite.report.eval_report import write_evaluation_page
 
     same = ("as_published", "prompt", "limit", "strict", "full_pixels", "crop_pixels", "max_tokens", "quant", "device",
-            "frame")  # fmt: skip
+            "box_format")  # fmt: skip
     chosen = {name: getattr(arguments, name) for name in same} | ({"modes": tuple(modes)} if modes else {})
     out = arguments.out or Path("runs/eval") / "".join(c if c.isalnum() or c in ".-_" else "-" for c in arguments.model)
-    report = run_eval(arguments.model, EvalSettings(asked, **chosen), out)
-    print(f"\n{report.table}\n\nevaluation: {out}")
-    if report.bad:
-        print(f"{report.bad} rows could not be asked; {out / 'bad_rows.jsonl'} says why")
-    for reason, count in report.failures.most_common(5):
+    result = evaluate_benchmarks(arguments.model, EvalSettings(benchmarks=asked, **chosen), out)
+    write_evaluation_page(out)
+    print(f"\n{result.table}\n\nevaluation: {out}")
+    if result.bad:
+        print(f"{result.bad} rows could not be asked; {out / 'bad_rows.jsonl'} says why")
+    for reason, count in result.failures.most_common(5):
         print(f"hart-lite: {count} without an answer: {printable(reason)}", file=sys.stderr)
-    if report.missing:
+    if result.missing:
         print(
-            f"hart-lite: {report.missing} answers are missing; run the same command again to ask for them",
+            f"hart-lite: {result.missing} answers are missing; run the same command again to ask for them",
             file=sys.stderr,
         )
-    return 1 if report.missing else 0
+    return 1 if result.missing else 0
 
 
 def compare(arguments: argparse.Namespace) -> int:
     """Pair two evaluations question by question: how far they differ in answers and boxes, and whether that could be
     chance."""
+    from hart_lite.eval.compare import compare as compared
     from hart_lite.eval.compare import compare_text
+    from hart_lite.eval.results import read_evaluation
 
-    print(compare_text(arguments.a, arguments.b), end="")
+    print(compare_text(compared(read_evaluation(arguments.a), read_evaluation(arguments.b))), end="")
     return 0
 
 
@@ -157,9 +161,9 @@ def gallery(arguments: argparse.Namespace) -> int:
     from hart_lite.report.gallery import write_gallery
 
     evaluation = read_evaluation(arguments.folder)
-    page = write_gallery(arguments.folder, images_of(evaluation.settings), arguments.limit)
+    page = write_gallery(arguments.folder, images_of(evaluation), arguments.limit)
     print(f"gallery: {page}")
-    if any("grounding" in row for row in evaluation.rows):
+    if any(row.grounding for row in evaluation.rows):
         curve = arguments.folder / "iou_curve.png"
         write_iou_curve([arguments.folder], curve)
         print(f"curve: {curve}")
@@ -171,7 +175,7 @@ def frame(arguments: argparse.Namespace) -> int:
     import json
 
     quiet_libraries()
-    from hart_lite.config.schema import ModelSection
+    from hart_lite.config.sections import ModelSection
     from hart_lite.eval.box_format_probe import measure, text
 
     section = ModelSection(base=arguments.model, quant=arguments.quant)

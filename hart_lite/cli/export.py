@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hart_lite.cli.logging import quiet_libraries
+from hart_lite.utils.libraries import quiet_libraries
 from hart_lite.utils.text import printable
 
 

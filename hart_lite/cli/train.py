@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import logging
 from pathlib import Path
 
-from hart_lite.cli.logging import quiet_libraries
 from hart_lite.errors import HartError
+from hart_lite.utils.libraries import quiet_libraries
+from hart_lite.utils.phase import begin_phase
+
+log = logging.getLogger(__name__)
 
 MINUTES = 1_000_000  # less than two years
 
@@ -58,12 +62,29 @@ def train(arguments: argparse.Namespace) -> int:
     if recipe.model.backend == "unsloth":
         import unsloth  # noqa: F401, it patches transformers, peft and trl and has to come before them
     quiet_libraries()
-    from hart_lite.eval.run_summary import summary_table
+    from hart_lite.eval.run_summary import run_summary_table
     from hart_lite.training import train as stages
 
     summary = stages.train(recipe, arguments.resume, arguments.max_minutes)
-    print(f"\n{summary_table(summary)}\n\nrun directory: {recipe.run_dir}")
+    _write_report(recipe.run_dir)
+    print(f"\n{run_summary_table(summary)}\n\nrun directory: {recipe.run_dir}")
     return 0
+
+
+def _write_report(run: Path) -> None:
+    """The run is whole without it: a picture that has become unreadable, say, does not end it in an error. One of
+    several processes writes."""
+    from accelerate import PartialState
+
+    from hart_lite.report.run_report import write_report
+
+    if not PartialState().is_main_process:
+        return
+    begin_phase("report")
+    try:
+        log.info("report: %s", write_report(run))
+    except HartError as error:
+        log.warning("no report: %s\nOnce that is mended: hart-lite report %s", error, run)
 
 
 def plan(arguments: argparse.Namespace) -> int:

@@ -12,9 +12,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hart_lite.config.resources import shipped_recipes
-from hart_lite.config.schema import Recipe, RLStage, SFTStage
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage, SFTStage
 from hart_lite.config.yaml import parse_yaml
-from hart_lite.errors import HartError
+from hart_lite.errors import ConfigError
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.text import shown
 
@@ -22,20 +23,23 @@ from hart_lite.utils.text import shown
 def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a file, or a shipped one by its name, with `a.b.c=value` overrides (values are YAML).
 
-    List items go by index: `stages.0.steps=20`. Raises one `HartError` that lists every problem found.
+    List items go by index: `stages.0.steps=20`. Raises one `ConfigError` that lists every problem found.
     """
     path = _find(path_or_name)
-    raw = _read(path)
-    raw.setdefault("name", path.stem)
-    problems = []
+    return recipe_from({"name": path.stem} | _read(path), overrides, f"Recipe {path}")
+
+
+def recipe_from(raw: dict[str, Any], overrides: Sequence[str] = (), title: str = "the recipe") -> Recipe:
+    """The recipe of plain values, as YAML has them. Raises one `ConfigError`, beginning with `title`."""
+    raw, problems = copy.deepcopy(raw), []
     for override in overrides:
         try:
             _apply(raw, override)
-        except HartError as error:
+        except ConfigError as error:
             problems.append(str(error))
     recipe, invalid = _validate(raw)
     if recipe is None or problems:
-        raise HartError(f"Recipe {path}:\n" + "\n".join(f"  - {problem}" for problem in problems + invalid))
+        raise ConfigError(f"{title}:\n" + "\n".join(f"  - {problem}" for problem in problems + invalid))
     return recipe
 
 
@@ -53,7 +57,7 @@ def _find(path_or_name: str | Path) -> Path:
     name = str(path_or_name).removesuffix(".yaml")
     if name not in shipped:
         near = difflib.get_close_matches(name, shipped, n=1)
-        raise HartError(
+        raise ConfigError(
             f"There is no recipe {str(path_or_name)!r}: neither a file nor one of {', '.join(shipped)}"
             + "".join(f"; did you mean {match!r}?" for match in near)
         )
@@ -64,9 +68,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         raw = parse_yaml(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:  # bad UTF-8 is a ValueError, too
-        raise HartError(f"Recipe {path} cannot be read as YAML: {error}") from error
+        raise ConfigError(f"Recipe {path} cannot be read as YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise HartError(f"Recipe {path} should hold `key: value` lines, and holds {shown(raw)}")
+        raise ConfigError(f"Recipe {path} should hold `key: value` lines, and holds {shown(raw)}")
     return raw
 
 
@@ -74,11 +78,11 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     """Set one `a.b.c=value` in the raw recipe; unknown keys are left for the validation to name."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
-        raise HartError(f"override {shown(override)} should look like section.key=value")
+        raise ConfigError(f"override {shown(override)} should look like section.key=value")
     try:
         value = parse_yaml(text)
     except ValueError as error:
-        raise HartError(f"override {shown(override)}: {shown(text)} is not a YAML value") from error
+        raise ConfigError(f"override {shown(override)}: {shown(text)} is not a YAML value") from error
     node: Any = raw
     *parents, last = key.split(".")
     for depth, part in enumerate(parents):
@@ -89,7 +93,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             node[part] = {}
         node = node[part]
         if not isinstance(node, dict | list):
-            raise HartError(
+            raise ConfigError(
                 f"override {shown(override)}: {'.'.join(parents[: depth + 1])} is {shown(node)}, not a section"
             )
     if isinstance(node, list):
@@ -100,7 +104,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 def _index(items: list[Any], part: str, key: str) -> int:
     if part not in map(str, range(len(items))):
-        raise HartError(f"override {shown(key)}: {shown(part)} should be the index of an item, 0 to {len(items) - 1}")
+        raise ConfigError(f"override {shown(key)}: {shown(part)} should be the index of an item, 0 to {len(items) - 1}")
     return int(part)
 
 

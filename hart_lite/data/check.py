@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from hart_lite.data.contact_sheet import contact_sheet
 from hart_lite.data.dataset import checked
 from hart_lite.data.rows import Source, read_rows
 from hart_lite.errors import HartError
 from hart_lite.types import Example
+from hart_lite.utils.progress import progress
 from hart_lite.utils.text import cut
 
 SHOWN = 50  # categories in the report, the largest first
@@ -50,7 +49,7 @@ def check_dataset(
     good: list[Example] = []
     problems: list[str] = []
     images: dict[str, str] = {}  # key -> what is wrong with it, "" for nothing
-    for where, result in tqdm(checked(rows), desc="checking", unit=" rows", disable=None):
+    for where, result in progress(checked(rows), desc="checking", unit=" rows", disable=None):
         problem = str(result) if isinstance(result, HartError) else _decode(result, images)
         if problem:
             problems.append(f"{where}: {problem}")

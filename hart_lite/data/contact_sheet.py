@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from hart_lite.data.images import crop_pixels, draw_boxes
+from hart_lite.data.images import draw_boxes
 from hart_lite.errors import HartError
 from hart_lite.types import Box, Example
 
@@ -62,7 +62,7 @@ def _tiles(example: Example) -> list[tuple[Image.Image, list[Box]]]:
     if example.boxes:
         first = example.boxes[0]
         image = images[first.image]
-        tiles.append((image.crop(crop_pixels(first, image.size)), []))
+        tiles.append((image.crop(first.whole_pixels(image.size)), []))
     return tiles
 
 

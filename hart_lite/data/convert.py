@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from hart_lite.data.dataset import SHOWN, checked, without_lite
 from hart_lite.data.formats.base import ImageDir
 from hart_lite.data.formats.coco import read_coco
@@ -19,6 +17,7 @@ from hart_lite.data.rows import Row
 from hart_lite.data.writer import ROWS, data_folder
 from hart_lite.errors import HartError
 from hart_lite.types import Example
+from hart_lite.utils.progress import progress
 
 FORMATS = ("llava", "sharegpt", "mgpo", "coco", "csv", "mme_realworld")
 DROPPED = "dropped.txt"
@@ -60,7 +59,7 @@ def convert(
     dropped: list[str] = []
     long_answers = 0
     with data_folder(out, copy_images) as folder:
-        for where, result in tqdm(checked(map(_kept_inside, rows)), desc="converting", unit=" rows", disable=None):
+        for where, result in progress(checked(map(_kept_inside, rows)), desc="converting", unit=" rows", disable=None):
             if isinstance(result, HartError):
                 dropped.append(f"{where}: {result}")
             else:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import stat
 import threading
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from hart_lite.data.image_headers import DECODE_ERRORS, UPRIGHT, check_scans, length_of, orientation
-from hart_lite.errors import BrokenImageError, HartError
-from hart_lite.types import Box, ImageView
+from hart_lite.errors import HartError
+from hart_lite.types import Box
 from hart_lite.utils.text import cut, printable
 
 MAX_PIXELS = 300_000_000  # 1.2 GB as RGB; the largest images of the benchmarks have about a tenth of it
@@ -143,6 +142,21 @@ class ImageBytes:
         return checked_size(io.BytesIO(self.data), self.name)
 
 
+class LoadedImage:
+    """An image that is decoded already, as a notebook has it. Its identity is its pixels."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image = _rgb(ImageOps.exif_transpose(image))
+        self.key = content_key(repr(self.image.size).encode() + self.image.tobytes())
+
+    def load(self) -> Image.Image:
+        """RGB, upright, shared with other callers: do not draw on it."""
+        return self.image
+
+    def size(self) -> tuple[int, int]:
+        return self.image.size
+
+
 def content_key(data: bytes) -> str:
     """The identity of an image that has no file of its own."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -225,37 +239,12 @@ def _eight_bit(values: np.ndarray, mode: str) -> np.ndarray:
     return np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
 
 
-def crop_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Whole pixels (left, top, right, bottom) that the box touches in an image of `size`; at least one pixel."""
-    width, height = size
-    noise = 1e-6  # 3.0000000004 left by mapping between frames does not touch a fourth pixel
-    left = min(max(math.floor(box.x1 + noise), 0), width - 1)
-    top = min(max(math.floor(box.y1 + noise), 0), height - 1)
-    right = max(min(math.ceil(box.x2 - noise), width), left + 1)
-    bottom = max(min(math.ceil(box.y2 - noise), height), top + 1)
-    return left, top, right, bottom
-
-
-def view_pixels(view: ImageView) -> Image.Image:
-    """What the model sees, RGB at `view.size`: plain BICUBIC of the whole image or of the crop from the original.
-
-    The crop is cut first: `resize(box=...)` would let pixels from outside the box into its edges.
-    """
-    try:
-        image = view.source.load()
-    except HartError as error:
-        raise BrokenImageError(view.source.key, str(error)) from error
-    if view.box is not None:
-        image = image.crop(crop_pixels(view.box, image.size))
-    return image.resize(view.size, Image.Resampling.BICUBIC)
-
-
 def draw_boxes(image: Image.Image, boxes: Sequence[Box], colour: str = "red", width: int = 3) -> Image.Image:
     """A copy with each box framed. Boxes are in the pixels of `image`; the frame lies around them, not on them."""
     image = image.copy()
     draw = ImageDraw.Draw(image)
     for box in boxes:
-        left, top, right, bottom = crop_pixels(box, image.size)
+        left, top, right, bottom = box.whole_pixels(image.size)
         draw.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline=colour, width=width)
     return image
 

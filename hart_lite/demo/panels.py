@@ -9,10 +9,9 @@ from html import escape
 
 from PIL import Image
 
-from hart_lite.data.images import crop_pixels
 from hart_lite.demo.session import BASE, ONLY, TRAINED, Request
 from hart_lite.grading import grade
-from hart_lite.inference.ask import Asked
+from hart_lite.inference.ask import Answer
 from hart_lite.report.answer_picture import COLOURS
 from hart_lite.report.html import Pictures
 from hart_lite.types import Box, Example
@@ -78,7 +77,7 @@ def notice(message: str) -> str:
 
 
 def panels(
-    request: Request, answerers: Sequence[str], found: Mapping[str, Sequence[Asked]], truth: Example | None = None
+    request: Request, answerers: Sequence[str], found: Mapping[str, Sequence[Answer]], truth: Example | None = None
 ) -> str:
     """For each question, beside each other, what every answerer saw and said; those not in `found` are still at it.
 
@@ -100,12 +99,12 @@ def panels(
     return f'<div class="looks">{out}</div>'
 
 
-def _steps(image: Image.Image, url: str, asked: Asked, pictures: Pictures, truth: Example | None) -> str:
+def _steps(image: Image.Image, url: str, asked: Answer, pictures: Pictures, truth: Example | None) -> str:
     located = _photo(image, url, asked.boxes) + _where(asked)
     answered = f'<p class="notice">{escape(asked.failure)}</p>' if asked.failure else _answer(asked, truth)
     return (
         _step(1, "Locate", located)
-        + _step(2, "Crop", _crops(image, asked.crops, pictures))
+        + _step(2, "Crop", _crops(image, [view.box for view in asked.crops], pictures))
         + _step(3, "Answer", answered)
     )
 
@@ -127,7 +126,7 @@ def _photo(image: Image.Image, url: str, boxes: Sequence[Box]) -> str:
     """The boxes lie over the photo in shares of its sides: what is drawn stays sharp at any width of the page."""
     frames = ""
     for number, box in enumerate(boxes):
-        left, top, right, bottom = crop_pixels(box, image.size)
+        left, top, right, bottom = box.whole_pixels(image.size)
         x, y = 100 / image.width, 100 / image.height
         place = (
             f"left:{left * x:.3f}%;top:{top * y:.3f}%;width:{(right - left) * x:.3f}%;height:{(bottom - top) * y:.3f}%"
@@ -142,7 +141,7 @@ def _photo(image: Image.Image, url: str, boxes: Sequence[Box]) -> str:
     )
 
 
-def _where(asked: Asked) -> str:
+def _where(asked: Answer) -> str:
     out = ""
     if not asked.boxes and not asked.failure:
         out += '<p class="soft">no usable box: it answers from the whole photo</p>'
@@ -156,7 +155,7 @@ def _where(asked: Asked) -> str:
 def _crops(image: Image.Image, crops: Sequence[Box], pictures: Pictures) -> str:
     out = ""
     for number, crop in enumerate(crops):
-        cutting = image.crop(crop_pixels(crop, image.size))
+        cutting = image.crop(crop.whole_pixels(image.size))
         if url := pictures.url(cutting, CROP_SIDE):
             out += (
                 f'<figure style="{_colour(number)};--aspect:{cutting.width / cutting.height:.4f}">'
@@ -166,7 +165,7 @@ def _crops(image: Image.Image, crops: Sequence[Box], pictures: Pictures) -> str:
     return f'<div class="crops">{out}</div>' if out else '<p class="soft">nothing was cut out</p>'
 
 
-def _answer(asked: Asked, truth: Example | None) -> str:
+def _answer(asked: Answer, truth: Example | None) -> str:
     words = asked.choice or asked.answer or "no answer"
     size = " long" if len(words) > 24 else ""
     out = f'<p class="answer{size}">{escape(cut(words))}</p>'

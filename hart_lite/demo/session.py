@@ -12,10 +12,9 @@ from pathlib import Path
 from hart_lite.config.recipe import load_recipe
 from hart_lite.data.images import ImageBytes
 from hart_lite.errors import HartError
-from hart_lite.inference.ask import DEFAULT_MODE, Asked, ask, check
+from hart_lite.inference.ask import DEFAULT_MODE, Answer, ask, check
 from hart_lite.inference.load import OpenModel
-from hart_lite.toy.scenes import examples
-from hart_lite.training.datasets import HELD_OUT, make_world
+from hart_lite.toy.scenes import HELD_OUT, examples, make_world
 from hart_lite.types import Example, ImageSource
 
 MAX_BYTES = 64 * 2**20  # of a photo's file
@@ -45,7 +44,7 @@ class Demo:
     def answerers(self) -> tuple[str, ...]:
         return (BASE, TRAINED) if "adapter" in self.model.weights else (ONLY,)
 
-    def answers(self, request: Request) -> Iterator[tuple[str, list[Asked]]]:
+    def answers(self, request: Request) -> Iterator[tuple[str, list[Answer]]]:
         """(who, an answer for each question), each as soon as it is there. The questions share the photo's prefix.
 
         Raises `HartError` as `ask` does.

@@ -11,18 +11,20 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from hart_lite.box_formats import FRAMES, MEANING, BoxFrame, Size, to_original
 from hart_lite.boxes import valid_boxes
-from hart_lite.config.schema import ModelSection, PixelBudgets, Rollout
+from hart_lite.config.sections import ModelSection, PixelBudgets, Rollout
 from hart_lite.data.dataset import load_examples
 from hart_lite.errors import HartError
 from hart_lite.eval.grounding import grounding
+from hart_lite.inference.load import OpenModel
+from hart_lite.inference.local_engine import LocalEngine
+from hart_lite.inference.protocols import hart
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.families.box_parsing import WrittenBox
 from hart_lite.models.loading import load_policy
 from hart_lite.types import Box, Example
+from hart_lite.utils.progress import progress
 
 HIT = 0.5  # IoU from which a box is on its target, as referring expressions are scored
 FITS = 0.1  # mean IoU below which no convention is said to fit: boxes put anywhere come near it
@@ -61,20 +63,23 @@ def measure(
         raise HartError(f"{rows}: no row has boxes, and a frame is measured against them; give rows with boxes")
     examples = random.Random(0).sample(examples, min(limit, len(examples)))
     budgets = PixelBudgets() if pixels is None else PixelBudgets(full=pixels, crop=pixels, min=min(pixels, 4 * 784))
-    runner = Runner(load_policy(section), budgets, Rollout(max_boxes=1))
+    policy = load_policy(section)
+    engine = LocalEngine(policy, Rollout().tokens_per_batch, batch_size)
+    model = OpenModel(section.base, engine, policy.family.name, {}, budgets, Rollout(max_boxes=1))
     answers = []
-    for start in tqdm(range(0, len(examples), batch_size), desc="locate", unit="batch", leave=False):
-        answers += ask(runner, examples[start : start + batch_size])
-        runner.policy.forget_images()
-    return {"model": section.base, "own": runner.policy.family.box_frame, **compare(answers)}
+    for start in progress(range(0, len(examples), batch_size), desc="locate", unit="batch", leave=False):
+        answers += ask(Runner(model), examples[start : start + batch_size])
+        engine.forget_images()
+    return {"model": section.base, "own": policy.family.box_frame, **compare(answers)}
 
 
 def ask(runner: Runner, examples: Sequence[Example]) -> list[Answer]:
     """Where the model looks, greedily."""
     answers = []
-    for example, found in zip(examples, runner.locate(examples, temperature=0, seed=0), strict=True):
-        written = runner.policy.family.written_boxes(found.turn.text, len(example.images))
-        seen = tuple(view.size for view in runner.full_views(example))
+    for example, located in zip(examples, runner.run(examples, hart.locate), strict=True):
+        turn = located.turns[0]
+        written = runner.policy.family.written_boxes(turn.text, len(example.images))
+        seen = tuple(slot.view.size for slot in turn.prompt.slots)
         original = tuple(image.size() for image in example.images)
         answers.append(Answer(tuple(written), example.boxes, seen, original))
     return answers
@@ -110,9 +115,9 @@ def compare(answers: Sequence[Answer]) -> dict[str, object]:
 def _figures(rows: Sequence[dict]) -> dict[str, float]:
     n = len(rows)
     return {
-        "iou": sum(row["iou"] for row in rows) / n,
-        "iogt": sum(row["iogt"] for row in rows) / n,
-        "hits": sum(row["iou"] >= HIT for row in rows),
+        "iou": sum(row.iou for row in rows) / n,
+        "iogt": sum(row.iogt for row in rows) / n,
+        "hits": sum(row.iou >= HIT for row in rows),
     }
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from hart_lite.errors import HartError
 from hart_lite.eval.metrics import SCORES
-from hart_lite.eval.results import Evaluation, read_evaluation
+from hart_lite.eval.prediction import Key, Prediction
+from hart_lite.eval.results import Evaluation
 from hart_lite.eval.statistics import mcnemar, paired_bootstrap
 from hart_lite.eval.summary import flat
 from hart_lite.utils.markdown import markdown_table, plain, probability
@@ -19,10 +19,9 @@ GROUNDING = {  # figure -> its title; the shares of questions first
     "iou": "mean IoU",
     "coverage": "box coverage",
 }
-Key = tuple[str, str, str]  # benchmark, mode, id
 
 
-def compare(folder_a: str | Path, folder_b: str | Path) -> dict:
+def compare(a: Evaluation, b: Evaluation) -> dict:
     """Pairs the rows of two evaluations by benchmark, mode and id; differences are b - a.
 
     {"a", "b": folder and model; "settings": {name: [a, b]} where they differ; "pairs", "only_a", "only_b": rows;
@@ -30,7 +29,6 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> dict:
     "official", and where both have boxes "grounding": {figure: comparison}}}}}, a comparison being {"a", "b",
     "difference", "low", "high", "p"}, for answers with "mcnemar". Raises `HartError` where no row is in both.
     """
-    a, b = read_evaluation(folder_a), read_evaluation(folder_b)
     rows_a, rows_b = _by_key(a), _by_key(b)
     common = [key for key in rows_a if key in rows_b]
     if not common:
@@ -50,14 +48,15 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> dict:
         "pairs": len(common),
         "only_a": len(rows_a) - len(common),
         "only_b": len(rows_b) - len(common),
-        "changed": sum(any(x[k] != y[k] for k in ("question", "choices", "truth")) for x, y in pairs.values()),
+        "changed": sum(
+            any(getattr(x, k) != getattr(y, k) for k in ("question", "choices", "truth")) for x, y in pairs.values()
+        ),
         "parts": parts,
     }
 
 
-def compare_text(folder_a: str | Path, folder_b: str | Path) -> str:
-    """`compare` as Markdown."""
-    found = compare(folder_a, folder_b)
+def compare_text(found: dict) -> str:
+    """What `compare` found, as Markdown."""
     lines = [f"- {name}: {plain(found[name]['model'])} ({plain(found[name]['folder'])})" for name in ("a", "b")]
     lines.append(f"- rows in both: {found['pairs']:,}; only in a: {found['only_a']:,}; only in b: {found['only_b']:,}")
     parts = ["\n".join(lines)]
@@ -78,20 +77,20 @@ def compare_text(folder_a: str | Path, folder_b: str | Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _part(pairs: list[tuple[dict, dict]]) -> dict:
-    clusters = [a["cluster"] for a, _ in pairs]
+def _part(pairs: list[tuple[Prediction, Prediction]]) -> dict:
+    clusters = [a.cluster for a, _ in pairs]
     out: dict = {"questions": len(pairs), "images": len(set(clusters))}
     for score in SCORES:
-        right_a, right_b = [a[score] for a, _ in pairs], [b[score] for _, b in pairs]
+        right_a, right_b = [getattr(a, score) for a, _ in pairs], [getattr(b, score) for _, b in pairs]
         out[score] = _comparison(right_a, right_b, clusters) | {"mcnemar": mcnemar(right_a, right_b)}
-    boxed = [(a, b) for a, b in pairs if "grounding" in a and "grounding" in b]
-    if any(a["boxes"] or b["boxes"] for a, b in boxed):  # nobody looks in mode `full`
+    boxed = [(a, b) for a, b in pairs if a.grounding and b.grounding]
+    if any(a.boxes or b.boxes for a, b in boxed):  # nobody looks in mode `full`
         out["grounding"] = _grounding(boxed)
     return out
 
 
-def _grounding(pairs: list[tuple[dict, dict]]) -> dict:
-    clusters = [a["cluster"] for a, _ in pairs]
+def _grounding(pairs: list[tuple[Prediction, Prediction]]) -> dict:
+    clusters = [a.cluster for a, _ in pairs]
     out = {}
     for figure in GROUNDING:
         values_a, values_b = [_figure(a, figure) for a, _ in pairs], [_figure(b, figure) for _, b in pairs]
@@ -107,13 +106,13 @@ def _comparison(a: list[float], b: list[float], clusters: list[str]) -> dict:
     return {"a": sum(a) / len(a), "b": sum(b) / len(b), **known}
 
 
-def _figure(row: dict, figure: str) -> float:
-    found = row["grounding"]
-    return found["grounded_targets"] / found["targets"] if figure == "grounded_share" else float(found[figure])
+def _figure(row: Prediction, figure: str) -> float:
+    found = row.grounding
+    return found.grounded_targets / found.targets if figure == "grounded_share" else float(getattr(found, figure))
 
 
-def _by_key(evaluation: Evaluation) -> dict[Key, dict]:
-    return {(row["benchmark"], row["mode"], row["id"]): row for row in evaluation.rows}
+def _by_key(evaluation: Evaluation) -> dict[Key, Prediction]:
+    return {row.key: row for row in evaluation.rows}
 
 
 def _contents(evaluation: Evaluation) -> str:

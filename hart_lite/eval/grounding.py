@@ -10,29 +10,26 @@ import math
 from collections.abc import Iterable, Sequence
 
 from hart_lite.boxes import coverage, iogt, iou
+from hart_lite.eval.prediction import Grounding
 from hart_lite.types import Box
 
 IOGT_THRESHOLD = 0.3  # paper: a box covering more of the ground truth than this is right
 IOU_THRESHOLDS = tuple(i / 20 for i in range(20))  # 0.0 .. 0.95, the paper's figure 3
 
 
-def grounding(boxes: Sequence[Box], truth: Sequence[Box], sizes: Sequence[tuple[int, int]]) -> dict:
-    """One question's grounding. Boxes in original pixels; `sizes` are the (width, height) of its images.
-
-    grounded: any target is covered by more than 0.3 by one box; grounded_targets: how many of the targets are;
-    iou: `recall_iou`; coverage: share of the images that the boxes cover.
-    """
+def grounding(boxes: Sequence[Box], truth: Sequence[Box], sizes: Sequence[tuple[int, int]]) -> Grounding:
+    """One question's grounding. Boxes in original pixels; `sizes` are the (width, height) of its images."""
     best_iogt = [max((iogt(box, target) for box in boxes), default=0.0) for target in truth]
     hits = sum(value > IOGT_THRESHOLD for value in best_iogt)
     covered = [coverage([box for box in boxes if box.image == n], size) for n, size in enumerate(sizes)]
-    return {
-        "grounded": hits > 0,
-        "grounded_targets": hits,
-        "targets": len(truth),
-        "iogt": max(best_iogt),
-        "iou": recall_iou(boxes, truth),
-        "coverage": sum(covered) / len(covered),
-    }
+    return Grounding(
+        grounded=hits > 0,
+        grounded_targets=hits,
+        targets=len(truth),
+        iogt=max(best_iogt),
+        iou=recall_iou(boxes, truth),
+        coverage=sum(covered) / len(covered),
+    )
 
 
 def recall_iou(boxes: Sequence[Box], truth: Sequence[Box]) -> float:
@@ -73,13 +70,13 @@ def wrong_box_given_right(table: Sequence[Sequence[float]]) -> float | None:
     return table[0][1] / right if right else None
 
 
-def summarise_grounding(rows: Sequence[dict]) -> dict:
-    """Means over questions of what `grounding` gave, the share per target, and the IoU curve."""
+def summarise_grounding(rows: Sequence[Grounding]) -> dict:
+    """Means over questions, the share per target, and the IoU curve."""
     n = len(rows)
     return {
-        "wrong_grounding": sum(not row["grounded"] for row in rows) / n,
-        "grounded_per_target": sum(row["grounded_targets"] for row in rows) / sum(row["targets"] for row in rows),
-        "mean_iou": sum(row["iou"] for row in rows) / n,
-        "coverage": sum(row["coverage"] for row in rows) / n,
-        "iou_curve": [sum(row["iou"] > t for row in rows) / n for t in IOU_THRESHOLDS],
+        "wrong_grounding": sum(not row.grounded for row in rows) / n,
+        "grounded_per_target": sum(row.grounded_targets for row in rows) / sum(row.targets for row in rows),
+        "mean_iou": sum(row.iou for row in rows) / n,
+        "coverage": sum(row.coverage for row in rows) / n,
+        "iou_curve": [sum(row.iou > t for row in rows) / n for t in IOU_THRESHOLDS],
     }

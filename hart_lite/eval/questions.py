@@ -7,16 +7,19 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hart_lite.errors import HartError
-from hart_lite.eval.benchmarks import registry
+from hart_lite.eval.benchmarks import held_out, registry
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
+from hart_lite.eval.prediction import Prediction
+from hart_lite.eval.results import Evaluation
 from hart_lite.grading import answer_letter
+from hart_lite.runs.layout import is_run
 from hart_lite.types import Example, ImageSource
 from hart_lite.utils.text import shown
 
 log = logging.getLogger(__name__)
+HELD_OUT = held_out.BENCHMARK.name
 SHOWN = 5  # bad rows quoted
 
 
@@ -58,16 +61,21 @@ def read_questions(
     return questions, bad
 
 
-def images_of(settings: Mapping[str, Any]) -> Callable[[dict], ImageSource]:
-    """From a prediction row to its (first) image, read where the evaluation with these settings (eval.json) read it."""
-    questions, _ = read_questions(settings["benchmarks"], settings["limit"], strict=False)
+def images_of(evaluation: Evaluation) -> Callable[[Prediction], ImageSource]:
+    """From a prediction row to its (first) image, read where the evaluation read it; the held-out questions of a run
+    are found from the evaluation's place in the run."""
+    benchmarks, settings = dict(evaluation.settings["benchmarks"]), evaluation.settings
+    run = evaluation.folder.absolute().parent.parent
+    if HELD_OUT in benchmarks and is_run(run):
+        benchmarks[HELD_OUT] = str(run)
+    questions, _ = read_questions(benchmarks, settings["limit"], strict=False)
     images = {(q.benchmark.name, q.example.id): q.example.images[0] for q in questions}
 
-    def image_of(row: dict) -> ImageSource:
+    def image_of(row: Prediction) -> ImageSource:
         try:
-            return images[row["benchmark"], row["id"]]
+            return images[row.benchmark, row.id]
         except KeyError:
-            raise HartError(f"{row['benchmark']} has no question {shown(row['id'])} any more") from None
+            raise HartError(f"{row.benchmark} has no question {shown(row.id)} any more") from None
 
     return image_of
 
@@ -107,6 +115,6 @@ def digest(examples: Iterable[Example]) -> str:
     """Tells a file of rows that was replaced from the one that an evaluation began with."""
     found = hashlib.sha256()
     for e in examples:
-        boxes = [[*box.xyxy, box.image] for box in e.boxes]
+        boxes = [box.to_list() for box in e.boxes]
         found.update(json.dumps([e.id, e.question, e.answer, e.choices, e.category, boxes]).encode())
     return f"sha256:{found.hexdigest()}"

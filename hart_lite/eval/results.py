@@ -1,39 +1,34 @@
-"""An evaluation, read back from its folder: `eval.json` says how it was made, `predictions.jsonl` holds its rows.
+"""The folder of an evaluation: settings that may not change, predictions that stream, rows that could not be asked.
 
-One row for each benchmark, mode and question; boxes are original pixels, [x1, y1, x2, y2, image].
+EVAL/eval.json           every setting, and what the rows and the model were
+EVAL/predictions.jsonl   one row for each benchmark, mode and question, as soon as it is answered
+EVAL/bad_rows.jsonl      rows that could not be asked, and why
+EVAL/summary.json, .md   the metrics
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from hart_lite.errors import HartError
-from hart_lite.types import Box
+from hart_lite.errors import DataError
+from hart_lite.eval.benchmarks.base import BadRow
+from hart_lite.eval.prediction import Key, Prediction, read_prediction
+from hart_lite.utils.files import write_whole
+from hart_lite.utils.jsonl import append_jsonl, read_jsonl, read_object, write_jsonl
+from hart_lite.utils.locks import LOCK, FolderLock
 from hart_lite.utils.text import shown
 
 SETTINGS = "eval.json"
-ROWS = "predictions.jsonl"
+PREDICTIONS = "predictions.jsonl"
 BAD_ROWS = "bad_rows.jsonl"
-_FIELDS = {  # what everything that reads rows relies on
-    "benchmark": str,
-    "mode": str,
-    "id": str,
-    "cluster": str,
-    "category": str,
-    "question": str,
-    "truth": str,
-    "choices": list,
-    "text": str,
-    "strict": bool,
-    "official": bool,
-    "boxes": list,
-}
-_GROUNDING = ("grounded", "grounded_targets", "targets", "iou", "coverage")
+SUMMARY = "summary.json"
+_BEGUN = {LOCK, f"{SETTINGS}.part", PREDICTIONS}  # all that a kill leaves before the settings are written
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class Evaluation:
 
     folder: Path
     settings: dict[str, Any]
-    rows: list[dict[str, Any]]
+    rows: list[Prediction]
     bad_rows: list[dict[str, Any]]
 
     @property
@@ -54,11 +49,11 @@ class Evaluation:
         """The model, and the folder, since one model may be evaluated in several ways."""
         return f"{self.model} ({self.folder})"
 
-    def parts(self) -> dict[str, dict[str, list[dict]]]:
+    def parts(self) -> dict[str, dict[str, list[Prediction]]]:
         """{benchmark: {mode: rows}}, in the order in which they were asked."""
-        out: dict[str, dict[str, list[dict]]] = {}
+        out: dict[str, dict[str, list[Prediction]]] = {}
         for row in self.rows:
-            out.setdefault(row["benchmark"], {}).setdefault(row["mode"], []).append(row)
+            out.setdefault(row.benchmark, {}).setdefault(row.mode, []).append(row)
         return out
 
 
@@ -66,109 +61,122 @@ def is_evaluation(folder: Path) -> bool:
     return (folder / SETTINGS).is_file()
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether every question was asked and the summary is written."""
+    return (folder / SUMMARY).is_file()
+
+
 def read_evaluation(folder: str | Path) -> Evaluation:
-    """Raises `HartError` naming file and line for what is missing, broken off, twice there or of another kind."""
+    """Raises `DataError` naming file and line for what is missing, broken off, twice there or of another kind."""
     folder = Path(folder)
     if not is_evaluation(folder):
-        raise HartError(f"{folder} holds no evaluation (no {SETTINGS}); `hart-lite eval` makes one")
-    settings = _json((folder / SETTINGS).read_bytes(), f"{folder / SETTINGS}")
+        raise DataError(f"{folder} holds no evaluation (no {SETTINGS}); `hart-lite eval` makes one")
+    settings = read_object(folder / SETTINGS)
     if "model" not in settings:
-        raise HartError(f"{folder / SETTINGS} does not say which model was evaluated (no 'model')")
+        raise DataError(f"{folder / SETTINGS} does not say which model was evaluated (no 'model')")
     for key in ("benchmarks", "modes"):
         names = settings.get(key, [])
         if not (isinstance(names, dict | list) and all(isinstance(name, str) for name in names)):
-            raise HartError(f"{folder / SETTINGS}: {key} is {shown(names)}; it should be a list of names")
-    if not (folder / ROWS).is_file():
-        raise HartError(f"{folder} holds no {ROWS}; `hart-lite eval` with the same arguments writes it")
-    rows = [read_row(line, f"{folder / ROWS}:{number}") for number, line in _lines(folder / ROWS)]
+            raise DataError(f"{folder / SETTINGS}: {key} is {shown(names)}; it should be a list of names")
+    if not (folder / PREDICTIONS).is_file():
+        raise DataError(f"{folder} holds no {PREDICTIONS}; `hart-lite eval` with the same arguments writes it")
+    rows = [read_prediction(row, f"{folder / PREDICTIONS}:{n}") for n, row in read_jsonl(folder / PREDICTIONS)]
     if not rows:
-        raise HartError(f"{folder / ROWS} is empty; `hart-lite eval` with the same arguments goes on")
-    (again, times), *_ = Counter((r["benchmark"], r["mode"], r["id"]) for r in rows).most_common(1)
+        raise DataError(f"{folder / PREDICTIONS} is empty; `hart-lite eval` with the same arguments goes on")
+    (again, times), *_ = Counter(row.key for row in rows).most_common(1)
     if times > 1:
-        raise HartError(f"{folder / ROWS}: {times} rows for {' '.join(map(shown, again))}; there should be one")
+        raise DataError(f"{folder / PREDICTIONS}: {times} rows for {' '.join(map(shown, again))}; there should be one")
     rows.sort(key=_place(settings))
-    bad = json_lines(folder / BAD_ROWS) if (folder / BAD_ROWS).is_file() else []
+    bad = [row for _, row in read_jsonl(folder / BAD_ROWS)] if (folder / BAD_ROWS).is_file() else []
     return Evaluation(folder, settings, rows, bad)
 
 
-def _place(settings: dict) -> Callable[[dict], tuple]:
+def _place(settings: dict) -> Callable[[Prediction], tuple]:
     """Rows in the order of the settings, whatever order they were answered in: what is drawn at random over them is
     then the same after an interruption."""
     benchmarks, modes = ({name: n for n, name in enumerate(settings.get(key, ()))} for key in ("benchmarks", "modes"))
     last = len(benchmarks) + len(modes)
-    return lambda row: (benchmarks.get(row["benchmark"], last), modes.get(row["mode"], last), row["id"])
+    return lambda row: (benchmarks.get(row.benchmark, last), modes.get(row.mode, last), row.id)
 
 
-def boxes_of(row: dict, key: str = "boxes") -> list[Box]:
-    """The row's `boxes` or `truth_boxes`."""
-    return [Box(*corners[:4], int(corners[4])) for corners in row.get(key) or []]
+class EvalFolder:
+    """Held by one process at a time, as long as it is open: two that write would ask everything twice."""
+
+    def __init__(self, folder: Path, settings: dict) -> None:
+        """Begin an evaluation, or go on with the one in `folder`. Raises `DataError` where that has other settings, or
+        another process is writing there.
+
+        Versions of libraries may differ: they are as the evaluation began.
+        """
+        self.folder, self.settings = folder, settings
+        self.predictions = folder / PREDICTIONS
+        if not is_evaluation(folder) and folder.exists() and not _is_free(folder):
+            raise DataError(f"{folder} is not empty and holds no evaluation; choose another place with --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._held = FolderLock(folder, "evaluating", "wait for it, stop it, or choose another place with --out")
+        try:
+            self.predictions.touch()
+            if is_evaluation(folder):
+                _check_same(folder / SETTINGS, settings)
+            else:
+                write_whole(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+        except BaseException:
+            self._held.close()
+            raise
+
+    def __enter__(self) -> EvalFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._held.close()
+
+    def rows(self) -> list[Prediction]:
+        """What is answered already. A last line that a kill tore off is dropped from the file: it will be redone."""
+        data = self.predictions.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(self.predictions, whole)
+        out: dict[Key, Prediction] = {}
+        try:
+            for number, row in read_jsonl(self.predictions):
+                prediction = read_prediction(row, f"{self.predictions}:{number}")
+                if prediction.key in out:
+                    raise DataError(f"{self.predictions}:{number}: answers a question that a line before it answers")
+                out[prediction.key] = prediction
+        except DataError as error:
+            raise DataError(f"{error}. Take the line out and run again to redo it") from error
+        return list(out.values())
+
+    def append(self, row: Prediction) -> None:
+        """One line, handed to the system before the next question is asked."""
+        append_jsonl(self.predictions, row.to_dict())
+
+    def write_bad(self, bad: Sequence[tuple[str, BadRow]]) -> None:
+        rows = ({"benchmark": name, "where": row.where, "problem": row.problem} for name, row in bad)
+        write_jsonl(self.folder / BAD_ROWS, rows)
+
+    def write_summary(self, summary: dict, text: str) -> None:
+        """The JSON last: with it the evaluation is finished."""
+        write_whole(self.folder / "summary.md", text)
+        write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
-def json_lines(path: Path) -> list[dict]:
-    """The objects of a JSONL file. Raises `HartError` naming the line that is none."""
-    return [_json(line, f"{path}:{number}") for number, line in _lines(path)]
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered from 1, as bytes: text would also break at U+2028, which a model may write."""
-    return enumerate(path.read_bytes().splitlines(), 1)
-
-
-def _json(data: bytes, where: str) -> dict:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise HartError(
-            f"{where}: not JSON ({error}). A last line that breaks off was interrupted: the command that wrote it goes "
-            "on from there"
-        ) from error
-    if not isinstance(value, dict):
-        raise HartError(f"{where}: should be a JSON object, and is {shown(value)}")
-    return value
-
-
-def read_row(line: bytes, where: str) -> dict:
-    """One line of `predictions.jsonl`. Raises `HartError` for what is no row: all that is made of rows relies on it."""
-    row = _json(line, where)
-
-    def refuse(name: str, needed: str) -> NoReturn:
-        found = shown(row[name]) if name in row else "missing"
-        raise HartError(f"{where}: {name} is {found}; it should be {needed}")
-
-    for field, kind in _FIELDS.items():
-        if not isinstance(row.get(field), kind):
-            refuse(field, f"a {kind.__name__}")
-    if not isinstance(row.get("answer", 0), str | None):
-        refuse("answer", "a str, or null where none could be read")
-    if not all(isinstance(choice, str) for choice in row["choices"]):
-        refuse("choices", "a list of str")
-    if not (isinstance(row.get("counts", {}), dict) and all(map(_is_number, row.get("counts", {}).values()))):
-        refuse("counts", "numbers by name")
-    turns = row.get("turns", [])
-    if not (isinstance(turns, list) and all(map(_is_turn, turns))):
-        refuse("turns", "a list of objects, each with a text and numbers of tokens")
-    if not isinstance(row.get("truth_boxes") or [], list):
-        refuse("truth_boxes", "a list")
-    for key in ("boxes", "truth_boxes"):
-        for corners in row.get(key) or []:
-            if not (isinstance(corners, list) and len(corners) == 5 and all(map(_is_number, corners))):
-                raise HartError(f"{where}: {key} holds {shown(corners)}; it should be [x1, y1, x2, y2, image]")
-            if not (corners[0] < corners[2] and corners[1] < corners[3]):
-                raise HartError(f"{where}: {key} holds {shown(corners)}; x1 should be below x2, and y1 below y2")
-    if "grounding" in row:
-        found = row["grounding"]
-        missing = [name for name in _GROUNDING if not (isinstance(found, dict) and _is_number(found.get(name)))]
-        if missing:
-            raise HartError(f"{where}: grounding has no number for {', '.join(missing)}: {shown(found)}")
-    return row
-
-
-def _is_turn(turn: object) -> bool:
-    if not isinstance(turn, dict) or not isinstance(turn.get("text"), str):
+def _is_free(folder: Path) -> bool:
+    """Whether a folder holds nothing, or no more than an evaluation that was killed before it began."""
+    if not folder.is_dir():
         return False
-    return all(turn.get(name) is None or _is_number(turn[name]) for name in ("prompt_tokens", "response_tokens"))
+    found = list(folder.iterdir())
+    return {path.name for path in found} <= _BEGUN and not any(
+        p.name == PREDICTIONS and p.stat().st_size for p in found
+    )
 
 
-def _is_number(value: object) -> bool:
-    """Of a size that can be counted with: JSON has integers that no float holds."""
-    return isinstance(value, int | float) and abs(value) < 1e15
+def _check_same(saved: Path, settings: dict) -> None:
+    before, now = read_object(saved), json.loads(json.dumps(settings))  # tuples become lists
+    names = [name for name in {**before, **now} if name != "versions" and before.get(name) != now.get(name)]
+    if names:
+        changes = [f"  {name}: {shown(before.get(name))} there, {shown(now.get(name))} now" for name in names]
+        raise DataError(
+            "\n".join([f"{saved.parent} holds an evaluation with other settings:", *changes])
+            + "\nRun with the same settings, or choose another place with --out"
+        )

@@ -5,13 +5,12 @@ that answers without looking, looks without aiming, or always says the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from hart_lite.eval.benchmarks.registry import BENCHMARKS
 from hart_lite.eval.benchmarks.scores import scores
 from hart_lite.eval.grounding import IOU_THRESHOLDS
-from hart_lite.eval.metrics import SCORES, findings
-from hart_lite.eval.results import Evaluation, read_evaluation
+from hart_lite.eval.metrics import SCORES
+from hart_lite.eval.results import Evaluation
 from hart_lite.utils.markdown import markdown_table, percent, plain, probability
 
 ABOUT = (
@@ -25,13 +24,7 @@ Modes = dict[str, dict]
 Row = tuple[str, Callable[[dict], str]]
 
 
-def summary_md(folder: str | Path) -> str:
-    """Reads the folder; raises `HartError` as `read_evaluation` does."""
-    evaluation = read_evaluation(folder)
-    return summary_text(evaluation, findings(evaluation), own_figures(evaluation))
-
-
-def own_figures(evaluation: Evaluation) -> dict[str, Modes]:
+def benchmark_scores(evaluation: Evaluation) -> dict[str, Modes]:
     """{benchmark: {mode: `benchmarks.scores.scores`}}: what only the benchmark itself counts, of those we know."""
     return {
         name: {mode: scores(rows, BENCHMARKS[name]) for mode, rows in modes.items()}
@@ -40,7 +33,7 @@ def own_figures(evaluation: Evaluation) -> dict[str, Modes]:
     }
 
 
-def glance(found: dict[str, Modes]) -> str:
+def summary_table(found: dict[str, Modes]) -> str:
     """One line for each benchmark and mode, for the end of an evaluation."""
     head = ["benchmark", "mode", "questions", "right, strict", "official", "wrong grounding", "mean IoU", "coverage"]
     rows = []
@@ -57,7 +50,7 @@ def glance(found: dict[str, Modes]) -> str:
 
 
 def summary_text(evaluation: Evaluation, found: dict[str, Modes], own: dict[str, Modes]) -> str:
-    """`found` is `findings(evaluation)`, `own` is `own_figures(evaluation)`."""
+    """`found` is `metrics(evaluation)`, `own` is `benchmark_scores(evaluation)`."""
     settings = [[key, str(value)] for key, value in flat(evaluation.settings).items()]
     parts = [f"# {plain(evaluation.model)}", ABOUT]
     parts += [_benchmark(name, modes, own.get(name, {})) for name, modes in found.items()]

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tqdm import tqdm
 
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import Recipe
@@ -30,6 +29,7 @@ from hart_lite.models.families.base import Family
 from hart_lite.models.fingerprint import check_fingerprint
 from hart_lite.models.loading import ADAPTER_BASE, DTYPES, FAMILIES
 from hart_lite.runs.record import RunRecord, recipe_of, record_of
+from hart_lite.utils.progress import progress
 from hart_lite.utils.text import shown
 
 Base = Literal["plain", "dequant"]
@@ -66,7 +66,7 @@ def merge(source: str | Path, out: str | Path, base: Base = "plain", force: bool
     try:
         shutil.rmtree(work, ignore_errors=True)  # of a merge that was killed
         work.mkdir(parents=True)
-        for shard in tqdm(checkpoint.shards, desc="merge", unit="shard", leave=False):
+        for shard in progress(checkpoint.shards, desc="merge", unit="shard", leave=False):
             checkpoint.copy_shard(shard, work, sums)
         record.model_copy(update={"merged": base}).save(work, pictures)
         _copy_files(checkpoint, work)

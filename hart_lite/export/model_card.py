@@ -11,9 +11,10 @@ from typing import Literal
 
 import yaml
 
-from hart_lite.config.schema import Recipe, RLStage, SFTStage
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage, SFTStage
 from hart_lite.errors import HartError
-from hart_lite.eval.run_summary import summary_table
+from hart_lite.eval.run_summary import run_summary_table
 from hart_lite.inference.prompts import LOCATE
 from hart_lite.models.loading import FAMILIES
 from hart_lite.runs.record import HUB_ID, PICTURES, Picture, RunRecord
@@ -173,7 +174,7 @@ def _evaluation(record: RunRecord, kind: Kind) -> str:
         return "Nothing was measured on held-out questions."
     try:
         named = {plain(name): _plain_figures(figures) for name, figures in record.evaluations.items()}
-        table = summary_table(named)
+        table = run_summary_table(named)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise HartError(
             f"the run's evaluations are damaged: {error!r}; evaluate it again, or leave them out"

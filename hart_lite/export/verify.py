@@ -26,6 +26,7 @@ from hart_lite.export.streamed import streamed
 from hart_lite.export.tensor_names import Names
 from hart_lite.models.families.base import Family
 from hart_lite.types import ImageView
+from hart_lite.utils.progress import progress
 
 SAMPLE, ROWS = 12, 32  # changed tensors looked at, rows of each; as many unchanged ones
 # Mean difference of logits, as a share of their standard deviation: rounding each changed weight once. Measured on 28
@@ -133,7 +134,7 @@ def prove_logits(merged: Names, adapter: Path, base: Names, sums: Mapping[str, S
     last differ by more than rounding. `sums` say what stands for a quantised weight, and how changed ones are stored.
     """
     batch = picture_and_question(family)
-    with tqdm(total=3, desc="prove", unit="pass", leave=False) as bar:
+    with progress(total=3, desc="prove", unit="pass", leave=False) as bar:
         model = PeftModel.from_pretrained(streamed(base, {name: s.start for name, s in sums.items()}), adapter).eval()
         with_adapter = _logits(model, batch, bar)
         with model.disable_adapter():

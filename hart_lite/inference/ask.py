@@ -3,31 +3,30 @@ the image is encoded and read once however many there are."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hart_lite.boxes import expand
-from hart_lite.data.images import crop_pixels
 from hart_lite.errors import HartError
-from hart_lite.eval.settings import EvalSettings, setting_for
 from hart_lite.grading import choice_lines, read_answer
-from hart_lite.inference.conversation import Conversation
+from hart_lite.inference.engine import Conversation
 from hart_lite.inference.load import OpenModel
-from hart_lite.inference.prompts import question_lines
 from hart_lite.inference.protocols import registry as protocols
-from hart_lite.types import Box, Example, ImageSource
+from hart_lite.inference.settings import AskSettings, setting_for
+from hart_lite.types import Box, Example, ImageSource, ImageView
 from hart_lite.utils.text import shown
 
 DEFAULT_MODE = "full+crops"
 
 
 @dataclass(frozen=True)
-class Asked:
+class Answer:
     """What came of a question. `answer` is a letter where there are choices, else text; None when none was read.
 
-    `boxes` are original pixels of the upright image, as the model named them; `crops` are what it was shown of them:
-    whole pixels, padded. `located` is where it said to look, word for word, and empty in modes that do not look.
-    `failure` says why a model behind a server did not answer.
+    `boxes` are original pixels of the upright image, as the model named them; `crops` are what it was shown of them,
+    padded: `crop.box` in whole original pixels, `crop.load()` as an image. `located` is where it said to look, word for
+    word, and empty in modes that do not look. `tokens` counts those it wrote, None where a server does not tell;
+    `seconds` is its share of the time that all questions took. `failure` says why a server did not answer.
     """
 
     question: str
@@ -35,9 +34,11 @@ class Asked:
     text: str
     answer: str | None
     boxes: tuple[Box, ...] = ()
-    crops: tuple[Box, ...] = ()
+    crops: tuple[ImageView, ...] = ()
     rejected: int = 0
     located: str = ""
+    tokens: int | None = None
+    seconds: float = 0.0
     failure: str = ""
 
     @property
@@ -52,21 +53,20 @@ def ask(
     questions: Sequence[str],
     choices: Sequence[str] = (),
     mode: str = DEFAULT_MODE,
-) -> list[Asked]:
+) -> list[Answer]:
     """One answer for each question, in order; greedy. All questions have the same choices.
 
     Raises `HartError` for an image that cannot be read, an empty question, an unknown mode or a single choice.
     """
     check(questions, choices, mode)
     examples = [Example(str(n), (image,), text.strip(), "", tuple(choices)) for n, text in enumerate(questions)]
-    settings = EvalSettings({}, modes=(mode,))
-    size = image.size()
     image.load()  # so that a broken one is refused in its own words
     protocol = protocols.find(mode)
-    runs = [protocol(e, setting_for(question_lines(e), mode, settings, model)) for e in examples]
-    answered = dict(model.engine.answer(runs))
-    pad = model.rollout.crop_pad if mode in protocols.OURS else 0
-    return [_asked(example, answered[n], pad, size) for n, example in enumerate(examples)]
+    setting, begun = setting_for(mode, model, AskSettings()), time.perf_counter()
+    answered = dict(model.engine.answer([protocol(example, setting) for example in examples]))
+    model.engine.forget_images()
+    seconds = (time.perf_counter() - begun) / len(examples)
+    return [_answer(example, answered[n], seconds) for n, example in enumerate(examples)]
 
 
 def check(questions: Sequence[str], choices: Sequence[str], mode: str) -> None:
@@ -86,18 +86,20 @@ def check(questions: Sequence[str], choices: Sequence[str], mode: str) -> None:
         raise HartError(f"a question or choice is no text in UTF-8: {error}") from error
 
 
-def _asked(example: Example, conversation: Conversation, pad: float, size: tuple[int, int]) -> Asked:
-    outcome = conversation.outcome
+def _answer(example: Example, conversation: Conversation, seconds: float) -> Answer:
+    outcome, turns = conversation.outcome, conversation.turns
     if outcome is None:
-        return Asked(example.question, example.choices, "", None, failure=conversation.failure)
-    crops = tuple(Box(*crop_pixels(expand(box, pad, size), size)) for box in outcome.boxes)
-    return Asked(
+        return Answer(example.question, example.choices, "", None, failure=conversation.failure)
+    counts = [turn.response_tokens for turn in turns]
+    return Answer(
         example.question,
         example.choices,
         outcome.text,
         read_answer(outcome.text, example.choices),
         outcome.boxes,
-        crops,
+        outcome.crops,
         outcome.counts.get("rejected_boxes", 0),
-        next((turn.text for turn in conversation.turns if turn.kind == "locate"), ""),
+        next((turn.text for turn in turns if turn.kind == "locate"), ""),
+        None if None in counts else sum(counts),
+        seconds,
     )

@@ -13,20 +13,23 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hart_lite.config.environment import check_machine
+from hart_lite.config.prompts import Prompts
 from hart_lite.config.recipe import load_recipe
-from hart_lite.config.schema import Evaluate, ModelSection, PixelBudgets, Recipe, Rollout
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import Evaluate, ModelSection, PixelBudgets, Rollout
 from hart_lite.errors import HartError
-from hart_lite.inference.conversation import Engine
+from hart_lite.inference.engine import Engine
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.openai_client import Client
-from hart_lite.inference.openai_engine import ApiEngine
-from hart_lite.inference.openai_frames import FRAMES
+from hart_lite.inference.openai_engine import INTERFACES, ApiEngine
 from hart_lite.models.fingerprint import fingerprint
 from hart_lite.models.loading import ADAPTER_WEIGHTS, load_policy
+from hart_lite.models.policy import Policy
+from hart_lite.runs.layout import ADAPTER, is_run, read_recipe
 from hart_lite.runs.record import RunRecord, recipe_of
 from hart_lite.utils.text import shown
 
@@ -37,22 +40,27 @@ _KINDS = "a run directory, a folder with an adapter or a checkpoint, a Hub id (o
 
 @dataclass(frozen=True)
 class OpenModel:
-    """`pixels` are the budgets of its recipe, None where no recipe says; `weights` tell one model from another."""
+    """`name` is what it was opened by; `pixels` are the budgets of its recipe, None where no recipe says; `weights`
+    tell one model from another."""
 
+    name: str
     engine: Engine
     family: str
     weights: dict[str, str]
     pixels: PixelBudgets | None
-    rollout: Rollout
+    rollout: Rollout = field(default_factory=Rollout)
+    prompts: Prompts = field(default_factory=Prompts)
 
 
-def open_model(spec: str, *, quant: str | None = None, device: str | None = None, frame: str = "absolute") -> OpenModel:
-    """`quant` and `device` replace what the recipe says (else none and auto); `frame` is for `api:` models.
+def open_model(
+    spec: str, *, quant: str | None = None, device: str | None = None, box_format: str = "absolute"
+) -> OpenModel:
+    """`quant` and `device` replace what the recipe says (else none and auto); `box_format` is for `api:` models.
 
     Raises `HartError` for what is no model, is not whole, or cannot be loaded.
     """
     if spec.startswith("api:"):
-        return _open_api(spec.removeprefix("api:"), frame)
+        return _open_api(spec.removeprefix("api:"), box_format)
     recipe, section, adapter = _local(spec)
     asked = {"quant": quant, "device": device}
     changes = {name: value for name, value in asked.items() if value is not None}
@@ -64,19 +72,28 @@ def open_model(spec: str, *, quant: str | None = None, device: str | None = None
     if adapter:
         with (adapter / ADAPTER_WEIGHTS).open("rb") as file:
             weights["adapter"] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    rollout = recipe.rollout if recipe else Rollout()
-    at_once = (recipe.evaluate if recipe else Evaluate()).batch_size
-    engine = LocalEngine(policy, rollout.tokens_per_batch, at_once)
-    return OpenModel(engine, policy.family.name, weights, recipe.pixels if recipe else None, rollout)
+    if recipe:
+        return recipe_model(spec, policy, recipe, weights)
+    engine = LocalEngine(policy, Rollout().tokens_per_batch, Evaluate().batch_size)
+    return OpenModel(spec, engine, policy.family.name, weights, None)
 
 
-def _open_api(name: str, frame: str) -> OpenModel:
+def recipe_model(name: str, policy: Policy, recipe: Recipe, weights: dict[str, str]) -> OpenModel:
+    """A policy that is asked as its recipe says."""
+    rollout = recipe.rollout
+    engine = LocalEngine(policy, rollout.tokens_per_batch, recipe.evaluate.batch_size, rollout.cuda_graph)
+    return OpenModel(name, engine, policy.family.name, weights, recipe.pixels, rollout, recipe.prompts)
+
+
+def _open_api(name: str, box_format: str) -> OpenModel:
     if not name:
         raise HartError("api: names no model; give api:NAME, such as api:gpt-4o")
-    if frame not in FRAMES:
-        raise HartError(f"unknown frame {shown(frame)}; allowed: {', '.join(FRAMES)}")
+    if box_format not in INTERFACES:
+        raise HartError(f"unknown box format {shown(box_format)}; allowed: {', '.join(INTERFACES)}")
     client = Client.from_environment(os.environ)
-    return OpenModel(ApiEngine(name, client, FRAMES[frame]()), "api", {"server": client.url}, None, Rollout())
+    return OpenModel(
+        f"api:{name}", ApiEngine(name, client, INTERFACES[box_format]()), "api", {"server": client.url}, None
+    )
 
 
 def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:
@@ -88,8 +105,8 @@ def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:
         return None, ModelSection(base=spec), None
     if not there or not folder.is_dir():
         raise HartError(f"there is no model {shown(spec)}; give {_KINDS}")
-    if (folder / "recipe.yaml").is_file():
-        recipe, adapter = load_recipe(folder / "recipe.yaml"), folder / "adapter"
+    if is_run(folder):
+        recipe, adapter = read_recipe(folder), folder / ADAPTER
         if not adapter.is_dir():
             raise HartError(f"run {spec} has no adapter yet; finish it: hart-lite train {spec}/recipe.yaml --resume")
         return recipe, recipe.model, adapter

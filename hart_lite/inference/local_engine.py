@@ -1,20 +1,26 @@
 """Protocols on a model of our own: all conversations go on together, turn by turn.
 
-Everything that waits to be answered goes into one call of the policy, so what prompts share (several questions and
-modes on one image) is encoded and read once, and prompts that are the same to the last token are answered once. Greedy.
+Everything that waits to be answered goes into few calls of the model, so that what prompts share (the samples of a
+question, several questions or modes on one image) is encoded and read once. Where memory runs out a batch is drawn
+again in halves, to the same responses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from hart_lite.inference.conversation import Conversation, Spoken, cut_after
+from hart_lite.errors import ModelError
+from hart_lite.inference.engine import GREEDY, Conversation, Decoding, cut_after
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
 from hart_lite.models.families.base import Family
-from hart_lite.models.generation import Sampling, batches
+from hart_lite.models.generation import Sampling, batches, generate
+from hart_lite.models.oom import Budget, within_memory
 from hart_lite.models.policy import Policy
-from hart_lite.types import Tokens
+from hart_lite.types import Tokens, Turn
+
+Generate = Callable[[Policy, Sequence[Tokens], Sampling], list[tuple[int, ...]]]
 
 
 @dataclass
@@ -24,25 +30,26 @@ class _Talk:
     run: ProtocolRun
     say: Say
     prompt: Tokens = field(default_factory=Tokens)
-    response: tuple[int, ...] = ()
-    turns: list[Spoken] = field(default_factory=list)
+    said: Tokens = field(default_factory=Tokens)  # the last response, as it stands in the conversation
+    turns: list[Turn] = field(default_factory=list)
 
     def ask(self, family: Family) -> None:
         say = self.say
         if say.fresh:
             self.prompt = family.chat(say.content, system=say.system)
             return
-        stands = self.response if say.keep is None else family.response_ids(say.keep)
-        ended = bool(stands) and stands[-1] in family.eos_ids
-        self.prompt = self.prompt + Tokens(stands) + family.reply(say.content, ended)
+        stands = self.said if say.keep is None else Tokens(family.response_ids(say.keep))
+        ended = bool(stands.ids) and stands.ids[-1] in family.eos_ids
+        self.prompt = self.prompt + stands + family.reply(say.content, ended)
 
     def hear(self, ids: tuple[int, ...], family: Family) -> Outcome | None:
         """Take the model's response to the protocol: what the conversation came to, or None when it goes on."""
         whole = family.text(ids)
         text = cut_after(whole, self.say.stop)
-        self.response = ids if text == whole else family.response_ids(text)
-        spoken = Spoken(self.say.kind, text, len(self.prompt), len(ids), len(self.prompt.slots))
-        self.turns.append(spoken)
+        # What was cut is no longer what was drawn.
+        self.said = Tokens.response(ids, self.say.kind) if text == whole else Tokens(family.response_ids(text))
+        prompt, counts = self.prompt, (len(self.prompt), len(ids), len(self.prompt.slots))
+        self.turns.append(Turn(self.say.kind, prompt, ids, text, *counts, fresh=self.say.fresh))
         try:
             self.say = self.run.send(text)
         except StopIteration as end:
@@ -50,47 +57,80 @@ class _Talk:
         return None
 
 
-@dataclass
 class LocalEngine:
-    """`tokens_per_batch` bounds what is read and sampled at one time, as in a rollout; `at_once` counts questions."""
+    """`budget` bounds the tokens that are read and sampled at one time; it shrinks where memory runs out. `generate`
+    draws the responses: measurements put a stand-in there."""
 
-    policy: Policy
-    tokens_per_batch: int
-    at_once: int
-    in_company = True
+    batch_dependent = True
+
+    def __init__(
+        self,
+        policy: Policy,
+        tokens_per_batch: int,
+        max_batch: int,
+        cuda_graph: bool = False,
+        generate: Generate = generate,
+    ) -> None:
+        self.policy, self.max_batch, self.cuda_graph, self.generate = policy, max_batch, cuda_graph, generate
+        self.budget = Budget("rollout.tokens_per_batch", tokens_per_batch)
 
     @property
-    def frame(self) -> Family:
+    def interface(self) -> Family:
         return self.policy.family
 
-    def answer(self, runs: Sequence[ProtocolRun]) -> Iterator[tuple[int, Conversation]]:
+    def forget_images(self) -> None:
+        self.policy.forget_images()
+
+    def answer(self, runs: Sequence[ProtocolRun], decoding: Decoding = GREEDY) -> Iterator[tuple[int, Conversation]]:
+        """Features of images stay in the policy's cache until `policy.forget_images`."""
         family = self.policy.family
         talks = {n: _Talk(run, next(run)) for n, run in enumerate(runs)}
-        try:
-            while talks:
-                for talk in talks.values():
-                    talk.ask(family)
-                for n, ids in self._sample(talks).items():
-                    talk = talks[n]
-                    outcome = talk.hear(ids, family)
-                    if outcome is not None:
-                        del talks[n]
-                        yield n, Conversation(tuple(talk.turns), outcome)
-        finally:
-            self.policy.forget_images()
+        turn = 0
+        while talks:
+            for talk in talks.values():
+                talk.ask(family)
+            for n, ids in self._sample(talks, decoding, decoding.turn_seed(turn)).items():
+                talk = talks[n]
+                outcome = talk.hear(ids, family)
+                if outcome is not None:
+                    del talks[n]
+                    yield n, Conversation(tuple(talk.turns), outcome)
+            turn += 1
 
-    def _sample(self, talks: dict[int, _Talk]) -> dict[int, tuple[int, ...]]:
-        """A response for each. The same prompt is sampled once, as far as the most patient of its talks wants it."""
-        askers: dict[tuple, list[int]] = {}
+    def _sample(self, talks: dict[int, _Talk], decoding: Decoding, seed: int) -> dict[int, tuple[int, ...]]:
+        """A response for each. A prompt that several talks have in common is read greedily once, as far as the longest
+        of their limits."""
+        groups: dict[tuple, list[int]] = {}
         for n, talk in talks.items():
-            seen = tuple((slot.start, slot.view) for slot in talk.prompt.slots)
-            askers.setdefault((talk.prompt.ids, seen), []).append(n)
-        limits = {numbers[0]: max(talks[n].say.max_tokens for n in numbers) for numbers in askers.values()}
+            slots = tuple((slot.start, slot.view) for slot in talk.prompt.slots)
+            same = (talk.prompt.ids, slots) if decoding.temperature == 0 else (n,)
+            groups.setdefault(same, []).append(n)
+        limits = {numbers[0]: max(talks[n].say.max_tokens for n in numbers) for numbers in groups.values()}
         # By limit: a batch makes room for its longest response in every row.
-        prompts = {n: talks[n].prompt for n in sorted(limits, key=lambda n: (limits[n], n))}
-        sampled: dict[int, tuple[int, ...]] = {}
-        for batch in batches(prompts, limits, self.tokens_per_batch):
-            room = tuple(limits[n] for n in batch)
-            responses = self.policy.generate(list(batch.values()), Sampling(max(room), temperature=0, limits=room))
-            sampled.update(zip(batch, responses, strict=True))
-        return {n: sampled[same[0]][: talks[n].say.max_tokens] for same in askers.values() for n in same}
+        waiting = {n: talks[n].prompt for n in sorted(limits, key=lambda n: (limits[n], n))}
+        drawn: dict[int, tuple[int, ...]] = {}
+        while waiting:
+            batch = next(batches(waiting, limits, self.budget.value))
+            responses = self._within_memory(batch, limits, decoding, seed)
+            if responses is not None:
+                drawn.update(zip(batch, responses, strict=True))
+                waiting = {n: prompt for n, prompt in waiting.items() if n not in batch}
+        return {n: drawn[numbers[0]][: talks[n].say.max_tokens] for numbers in groups.values() for n in numbers}
+
+    def _within_memory(
+        self, batch: dict[int, Tokens], limits: dict[int, int], decoding: Decoding, seed: int
+    ) -> list[tuple[int, ...]] | None:
+        """None where memory ran out and the budget was halved. Raises `ModelError` where a prompt alone is too much."""
+        own, rows = tuple(limits[n] for n in batch), tuple(decoding.first + n for n in batch)
+        sampling = Sampling(max(own), decoding.temperature, decoding.top_p, seed, rows, own, self.cuda_graph)
+        responses = within_memory(partial(self.generate, self.policy, list(batch.values()), sampling))
+        if responses is None and len(batch) == 1:
+            [prompt] = batch.values()
+            raise ModelError(
+                f"out of memory: up to {max(own)} tokens after a prompt of {len(prompt)} do not fit, not even alone. "
+                "Lower pixels.full, pixels.crop or rollout.max_tokens_*, or set model.quant=nf4; `hart-lite plan` says "
+                "what fits"
+            )
+        if responses is None:
+            self.budget.halve("sampling")
+        return responses

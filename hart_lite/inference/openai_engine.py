@@ -1,4 +1,12 @@
-"""Protocols on a model behind an OpenAI-compatible API (`api:MODEL`): chat completions with images as PNG data URLs."""
+"""Protocols on a model behind an OpenAI-compatible API (`api:MODEL`): chat completions with images as PNG data URLs.
+
+How such a model writes boxes is a convention that is chosen, since no server tells:
+
+absolute  pixels of the image as it is sent (Qwen2.5-VL)
+relative  0 to 1000 of the image's width and height (Qwen3-VL, InternVL)
+
+Images are sent at sides that are multiples of 28, so that a Qwen server has nothing to round.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +17,13 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 
-from hart_lite.data.images import view_pixels
 from hart_lite.errors import HartError
-from hart_lite.inference.conversation import Conversation, Spoken, cut_after
+from hart_lite.inference.engine import GREEDY, Conversation, Decoding, cut_after
 from hart_lite.inference.openai_client import Client, RequestError, SilentError
-from hart_lite.inference.openai_frames import AbsoluteFrame
 from hart_lite.inference.protocols.base import ProtocolRun, Say
 from hart_lite.models.families.base import Content
-from hart_lite.types import ImageView
+from hart_lite.models.families.qwen2_5_vl import MAX_ASPECT, Qwen25VL
+from hart_lite.types import ImageView, Tokens, Turn
 
 THREADS = 4
 SILENCE = 16  # conversations in a row to which the server itself had no answer: the others would wait in vain, too
@@ -25,19 +32,57 @@ NEW_LIMIT = "max_completion_tokens"  # what some models want `max_tokens` to be 
 ENCODED = 64  # data URLs kept: the questions on one image send it again and again
 
 
+GRID = 28
+
+
+class AbsoluteInterface:
+    """Implements `hart_lite.models.families.base.ImageInterface`."""
+
+    name = "absolute"
+    locate_words = Qwen25VL.locate_words
+    several_words = Qwen25VL.several_words
+    box_frame = Qwen25VL.box_frame
+    written_boxes = Qwen25VL.written_boxes
+    boxes_from_text = Qwen25VL.boxes_from_text
+
+    def fit(self, size: tuple[int, int], max_pixels: int, min_pixels: int) -> tuple[int, int]:
+        """Both sides multiples of 28, the shape kept as far as that goes, within the budget of pixels."""
+        width, height = max(size[0], size[1] / MAX_ASPECT), max(size[1], size[0] / MAX_ASPECT)
+        area = width * height
+        factor = min(max(1.0, (min_pixels / area) ** 0.5), (max_pixels / area) ** 0.5)
+        w, h = (max(round(side * factor / GRID), 1) * GRID for side in (width, height))
+        while w * h > max_pixels and max(w, h) > GRID:
+            w, h = (w - GRID, h) if w > h else (w, h - GRID)
+        return w, h
+
+
+class RelativeInterface(AbsoluteInterface):
+    """Implements `hart_lite.models.families.base.ImageInterface`."""
+
+    name = "relative"
+    box_frame = "relative-1000"
+    locate_words = f"{Qwen25VL.locate_words}, each number from 0 to 1000 of the image's width or height"
+
+
+INTERFACES = {interface.name: interface for interface in (AbsoluteInterface, RelativeInterface)}
+
+
 class ApiEngine:
-    """`frame` says how the model is taken to write boxes."""
+    """`interface` says how the model is taken to write boxes. Responses are greedy."""
 
-    at_once = 4 * THREADS
-    in_company = False
+    max_batch = 4 * THREADS
+    batch_dependent = False
 
-    def __init__(self, model: str, client: Client, frame: AbsoluteFrame, threads: int = THREADS) -> None:
-        self.model, self.client, self.frame, self.threads = model, client, frame, threads
+    def __init__(self, model: str, client: Client, interface: AbsoluteInterface, threads: int = THREADS) -> None:
+        self.model, self.client, self.interface, self.threads = model, client, interface, threads
         self._data_url = functools.lru_cache(ENCODED)(_data_url)
         self._limit = "max_tokens"
         self._silent = 0  # conversations in a row
 
-    def answer(self, runs: Sequence[ProtocolRun]) -> Iterator[tuple[int, Conversation]]:
+    def forget_images(self) -> None:
+        self._data_url.cache_clear()
+
+    def answer(self, runs: Sequence[ProtocolRun], decoding: Decoding = GREEDY) -> Iterator[tuple[int, Conversation]]:
         """A few conversations at a time, each in a thread of its own. An error that none can survive ends them all."""
         waiting, done, stop = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
         for numbered in enumerate(runs):
@@ -68,7 +113,7 @@ class ApiEngine:
 
     def _talk(self, run: ProtocolRun, stop: threading.Event) -> Conversation:
         messages: list[dict] = []
-        turns: list[Spoken] = []
+        turns: list[Turn] = []
         say = next(run)
         while True:
             messages = self._asked(say, messages)
@@ -105,7 +150,7 @@ class ApiEngine:
             return {"type": "text", "text": part}
         return {"type": "image_url", "image_url": {"url": self._data_url(part)}}
 
-    def _request(self, say: Say, messages: list[dict]) -> tuple[str, Spoken]:
+    def _request(self, say: Say, messages: list[dict]) -> tuple[str, Turn]:
         body, limit = {"model": self.model, "messages": messages, "temperature": 0}, self._limit
         try:
             answer = self.client.post(body | {limit: say.max_tokens})
@@ -121,7 +166,7 @@ class ApiEngine:
         text = cut_after(self.client.clean(content).strip(), say.stop)
         prompt, response = (_tokens(answer, name) for name in ("prompt_tokens", "completion_tokens"))
         images = sum(part["type"] == "image_url" for m in messages if m["role"] == "user" for part in m["content"])
-        return text, Spoken(say.kind, text, prompt, response, images)
+        return text, Turn(say.kind, Tokens(), (), text, prompt, response, images, say.fresh)
 
 
 def _content(answer: dict) -> str | None:
@@ -164,5 +209,5 @@ def _joined(content: Content) -> list[str | ImageView]:
 
 def _data_url(view: ImageView) -> str:
     buffer = io.BytesIO()
-    view_pixels(view).save(buffer, "PNG")
+    view.load().save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

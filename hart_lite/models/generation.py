@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,10 +12,8 @@ from hart_lite.errors import NotFiniteError
 from hart_lite.models.attention import Branches
 from hart_lite.models.cuda_graph import record
 from hart_lite.models.packing import Node, trie
+from hart_lite.models.policy import Policy
 from hart_lite.types import Slot, Tokens
-
-if TYPE_CHECKING:
-    from hart_lite.models.policy import Policy
 
 FEED_TOKENS = 4096  # tokens of prompts that one pass reads at most, unless a single run is longer: bounds its memory
 GRAPH_REACH = 64  # sampled tokens by which the reach of a recorded pass grows: it looks at that many more than it needs
@@ -104,13 +101,16 @@ class _Rows:
         self.position_N = torch.cat([part.position_N for part in parts])
 
 
+@torch.no_grad()
 def generate(policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
-    """One response for each prompt. The responses include the end token when one was sampled.
+    """One response for each prompt, in order; repeat a prompt to sample it several times. The responses include the end
+    token where one was sampled. Leaves the model in evaluation mode.
 
     Raises `NotFiniteError` when scores of the next token are not finite.
     """
     if not prompts:
         return []
+    policy.model.eval()
     rows, owners = _prefill(policy, prompts)
     return _decode(policy, rows, owners, sampling)
 

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, set_seed
 
 from hart_lite.config.resources import EMBEDDED
-from hart_lite.config.schema import ModelSection
+from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
 from hart_lite.models import attention
 from hart_lite.models.families.base import Family

@@ -41,7 +41,7 @@ def trie(sequences: Sequence[Tokens]) -> tuple[Node, ...]:
     """The roots of the shared-prefix trie, in the order of the sequences."""
     views: dict[ImageView, int] = {}
     keys = [_keys(tokens, views) for tokens in sequences]
-    limits = [(t.sampled[0][0] if t.sampled else len(t)) - 1 for t in sequences]
+    limits = [(t.sampled[0].start if t.sampled else len(t)) - 1 for t in sequences]
     return _children(keys, limits, list(range(len(sequences))), 0)
 
 
@@ -203,7 +203,7 @@ def _lay_out(
                 segments += [numbers[id(node)]] * len(node)
             parent = numbers[id(node)]
         shift, offset = len(ids) - leaf.stop, 0  # place in the row minus place in the sequence, inside the leaf
-        for start, stop in sequences[leaf.sequence].sampled:
+        for start, stop, _ in sequences[leaf.sequence].sampled:
             predict += range(start - 1 + shift, stop - 1 + shift)
             targets += sequences[leaf.sequence].ids[start:stop]
             owners += [leaf.sequence] * (stop - start)

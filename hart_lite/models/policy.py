@@ -1,9 +1,10 @@
-"""The policy: a base model (16 bit, 32 bit or 4-bit) with adapters, and the four things a loop asks of it.
+"""The policy: a base model (16 bit, 32 bit or 4-bit) with adapters, and three of the four things a loop asks of it.
 
 encode    pixels -> one feature tensor per view; frozen vision towers run once per view and optimizer step
-generate  prompts -> sampled ids; every shared prefix is prefilled once and its cache branched
 logps     packs -> log-probs of the sampled tokens, with gradient
 reference the same with the adapters switched off; there is no second model
+
+The fourth, sampling, is `hart_lite.models.generation.generate`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from hart_lite.config.schema import Lora
-from hart_lite.data.images import view_pixels
+from hart_lite.config.sections import Lora
 from hart_lite.models.families.base import Family
-from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.packing import Pack
-from hart_lite.types import ImageView, Slot, Tokens
+from hart_lite.types import ImageView, Slot
 
 ENCODE_TOKENS = 4096  # image tokens that one call of the vision tower takes at most, to bound its memory
 HEAD_TILE = 512  # sampled tokens whose vocabulary logits exist at one time
@@ -91,7 +90,7 @@ class Policy:
         for view in [*views, None]:
             tokens = self.family.image_tokens(view.size) if view else 0
             if batch and (view is None or used + tokens > ENCODE_TOKENS):
-                features = self.family.features(self.model, [view_pixels(v) for v in batch])
+                features = self.family.features(self.model, [v.load() for v in batch])
                 out.update(zip(batch, features, strict=True))
                 batch, used = [], 0
             if view:
@@ -108,14 +107,6 @@ class Policy:
         at = torch.cat([torch.arange(s.start, s.start + s.length) for s in slots]).to(self.device)
         filled = torch.cat([features[s.view] for s in slots]).to(embeds.dtype)
         return embeds.index_copy(0, at, filled)
-
-    # -- sampling --------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def generate(self, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
-        """One response for each prompt, in order; repeat a prompt to sample it several times."""
-        self.model.eval()
-        return generate(self, prompts, sampling)
 
     # -- scoring ---------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hart_lite.config.schema import ModelSection
+from hart_lite.config.sections import ModelSection
 from hart_lite.perf.model_sizes import Dimensions
 from hart_lite.perf.vision_sizes import InternVit, Vision
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hart_lite.config.schema import Recipe, RLStage
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage
 from hart_lite.perf.memory_plan import CARDS, GIB, TEXT_TOKENS, Plan, plan, usable
 from hart_lite.perf.model_sizes import Dimensions
 

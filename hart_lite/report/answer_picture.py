@@ -10,7 +10,6 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from hart_lite.data.images import crop_pixels
 from hart_lite.errors import HartError
 from hart_lite.types import Box
 
@@ -36,7 +35,7 @@ def answer_picture(image: Image.Image, boxes: Sequence[Box], crops: Sequence[Box
     x, y = photo.width / image.width, photo.height / image.height
     _draw_boxes(photo, [Box(b.x1 * x, b.y1 * y, b.x2 * x, b.y2 * y) for b in boxes])
     wide = photo.width >= photo.height
-    insets = _insets([image.crop(crop_pixels(crop, image.size)) for crop in crops[:INSETS]], photo.size, wide)
+    insets = _insets([image.crop(crop.whole_pixels(image.size)) for crop in crops[:INSETS]], photo.size, wide)
     return _sheet(photo, insets, wide, words)
 
 
@@ -79,7 +78,7 @@ def _draw_boxes(photo: Image.Image, boxes: Sequence[Box]) -> None:
     """Frames lie around the boxes, so that what is in a small one stays in sight; numbers where there is room."""
     draw, size = ImageDraw.Draw(photo), 26
     for number, box in enumerate(boxes):
-        left, top, right, bottom = crop_pixels(box, photo.size)
+        left, top, right, bottom = box.whole_pixels(photo.size)
         for grow, colour, width in ((7, CASING, 7), (6, _colour(number), 4)):
             corners = left - grow, top - grow, right + grow - 1, bottom + grow - 1
             draw.rectangle(corners, outline=colour, width=width)

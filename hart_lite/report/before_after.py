@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
+from hart_lite.eval.prediction import Prediction
 from hart_lite.eval.run_summary import figures_of
 from hart_lite.eval.statistics import mcnemar
-from hart_lite.runs.reader import Moment, Run
+from hart_lite.report.reader import Moment, Run
 from hart_lite.utils.markdown import probability
 
 # Name of the figure -> (what it means, which way is better: 1 up, -1 down, 0 neither, as a share)
@@ -92,13 +93,12 @@ def _share(name: str, value: float) -> str:
     return f"{value:.3f}" if " bits" in name else f"{100 * value:.1f} %"
 
 
-def _changed(name: str, answers: dict[Moment, list[dict]]) -> str:
+def _changed(name: str, answers: dict[Moment, list[Prediction]]) -> str:
     """How many questions changed sides from the first to the last evaluation, and whether chance would do as much."""
     if len(answers) < 2 or not (good := _good(name)):
         return ""
-    before, after = ({row["id"]: row for row in rows} for rows in answers.values())
-    pairs = [(good(before[i]), good(after[i])) for i in before if i in after]
-    pairs = [(a, b) for a, b in pairs if a is not None and b is not None]
+    before, after = ({row.id: good(row) for row in rows if good(row) is not None} for rows in answers.values())
+    pairs = [(before[i], after[i]) for i in before if i in after]
     if not pairs:
         return ""
     found = mcnemar(*zip(*pairs, strict=True))
@@ -107,12 +107,13 @@ def _changed(name: str, answers: dict[Moment, list[dict]]) -> str:
     return f" {found['only_b']:,} questions got better, {found['only_a']:,} worse ({probability(found['p'])})."
 
 
-def _good(name: str) -> Callable[[dict], bool | None] | None:
+def _good(name: str) -> Callable[[Prediction], bool | None] | None:
+    """None for a row that says nothing of it: the one of another mode."""
     kind, _, mode = name.partition(", ")
     if kind == "answers right":
-        return lambda row: row.get("right", {}).get(mode)
+        return lambda row: row.strict if row.mode == mode else None
     if kind.startswith("wrong grounding"):
-        return lambda row: row.get("grounding", {}).get("grounded")
+        return lambda row: row.grounding.grounded if row.grounding else None
     return None
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from string import ascii_uppercase
 
+from hart_lite.eval.prediction import Prediction, TurnText
+
 MAX_TEXT = 4000  # characters of a response that are shown
 
 STYLE = """
@@ -62,7 +64,7 @@ class Picture:
 class Card:
     """A row with its pictures, the whole image first; `problem` says why there are none."""
 
-    row: dict
+    row: Prediction
     pictures: Sequence[Picture]
     problem: str
 
@@ -114,12 +116,12 @@ def _card(card: Card) -> str:
     row = card.row
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _facts(row))
     turns = "".join(
-        f"<p>{escape(str(turn.get('kind', 'turn')))}</p><pre>{escape(_cut(str(turn.get('text', ''))))}</pre>"
-        for turn in row.get("turns") or [{"kind": "response", "text": row.get("text", "")}]
+        f"<p>{escape(turn.kind)}</p><pre>{escape(_cut(turn.text))}</pre>"
+        for turn in row.turns or [TurnText(text=row.text)]
     )
     return (
-        f'<article>\n{_pictures(card)}<p class="id">{escape(row["id"])} {escape(row["category"])}</p>\n'
-        f'<p class="question">{escape(_cut(row["question"]))}</p>\n{_choices(row)}<dl>{facts}</dl>\n'
+        f'<article>\n{_pictures(card)}<p class="id">{escape(row.id)} {escape(row.category)}</p>\n'
+        f'<p class="question">{escape(_cut(row.question))}</p>\n{_choices(row)}<dl>{facts}</dl>\n'
         f"<details><summary>what the model wrote</summary>{turns}</details>\n</article>\n"
     )
 
@@ -135,24 +137,23 @@ def _pictures(card: Card) -> str:
     return whole + (f'\n<div class="crops">{"".join(crops)}</div>\n' if crops else "\n")
 
 
-def _choices(row: dict) -> str:
+def _choices(row: Prediction) -> str:
     lines = []
-    for letter, choice in zip(ascii_uppercase, row["choices"], strict=False):  # the grader knows no 27th choice
-        kinds = [kind for kind, at in (("truth", row["truth"]), ("given", row.get("answer"))) if at == letter]
+    for letter, choice in zip(ascii_uppercase, row.choices, strict=False):  # the grader knows no 27th choice
+        kinds = [kind for kind, at in (("truth", row.truth), ("given", row.answer)) if at == letter]
         said = {"truth": "right", "given": "answered"}
         notes = f" ({', '.join(said[kind] for kind in kinds)})" if kinds else ""
         lines.append(f'<li class="{" ".join(kinds)}">{letter}. {escape(_cut(str(choice)))}{notes}</li>')
     return f"<ol>{''.join(lines)}</ol>\n" if lines else ""
 
 
-def _facts(row: dict) -> Iterator[tuple[str, str]]:
-    yield "answered", "no answer read" if row.get("answer") is None else _cut(str(row["answer"]))
-    yield "right is", _cut(row["truth"])
-    yield "verdict", f"strict: {_word(row['strict'])}, official: {_word(row['official'])}"
-    if "grounding" in row:
-        found = row["grounding"]
-        yield "targets", f"{found['grounded_targets']} of {found['targets']} grounded"
-        yield "IoU, coverage", f"{found['iou']:.2f}, {found['coverage']:.3f}"
+def _facts(row: Prediction) -> Iterator[tuple[str, str]]:
+    yield "answered", "no answer read" if row.answer is None else _cut(str(row.answer))
+    yield "right is", _cut(row.truth)
+    yield "verdict", f"strict: {_word(row.strict)}, official: {_word(row.official)}"
+    if found := row.grounding:
+        yield "targets", f"{found.grounded_targets} of {found.targets} grounded"
+        yield "IoU, coverage", f"{found.iou:.2f}, {found.coverage:.3f}"
 
 
 def _word(right: bool) -> str:

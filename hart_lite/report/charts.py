@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hart_lite.runs.reader import Run, StageRows
+from hart_lite.report.reader import Run, StageRows
 
 POINTS = 240  # drawn of a line; longer ones are averaged in bins
 SMOOTH = 12  # the strong line is a mean over such a part of the run

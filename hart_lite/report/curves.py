@@ -47,8 +47,8 @@ def iou_curves(folders: Sequence[str | Path]) -> dict[str, list[float]]:
         evaluation = read_evaluation(folder)
         for benchmark, modes in evaluation.parts().items():
             for mode, rows in modes.items():
-                found = [row["grounding"] for row in rows if "grounding" in row]
-                if found and (mode != "full" or any(row["boxes"] for row in rows)):
+                found = [row.grounding for row in rows if row.grounding]
+                if found and (mode != "full" or any(row.boxes for row in rows)):
                     key = (evaluation.label, benchmark, tuple(summarise_grounding(found)["iou_curve"]), len(found))
                     names.setdefault(key, []).append(mode)
     return {

@@ -10,35 +10,41 @@ from PIL import Image
 
 from hart_lite.errors import HartError
 from hart_lite.eval.grounding import IOU_THRESHOLDS
-from hart_lite.eval.metrics import SCORES, findings
+from hart_lite.eval.metrics import SCORES, metrics
+from hart_lite.eval.prediction import Prediction
 from hart_lite.eval.questions import images_of
 from hart_lite.eval.results import Evaluation, read_evaluation
 from hart_lite.eval.summary import ABOUT, Modes, cautions, flat
 from hart_lite.report.cards import sections
 from hart_lite.report.charts import drawn_charts, iou_chart
 from hart_lite.report.gallery import groups_of
-from hart_lite.report.html import LEGEND, Pictures, facts, navigation, page, section, unfold
+from hart_lite.report.html import LEGEND, Pictures, facts, navigation, page, save_page, section, unfold
 from hart_lite.types import ImageSource
 
 CARDS = 3  # questions of each verdict
 SIDE = 520  # pixels of the longer side of a picture
 _HEAD = ("questions", "right, strict", "right, official", "looked in the wrong place", "mean IoU", "coverage")
 
-ImageOf = Callable[[dict], ImageSource]
+ImageOf = Callable[[Prediction], ImageSource]
 
 
 def evaluation_page(folder: Path) -> str:
     """Reads the folder and, where the evaluation read them, its images; without those the words stand alone."""
     evaluation = read_evaluation(folder)
     try:
-        image_of = images_of(evaluation.settings)
+        image_of = images_of(evaluation)
     except HartError as error:
         image_of = _none_because(str(error))
-    return page_of(evaluation, findings(evaluation), image_of)
+    return page_of(evaluation, metrics(evaluation), image_of)
+
+
+def write_evaluation_page(folder: Path) -> Path:
+    """EVAL/report.html, made anew; returns its path."""
+    return save_page(folder, evaluation_page(folder))
 
 
 def page_of(evaluation: Evaluation, found: dict[str, Modes], image_of: ImageOf) -> str:
-    """`found` is `findings(evaluation)`."""
+    """`found` is `metrics(evaluation)`."""
     pictures = Pictures()
 
     def keep(image: Image.Image, name: str) -> str:
@@ -67,7 +73,7 @@ def page_of(evaluation: Evaluation, found: dict[str, Modes], image_of: ImageOf) 
 
 
 def _none_because(reason: str) -> ImageOf:
-    def image_of(row: dict) -> ImageSource:
+    def image_of(row: Prediction) -> ImageSource:
         raise HartError(reason)
 
     return image_of

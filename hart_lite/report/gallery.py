@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from hart_lite.boxes import clip
-from hart_lite.data.images import crop_pixels
 from hart_lite.errors import HartError
-from hart_lite.eval.results import Evaluation, boxes_of, read_evaluation
+from hart_lite.eval.prediction import Prediction
+from hart_lite.eval.results import Evaluation, read_evaluation
 from hart_lite.report.cards import Card, Group, Picture, page
 from hart_lite.types import Box, ImageSource
 
@@ -33,7 +33,7 @@ GROUPS = (
 )
 
 
-def write_gallery(folder: str | Path, image_of: Callable[[dict], ImageSource], limit: int = 12) -> Path:
+def write_gallery(folder: str | Path, image_of: Callable[[Prediction], ImageSource], limit: int = 12) -> Path:
     """The page of an evaluation, made anew; returns its path. At most `limit` rows of each group, the first ones.
 
     `image_of` gives the image that a row of `predictions.jsonl` is about; where it or the image raises a `HartError`,
@@ -58,24 +58,24 @@ def write_gallery(folder: str | Path, image_of: Callable[[dict], ImageSource], l
     return index
 
 
-def group_of(row: dict) -> str:
+def group_of(row: Prediction) -> str:
     """One of `GROUPS`."""
-    right = "right" if row["strict"] else "wrong"
-    if row["mode"] == "full" and not row["boxes"]:
+    right = "right" if row.strict else "wrong"
+    if row.mode == "full" and not row.boxes:
         return right
-    if not row["boxes"]:
+    if not row.boxes:
         return "no box"
-    if "grounding" not in row:
+    if row.grounding is None:
         return right
-    if row["grounding"]["grounded"]:
-        return "right and grounded" if row["strict"] else "wrong but grounded"
-    return "right but not grounded" if row["strict"] else "wrong and not grounded"
+    if row.grounding.grounded:
+        return "right and grounded" if row.strict else "wrong but grounded"
+    return "right but not grounded" if row.strict else "wrong and not grounded"
 
 
 def groups_of(
     evaluation: Evaluation,
     limit: int,
-    image_of: Callable[[dict], ImageSource],
+    image_of: Callable[[Prediction], ImageSource],
     keep: Callable[[Image.Image, str], str],
 ) -> list[Group]:
     """The rows by benchmark, mode and verdict, with pictures of the first `limit` of each group.
@@ -86,7 +86,7 @@ def groups_of(
     out = []
     for benchmark, modes in evaluation.parts().items():
         for mode, rows in modes.items():
-            members: dict[str, list[dict]] = {name: [] for name in GROUPS}
+            members: dict[str, list[Prediction]] = {name: [] for name in GROUPS}
             for row in rows:
                 members[group_of(row)].append(row)
             for name, found in members.items():
@@ -99,14 +99,14 @@ def groups_of(
 class _Pictures:
     """Draws and keeps what the cards show; modes that looked at the same boxes of one image share their pictures."""
 
-    def __init__(self, image_of: Callable[[dict], ImageSource], keep: Callable[[Image.Image, str], str]) -> None:
+    def __init__(self, image_of: Callable[[Prediction], ImageSource], keep: Callable[[Image.Image, str], str]) -> None:
         self.image_of, self.keep = image_of, keep
         self._made: dict[tuple, tuple[list[Picture], str]] = {}
 
-    def of(self, row: dict) -> tuple[list[Picture], str]:
+    def of(self, row: Prediction) -> tuple[list[Picture], str]:
         """(the image with its boxes and the crops, or nothing; why there is nothing)."""
-        boxes, truth = boxes_of(row), boxes_of(row, "truth_boxes")
-        key = (row["benchmark"], row["cluster"], tuple(boxes), tuple(truth))
+        boxes, truth = row.boxes, row.truth_boxes
+        key = (row.benchmark, row.cluster, tuple(boxes), tuple(truth))
         if key not in self._made:
             try:
                 self._made[key] = self._draw(self.image_of(row).load(), boxes, truth), ""
@@ -120,7 +120,7 @@ class _Pictures:
         first, targets = ([clip(box, image.size) for box in part if box.image == 0] for part in (boxes, truth))
         pictures = [self._save(draw_truth_and_boxes(image, first, targets), name, "the image with its boxes")]
         for number, box in enumerate(first, 1):
-            crop = image.crop(crop_pixels(box, image.size))
+            crop = image.crop(box.whole_pixels(image.size))
             pictures.append(self._save(_at_crop_size(crop), f"{name}-{number}", f"inside box {number}"))
         return pictures
 

@@ -6,16 +6,18 @@ import shlex
 from html import escape
 from pathlib import Path
 
-from hart_lite.config.schema import Recipe, RLStage, SFTStage
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage, SFTStage
 from hart_lite.errors import HartError
 from hart_lite.eval.results import is_evaluation
 from hart_lite.report.before_after import numbers, table, verdict
 from hart_lite.report.charts import charts, drawn_charts
 from hart_lite.report.eval_report import evaluation_page
 from hart_lite.report.html import LEGEND, Pictures, facts, navigation, page, save_page, section, unfold
-from hart_lite.report.samples import looks, samples
+from hart_lite.report.reader import Run, read_run
+from hart_lite.report.samples import samples, tracked
 from hart_lite.report.warnings import Caution, cautions
-from hart_lite.runs.reader import Run, is_run, read_run
+from hart_lite.runs.layout import is_run
 
 
 def write_report(run: str | Path) -> Path:
@@ -35,7 +37,7 @@ def write_report(run: str | Path) -> Path:
 
 def run_page(run: Run) -> str:
     pictures = Pictures()
-    seen = looks(run, pictures)
+    seen = tracked(run, pictures)
     drawn = samples(run, pictures)
     sections = [
         ("watch", "What to look out for", _cautions(cautions(run)), ""),

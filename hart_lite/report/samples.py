@@ -5,14 +5,16 @@ boxes tighten. And pictures of what was sampled in training.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
 from hart_lite.data.images import ImageFile
 from hart_lite.errors import HartError
+from hart_lite.eval.prediction import Prediction
 from hart_lite.report.html import Pictures
-from hart_lite.runs.reader import PROGRESS, Moment, Run
+from hart_lite.report.reader import Moment, Run
+from hart_lite.runs.layout import TRACKED
+from hart_lite.types import Box
 from hart_lite.utils.text import cut
 
 IMAGE_SIDE, CROP_SIDE, SAMPLES_SIDE = 800, 160, 1100  # pixels of the longer sides in the page
@@ -20,31 +22,31 @@ _NAME = re.compile(r"[\w.-]{1,200}\.jpg")  # of a picture beside the records: a 
 _SAMPLES = re.compile(r"step-(\d{1,9})-\d{1,4}\.jpg")
 
 
-def looks(run: Run, pictures: Pictures) -> str:
+def tracked(run: Run, pictures: Pictures) -> str:
     return "".join(_question(run, n, question, pictures) for n, question in enumerate(run.questions))
 
 
 def _question(run: Run, number: int, question: dict, pictures: Pictures) -> str:
-    seen = [(moment, row) for moment, rows in run.looks.items() for row in rows if row.get("id") == question["id"]]
+    seen = [(moment, row) for moment, rows in run.tracked.items() for row in rows if row.id == question["id"]]
     if not seen:
         return ""
     url = _url(run, question["picture"], IMAGE_SIDE, pictures)
     panels = ""
     for n, (moment, row) in enumerate(seen):
         picture = _panel(f"photo-{number}", url if n == 0 else "", question, row) if url else ""
-        panels += (
-            f"<figure>{picture}{_crops(run, row, pictures)}<figcaption>{_caption(moment, row)}</figcaption></figure>\n"
-        )
-    answer = question["answer"]
-    if question["choices"] and len(answer) == 1 and ord(answer) - ord("A") in range(len(question["choices"])):
-        answer = f"{answer}: {question['choices'][ord(answer) - ord('A')]}"
+        crops = _crops(run, moment, number, row, pictures)
+        panels += f"<figure>{picture}{crops}<figcaption>{_caption(moment, row)}</figcaption></figure>\n"
+    _, first = seen[0]
+    answer = first.truth
+    if first.choices and len(answer) == 1 and ord(answer) - ord("A") in range(len(first.choices)):
+        answer = f"{answer}: {first.choices[ord(answer) - ord('A')]}"
     return (
-        f'<article class="card question"><h3>{escape(cut(question["question"]))}</h3>\n'
+        f'<article class="card question"><h3>{escape(cut(first.question))}</h3>\n'
         f'<p class="soft">Right is {escape(cut(answer))}.</p>\n<div class="looks">\n{panels}</div></article>\n'
     )
 
 
-def _panel(name: str, url: str, question: dict, row: dict) -> str:
+def _panel(name: str, url: str, question: dict, row: Prediction) -> str:
     """The photo, which the first panel holds and the others use, under the boxes: original pixels are its units."""
     width, height = (int(side) for side in question["size"])
     photo = (
@@ -52,34 +54,29 @@ def _panel(name: str, url: str, question: dict, row: dict) -> str:
         if url
         else f'<use href="#{name}"/>'
     )
-    truth = "".join(_rect("target", corners) for corners in _on_first(question["boxes"]))
-    boxes = "".join(_rect("casing", corners) + _rect("look", corners) for corners in _on_first(row["boxes"]))
+    truth = "".join(_rect("target", box) for box in row.truth_boxes if box.image == 0)
+    boxes = "".join(_rect("casing", box) + _rect("look", box) for box in row.boxes if box.image == 0)
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="the photo with the boxes">'
         f"{photo}{truth}{boxes}</svg>"
     )
 
 
-def _on_first(boxes: Sequence[Sequence[float]]) -> Iterator[Sequence[float]]:
-    return (corners for corners in boxes if corners[4] == 0)
+def _rect(kind: str, box: Box) -> str:
+    return f'<rect class="{kind}" x="{box.x1:.1f}" y="{box.y1:.1f}" width="{box.width:.1f}" height="{box.height:.1f}"/>'
 
 
-def _rect(kind: str, corners: Sequence[float]) -> str:
-    x1, y1, x2, y2 = (float(value) for value in corners[:4])
-    return f'<rect class="{kind}" x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"/>'
+def _crops(run: Run, moment: Moment, number: int, row: Prediction, pictures: Pictures) -> str:
+    names = [f"{moment.name}-{number}-{n}.jpg" for n in range(len(row.boxes))]
+    urls = [_url(run, name, CROP_SIDE, pictures) for name in names]
+    images = "".join(f'<img src="{url}" alt="what was in the box">' for url in urls if url)
+    return f'<div class="seen">{images}</div>'
 
 
-def _crops(run: Run, row: dict, pictures: Pictures) -> str:
-    urls = [_url(run, name, CROP_SIDE, pictures) for name in row["crops"]]
-    return (
-        '<div class="seen">' + "".join(f'<img src="{url}" alt="what was in the box">' for url in urls if url) + "</div>"
-    )
-
-
-def _caption(moment: Moment, row: dict) -> str:
-    verdict = '<span class="good">right</span>' if row["right"] else '<span class="bad">wrong</span>'
-    said = f'<span class="answered">{escape(cut(row["answer"]))}</span>: {verdict}' if row["boxes"] else "no box"
-    fit = f", IoU {100 * row['grounding']['iou']:.0f} %" if "grounding" in row else ""
+def _caption(moment: Moment, row: Prediction) -> str:
+    verdict = '<span class="good">right</span>' if row.strict else '<span class="bad">wrong</span>'
+    said = f'<span class="answered">{escape(cut(row.text))}</span>: {verdict}' if row.boxes else "no box"
+    fit = f", IoU {100 * row.grounding.iou:.0f} %" if row.grounding else ""
     return f'<span class="when">{escape(moment.title)}</span><br>{said}{fit}'
 
 
@@ -103,7 +100,7 @@ def samples(run: Run, pictures: Pictures) -> str:
 def _url(run: Run, name: object, side: int, pictures: Pictures) -> str | None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return None
-    return _jpeg(run.folder / PROGRESS / name, side, pictures)
+    return _jpeg(run.folder / TRACKED / name, side, pictures)
 
 
 def _jpeg(path: Path, side: int, pictures: Pictures) -> str | None:

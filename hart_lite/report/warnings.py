@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from hart_lite.config.schema import Recipe, RLStage
-from hart_lite.runs.reader import Run, StageRows
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage
+from hart_lite.report.reader import Run, StageRows
 
 FEW_STEPS = 8  # fewer say nothing of a trend
 TENTH = 10  # a trend is the last part of so many against the first

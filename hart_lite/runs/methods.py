@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart_lite.config.recipe import load_recipe
-from hart_lite.config.schema import Recipe, RLStage
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage
+from hart_lite.runs.layout import is_run, read_recipe
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,10 @@ class Trained:
 def trained(model: str) -> Trained | None:
     """What the recipe says of a model in a run directory: the stages up to it. None for a model from elsewhere."""
     place = Path(model)
-    run = next((folder for folder in (place, *place.parents[:3]) if (folder / "recipe.yaml").is_file()), None)
+    run = next((folder for folder in (place, *place.parents[:3]) if is_run(folder)), None)
     if run is None or not place.exists():  # a Hub id has a parent, too: the folder one works in
         return None
-    recipe = load_recipe(run / "recipe.yaml")
+    recipe = read_recipe(run)
     stage = re.match(r"stages/(\d+)-", place.relative_to(run).as_posix())
     stages = recipe.stages[: int(stage[1]) if stage else None]
     rl = [stage for stage in stages if isinstance(stage, RLStage)]

@@ -16,12 +16,12 @@ from typing import Annotated, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hart_lite.config.recipe import load_recipe
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import Recipe
 from hart_lite.config.yaml import parse_yaml
 from hart_lite.data.images import ImageFile
 from hart_lite.errors import HartError
+from hart_lite.runs.layout import SUMMARY, VERSIONS, is_run, read_recipe
 from hart_lite.utils.text import cut
 
 log = logging.getLogger(__name__)
@@ -101,12 +101,12 @@ def run_of(folder: Path) -> Path | None:
     above = folder.absolute().parents
     in_stage = len(above) > 2 and above[1].name == "stages"
     run = above[2] if in_stage else above[0] if folder.absolute().name == "adapter" else None
-    return run if run and (run / "recipe.yaml").is_file() else None
+    return run if run and is_run(run) else None
 
 
 def recipe_of(adapter: Path) -> Recipe | None:
     run = run_of(adapter)
-    return load_recipe(run / "recipe.yaml") if run else None
+    return read_recipe(run) if run else None
 
 
 def record_of(adapter: Path, base: str) -> tuple[RunRecord, dict[str, bytes]]:
@@ -124,7 +124,7 @@ def record_of(adapter: Path, base: str) -> tuple[RunRecord, dict[str, bytes]]:
     record = RunRecord(
         **about,
         recipe=public_recipe(recipe, stages),
-        libraries={k: v for k, v in _json(run / "versions.json").items() if k in LIBRARIES and isinstance(v, str)},
+        libraries={k: v for k, v in _json(run / VERSIONS).items() if k in LIBRARIES and isinstance(v, str)},
         evaluations=_evaluations(run, recipe, stages),
         pictures=[picture for picture, _ in shown],
     )
@@ -194,9 +194,8 @@ def _base_file(base: str, revision: str | None, name: str) -> Path | None:
 
 
 def _evaluations(run: Path, recipe: Recipe, stages: int) -> dict[str, dict]:
-    names = ["before", *(f"after-{n}-{stage.kind}" for n, stage in enumerate(recipe.stages[:stages], start=1))]
-    paths = {name: run / "evaluation" / f"{name}.json" for name in names}
-    return {name: _json(path) for name, path in paths.items() if path.is_file()}
+    names = {"before", *(f"after-{n}-{stage.kind}" for n, stage in enumerate(recipe.stages[:stages], start=1))}
+    return {name: figures for name, figures in _json(run / SUMMARY).items() if name in names}
 
 
 def _json(path: Path) -> dict:

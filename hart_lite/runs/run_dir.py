@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from accelerate import PartialState
@@ -20,20 +18,16 @@ from accelerate.utils import broadcast_object_list
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.schema import Recipe
 from hart_lite.errors import HartError
-from hart_lite.eval.evaluate import evaluate
-from hart_lite.eval.run_summary import summary_table
-from hart_lite.inference.rollout import Runner
 from hart_lite.models.families.base import Family
 from hart_lite.models.fingerprint import KEY, check_fingerprint, fingerprint
 from hart_lite.models.loading import ADAPTER_BASE, FRAME
 from hart_lite.models.policy import Policy
 from hart_lite.runs.checkpoints import DISK_ERRORS
-from hart_lite.types import Example
+from hart_lite.runs.versions import versions
 from hart_lite.utils.files import move_whole, write_whole
 from hart_lite.utils.locks import LOCK, FolderLock
 from hart_lite.utils.phase import begin_phase
 
-LIBRARIES = ("hart-lite", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "pillow")
 BEGUN = {LOCK, "versions.json", "versions.json.part", "recipe.yaml.part"}  # all that a kill leaves before recipe.yaml
 
 
@@ -105,34 +99,6 @@ def open_run(run: Path, recipe: Recipe, family: Family) -> None:
     dump_recipe(recipe, run / "recipe.yaml")  # last: with it the run has begun
 
 
-def versions() -> dict[str, str]:
-    out = {"python": platform.python_version(), "platform": platform.platform()}
-    for library in LIBRARIES:
-        try:
-            out[library] = version(library)
-        except PackageNotFoundError:
-            out[library] = "not installed"
-    return out
-
-
-def evaluate_once(run: Path, name: str, runner: Runner, examples: Sequence[Example], recipe: Recipe) -> None:
-    """Once per name; a resumed run keeps what was measured."""
-    if not examples:
-        return
-    begin_phase("evaluation")
-    target = run / "evaluation" / f"{name}.json"
-    with PartialState().main_process_first():  # the others find the file and go on
-        if not target.exists():
-            _measure(target, runner, examples, recipe)
-
-
-def _measure(target: Path, runner: Runner, examples: Sequence[Example], recipe: Recipe) -> None:
-    target.parent.mkdir(exist_ok=True)
-    summary, rows = evaluate(runner, examples, recipe.evaluate.modes, recipe.evaluate.batch_size, target.stem)
-    write_whole(target.with_suffix(".jsonl"), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    write_whole(target, json.dumps(summary, indent=2) + "\n")
-
-
 def save_adapter(policy: Policy, folder: Path) -> None:
     """Adapter in PEFT format with the processor files; the folder appears whole or not at all."""
     begin_phase("adapter")
@@ -158,12 +124,3 @@ def _write_adapter(policy: Policy, folder: Path) -> None:
             f"adapter {folder} could not be saved: {error}\nThe stage's checkpoints are whole. Free some space, then "
             "go on with --resume"
         ) from error
-
-
-def summarise(run: Path, names: Sequence[str]) -> dict:
-    begin_phase("summary")
-    found = [(name, run / "evaluation" / f"{name}.json") for name in names]
-    summary = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found if path.exists()}
-    write_whole(run / "summary.json", json.dumps(summary, indent=2) + "\n")
-    write_whole(run / "summary.md", summary_table(summary) + "\n")
-    return summary

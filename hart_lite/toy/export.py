@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tqdm import tqdm
-
 from hart_lite.data.writer import ROWS, data_folder
 from hart_lite.errors import HartError
 from hart_lite.toy.scenes import World, examples
+from hart_lite.utils.progress import progress
 
 
 def make_world(out: str | Path, scenes: int, seed: int = 0, questions_per_scene: int = 2) -> Path:
@@ -22,6 +21,6 @@ def make_world(out: str | Path, scenes: int, seed: int = 0, questions_per_scene:
             raise HartError(f"{name} = {count}; at least 1 is needed")
     with data_folder(out) as folder:
         asked = examples(World(seed=seed), range(scenes), questions_per_scene)
-        for example in tqdm(asked, desc="drawing", unit=" rows", disable=None):
+        for example in progress(asked, desc="drawing", unit=" rows", disable=None):
             folder.add(example)
     return Path(out, ROWS)

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from hart_lite.config.sections import WorldSection
 from hart_lite.data.images import DECODED
 from hart_lite.errors import HartError
 from hart_lite.toy.glyphs import GLYPHS, glyph_mask
 from hart_lite.types import Box, Example
 
+HELD_OUT = 1_000_000_000  # scenes from this index on are never trained on
 COLOURS = {
     "red": (214, 39, 40),
     "green": (30, 150, 60),
@@ -196,6 +198,17 @@ def _draw(scene: Scene) -> Image.Image:
 
 def question(thing: Thing) -> str:
     return f"Which character is on the {thing.colour} {thing.shape}?"
+
+
+def make_world(spec: WorldSection) -> World:
+    chosen = {"colours": None if spec.colours is None else tuple(spec.colours), "glyphs": spec.glyphs}
+    return World(
+        size=spec.size,
+        objects=spec.objects,
+        big_share=spec.big_share,
+        seed=spec.seed,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
 
 
 def examples(world: World, scenes: range, questions_per_scene: int = 2) -> list[Example]:

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from torch.distributed import DistError
 
 from hart_lite.errors import BrokenImageError, HartError
-from hart_lite.training.datasets import Splits
+from hart_lite.runs.splits import Splits
 from hart_lite.training.signals import resume_command
 from hart_lite.utils.text import shown
 

@@ -18,7 +18,8 @@ import torch
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from hart_lite.config.schema import Recipe, RLStage
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage
 from hart_lite.errors import HartError, NotFiniteError
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.oom import Budget, Draws, within_memory
@@ -64,7 +65,7 @@ def weigh(groups: Sequence[Group], k: float, beta: float, live_everywhere: int |
         return Weighted([], empty, empty, empty, empty, [])
     rewards_B_G = torch.tensor([group.rewards for group in live])
     lengths_B_G = torch.tensor(
-        [[sum(b - a for s in t.sequences for a, b in s.sampled) for t in group.trajectories] for group in live]
+        [[sum(len(span) for s in t.sequences for span in s.sampled) for t in group.trajectories] for group in live]
     )
     mu1_B_G, mu2_B_G = ap_weights(rewards_B_G, k=k, beta=beta)
     trajectories = [t for group in live for t in group.trajectories]
@@ -134,7 +135,7 @@ class RLTrainer(SealedCheckpoints, Guarded, Trainer):
         self._figures: dict[str, float] = {}
         self._scale = gradient_scale(runner.policy.model.get_input_embeddings().weight.dtype)
         self.budget = Budget(f"stages.{number}.tokens_per_pack", stage.tokens_per_pack)
-        self.standing = Standing([self.budget, runner.budget])
+        self.standing = Standing([self.budget, runner.engine.budget])
         indices = _StepIndices(len(examples), stage.steps * stage.questions_per_step, self._seed)
         super().__init__(model=runner.policy.peft, args=args, train_dataset=indices, **kwargs)
         self.add_callback(self.standing)
@@ -172,7 +173,7 @@ class RLTrainer(SealedCheckpoints, Guarded, Trainer):
         self._figures = measure(
             first_groups, replaced, update.packs, update.figures | {"skipped": float(skipped)}, clock
         )
-        self._figures |= {"tokens_per_pack": self.budget.value, "tokens_per_batch": self.runner.budget.value}
+        self._figures |= {"tokens_per_pack": self.budget.value, "tokens_per_batch": self.runner.engine.budget.value}
         every = self.stage.log_rollouts_every
         if every and self.state.is_world_process_zero and (step % every == 0 or step + 1 == self.stage.steps):
             save_rollouts(self.folder, step, groups)
@@ -183,13 +184,13 @@ class RLTrainer(SealedCheckpoints, Guarded, Trainer):
         """(the first draw, groups to train on, groups drawn instead of flat ones); nothing where the policy's scores
         were not finite, which its weights may not be to blame for: float16 ends at 65504."""
         try:
-            first = self._rollout(asked, step)
+            first = self.rollout(asked, step)
             return first, *self._replace_flat(first, step)
         except NotFiniteError as error:
             log.warning("step %d: %s", step + 1, error)
             return [], [], []
 
-    def _rollout(self, examples: Sequence[Example], step: int, attempt: int = 0) -> list[Group]:
+    def rollout(self, examples: Sequence[Example], step: int, attempt: int = 0) -> list[Group]:
         """One group for each question; each process draws what one process would have drawn for its questions."""
         begin_phase("rollout")
         seed = random.Random(f"{self._seed}/{step}" + f"/{attempt}" * bool(attempt)).getrandbits(60)
@@ -205,7 +206,7 @@ class RLTrainer(SealedCheckpoints, Guarded, Trainer):
             if not flat:
                 break
             chance = random.Random(f"{self._seed}/{step}/{attempt}/{self.args.process_index}")
-            fresh = self._rollout(chance.choices(self.examples, k=len(flat)), step, attempt)
+            fresh = self.rollout(chance.choices(self.examples, k=len(flat)), step, attempt)
             replaced += fresh
             for n, group in zip(flat, fresh, strict=True):
                 groups[n] = group

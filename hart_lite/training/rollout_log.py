@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from hart_lite.data.images import draw_boxes, jpeg, view_pixels
+from hart_lite.data.images import draw_boxes, jpeg
 from hart_lite.types import Box, Example, Group, Trajectory
 from hart_lite.utils.files import write_whole
+from hart_lite.utils.jsonl import write_jsonl
 from hart_lite.utils.phase import begin_phase
 
 QUESTIONS, SAMPLES = 2, 4  # kept of each logged step
@@ -33,8 +33,7 @@ def save_rollouts(folder: Path, step: int, groups: Sequence[Group]) -> None:
         shown = group.trajectories[:SAMPLES]
         write_whole(folder / picture, jpeg(draw_rollout(group.example, shown), quality=85))
         rows += [{"picture": picture, **transcript(group.example, t)} for t in shown]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_whole(folder / f"step-{step:05d}.jsonl", text)
+    write_jsonl(folder / f"step-{step:05d}.jsonl", rows)
 
 
 def transcript(example: Example, trajectory: Trajectory) -> dict:
@@ -43,7 +42,7 @@ def transcript(example: Example, trajectory: Trajectory) -> dict:
         "question": example.question,
         "choices": list(example.choices),
         "answer": example.answer,
-        "boxes": [[*box.xyxy, box.image] for box in trajectory.boxes],
+        "boxes": [box.to_list() for box in trajectory.boxes],
         "turns": [{"kind": turn.kind, "text": turn.text} for turn in trajectory.turns],
         "reward": trajectory.reward,
     }
@@ -58,7 +57,7 @@ def draw_rollout(example: Example, trajectories: Sequence[Trajectory]) -> Image.
     for t in trajectories:
         boxes = [Box(*(v * scale for v in b.xyxy)) for b in t.boxes if b.image == 0]
         small = draw_boxes(small, boxes, _colour(t), 2)
-    crops = [[slot.view for slot in t.turns[-1].prompt.slots if slot.view.box] for t in trajectories]
+    crops = [t.crops for t in trajectories]
     columns = max(map(len, crops)) + 1  # the last one holds the answer
     height = max(small.height, CROP_SIDE * len(trajectories))
     sheet = Image.new("RGB", (small.width + columns * CROP_SIDE, HEADER + height), "white")
@@ -70,7 +69,7 @@ def draw_rollout(example: Example, trajectories: Sequence[Trajectory]) -> Image.
     for row, (t, views) in enumerate(zip(trajectories, crops, strict=True)):
         top = HEADER + row * CROP_SIDE
         for column, view in enumerate(views):
-            crop = view_pixels(view)
+            crop = view.load()
             crop.thumbnail((CROP_SIDE - 12, CROP_SIDE - 12))
             framed = ImageOps.expand(crop, 2, _colour(t))
             sheet.paste(framed, (small.width + column * CROP_SIDE + 4, top + 4))

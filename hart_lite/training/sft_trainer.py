@@ -14,28 +14,29 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from tqdm import tqdm
 from trl import SFTConfig, SFTTrainer
 
-from hart_lite.config.schema import SFTStage
+from hart_lite.config.sections import SFTStage
 from hart_lite.errors import HartError
-from hart_lite.inference import prompts
+from hart_lite.inference.prompts import target_text
+from hart_lite.inference.protocols import hart
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.families.base import Family
 from hart_lite.models.oom import Budget, Draws, within_memory
 from hart_lite.rl.losses import gradient_scale
 from hart_lite.runs.checkpoints import SealedCheckpoints
 from hart_lite.training.step_guard import Guarded, Standing
-from hart_lite.types import Box, Example, Tokens
+from hart_lite.types import Example, Tokens
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.phase import begin_phase
+from hart_lite.utils.progress import progress
 
 IGNORED = -100  # label of a token without loss, as transformers has it
 ROWS = "rows"
 
 
 def locate_once(runner: Runner, examples: Sequence[Example], cache: Path, batch_size: int) -> dict[str, dict]:
-    """Where the policy looks, greedily, and whether it is right from there: {example id: {boxes, said, right}}.
+    """Where the policy looks, greedily, and whether it is right from there: {example id: {said, right}}.
 
     `said` is the first turn as it was sampled, in ids.
 
@@ -48,31 +49,28 @@ def locate_once(runner: Runner, examples: Sequence[Example], cache: Path, batch_
         return found
     begin_phase("locate")
     found = {}
-    for start in tqdm(range(0, len(examples), batch_size), desc="locate for SFT", unit="batch", leave=False):
+    for start in progress(range(0, len(examples), batch_size), desc="locate for SFT", unit="batch", leave=False):
         batch = examples[start : start + batch_size]
-        for example, t in zip(batch, runner.run(batch, "hart", temperature=0, seed=0), strict=True):
-            boxes = [[*box.xyxy, box.image] for box in t.boxes]
-            found[example.id] = {"boxes": boxes, "said": list(t.turns[0].response), "right": t.reward == 1}
-        runner.policy.forget_images()
+        for example, t in zip(batch, runner.rewarded(batch, runner.run(batch, hart.crops)), strict=True):
+            found[example.id] = {"said": list(t.turns[0].response), "right": t.reward == 1}
+        runner.engine.forget_images()
     write_whole(cache, json.dumps(found))
     return found
 
 
-def answer_row(runner: Runner, example: Example, boxes: Sequence[Box], stage: SFTStage) -> Tokens:
+def answer_row(runner: Runner, example: Example, said: Sequence[int], stage: SFTStage) -> Tokens:
     """The question with the full image, and its answer as the sampled span (the only tokens with loss)."""
-    family, full = runner.policy.family, runner.full_views(example)
+    family = runner.policy.family
     if stage.context == "full":
-        content = prompts.direct_content(example, full)
+        prompt = runner.prompt(example, hart.full)
     else:
-        content = prompts.with_crops_content(example, full, [runner.crop_view(example, box) for box in boxes])
-    return family.chat(content) + Tokens.response(family.response_ids(prompts.target_text(example, stage.target)))
+        prompt = runner.prompt(example, hart.full_and_crops, [family.text(said)])
+    return prompt + Tokens.response(family.response_ids(target_text(example, stage.target)), "verify")
 
 
 def locate_row(runner: Runner, example: Example, said: Sequence[int]) -> Tokens:
     """(I_f, question) -> the turn whose boxes earned the reward, word for word."""
-    family = runner.policy.family
-    prompt = family.chat(prompts.locate_content(example, runner.full_views(example), family))
-    return prompt + Tokens.response(tuple(said))
+    return runner.prompt(example, hart.locate) + Tokens.response(said, "locate")
 
 
 class SFTRows:
@@ -103,8 +101,7 @@ class SFTRows:
         kind, example, entry = self.items[i]
         if kind == "locate":
             return locate_row(self.runner, example, entry["said"])
-        boxes = [Box(*corners[:4], image=int(corners[4])) for corners in entry["boxes"]]
-        return answer_row(self.runner, example, boxes, self.stage)
+        return answer_row(self.runner, example, entry["said"], self.stage)
 
 
 class Collator:
@@ -119,7 +116,7 @@ class Collator:
         batch = self.family.collate(sequences)
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for n, tokens in enumerate(sequences):
-            for start, stop in tokens.sampled:
+            for start, stop, _ in tokens.sampled:
                 labels[n, start:stop] = torch.tensor(tokens.ids[start:stop])
         return batch | {"labels": labels, ROWS: torch.tensor([item["row"] for item in numbers])}
 
@@ -134,7 +131,7 @@ class SFTStageTrainer(SealedCheckpoints, Guarded, SFTTrainer):
         self.adapters = adapters = runner.policy.adapter_parameters
         self.scale = gradient_scale(runner.policy.model.get_input_embeddings().weight.dtype)
         self.budget = Budget(f"stages.{number}.micro_batch_size", args.per_device_train_batch_size)
-        self.standing = Standing([self.budget, runner.budget])
+        self.standing = Standing([self.budget, runner.engine.budget])
         self._figures: dict[str, float] = {}
         self._read: list[list[int]] = []  # of the step under way: the rows of each micro-batch, and its loss
         self._losses: list[torch.Tensor] = []

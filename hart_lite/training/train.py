@@ -1,15 +1,5 @@
-"""The stages of a recipe, in order, in a run directory that holds everything it took and everything that came out.
-
-RUN/recipe.yaml            every value of the recipe
-RUN/versions.json          of Python, the libraries and the base
-RUN/metrics.jsonl          one row for each step
-RUN/stages/1-rl/           checkpoints, rollouts with pictures, the stage's adapter when it is done
-RUN/evaluation/            before.json, after-1-rl.json, .. and the answers as JSONL beside them
-RUN/progress/              a few questions all along the way, with pictures
-RUN/adapter/               the final adapter (PEFT) with tokenizer and image processor
-RUN/summary.json, .md      before and after, side by side
-RUN/report.html            all of it on one page
-"""
+"""The stages of a recipe, in order, in a run directory (`hart_lite.runs.layout`) that holds everything it took and
+everything that came out."""
 
 from __future__ import annotations
 
@@ -26,11 +16,14 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 from trl import SFTConfig
 
 from hart_lite.config.environment import check_machine
-from hart_lite.config.schema import Recipe, RLStage, SFTStage
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage, SFTStage
 from hart_lite.errors import HartError
+from hart_lite.inference.load import recipe_model
 from hart_lite.inference.rollout import Runner
+from hart_lite.models.fingerprint import fingerprint
 from hart_lite.models.loading import load_policy
-from hart_lite.report.run_report import write_report
+from hart_lite.rl.rewards import Reward, load_reward, with_rewards
 from hart_lite.runs.checkpoints import (
     LiveProgress,
     MetricsFile,
@@ -39,28 +32,32 @@ from hart_lite.runs.checkpoints import (
     rewind_metrics,
     step_of,
 )
-from hart_lite.runs.run_dir import evaluate_once, held_run, open_run, save_adapter, summarise
+from hart_lite.runs.layout import ADAPTER, METRICS, ROLLOUTS, STAGES
+from hart_lite.runs.run_dir import held_run, open_run, save_adapter
+from hart_lite.runs.splits import Splits, load_splits
 from hart_lite.training.callbacks import AtSteps, StopAfterStep, highest_of_all
-from hart_lite.training.datasets import Splits, load_splits
+from hart_lite.training.evaluation import BEFORE, RunEvaluator, failed_before_training, summarise
 from hart_lite.training.failures import endings_explained
 from hart_lite.training.rl_trainer import RLTrainer
-from hart_lite.training.sample_tracking import Progress, missed_before, quarters, watched
+from hart_lite.training.sample_tracking import SampleTracker, quarters, select_tracked
 from hart_lite.training.sft_trainer import SFTRows, SFTStageTrainer, locate_once
 from hart_lite.training.signals import Stop
 from hart_lite.types import Example
-from hart_lite.utils.phase import begin_phase
 
 log = logging.getLogger(__name__)
 MICRO_BATCHES = "batch_size / micro_batch_size"
 
 
-def train(recipe: Recipe, resume: bool = False, max_minutes: float | None = None) -> dict:
-    """Run all stages; returns the summary {name of evaluation: figures}.
+def train(
+    recipe: Recipe, resume: bool = False, max_minutes: float | None = None, reward: Reward | None = None
+) -> dict[str, dict]:
+    """Run all stages; returns the summary {name of evaluation: figures}. `reward` stands in for the recipe's.
 
     Everything that can be wrong with recipe, machine and data is said before the model is loaded. Raises `Stopped`
     after Ctrl-C, SIGTERM or `max_minutes`, with what was done saved, and `HartError` where the run cannot go on.
     """
     check_machine(recipe)
+    reward = reward or load_reward(recipe.reward)
     splits = load_splits(recipe)
     run = recipe.run_dir
     processes = PartialState(cpu=recipe.model.device == "cpu")
@@ -69,45 +66,37 @@ def train(recipe: Recipe, resume: bool = False, max_minutes: float | None = None
     for stage in stages:
         stage.check(splits)
     with stop, held_run(run, recipe, resume), endings_explained(run, splits):
-        return _train(recipe, splits, stages, stop)
+        return _train(recipe, splits, stages, stop, reward)
 
 
-def _train(recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop) -> dict:
+def _train(recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop, reward: Reward) -> dict[str, dict]:
     processes, run = PartialState(), recipe.run_dir
     done = [stage for stage in stages if stage.done]
     policy = load_policy(recipe.model, done[-1].adapter if done else None, recipe.seed)
-    runner = Runner(policy, recipe.pixels, recipe.rollout, frozenset(recipe.train_turns))
+    model = recipe_model(recipe.model.base, policy, recipe, {"base": fingerprint(policy.family)})
+    runner = Runner(
+        model, partial(with_rewards, reward, recipe.reward_timeout, recipe.reward_workers), recipe.train_turns
+    )
     with processes.main_process_first():
         open_run(run, recipe, policy.family)
+    evaluator = RunEvaluator(run, recipe, model, splits.eval)
     if not done:
-        evaluate_once(run, "before", runner, splits.eval, recipe)
+        evaluator.evaluate(BEFORE, recipe.model.base)
     asked = splits.eval or splits.rl or splits.sft
-    chosen = watched(asked, recipe.evaluate.watch, missed_before(run))
-    progress = Progress(run, runner, chosen, held_out=bool(splits.eval))
+    chosen = select_tracked(asked, recipe.evaluate.watch, failed_before_training(run))
+    tracker = SampleTracker(run, runner, chosen, held_out=bool(splits.eval))
     if not done:
-        progress.record("before")
+        tracker.record(BEFORE)
     for stage in stages:
         stop.check()
         if not stage.done:
-            stage.run_on(runner, splits, progress)
+            stage.run_on(runner, splits, evaluator, tracker)
         if stage not in done[:-1]:  # after those the policy was another one
-            evaluate_once(run, f"after-{stage.name}", runner, splits.eval, recipe)
-            progress.record(f"after-{stage.name}")
-    save_adapter(policy, run / "adapter")
+            evaluator.evaluate(f"after-{stage.name}", str(stage.adapter))
+            tracker.record(f"after-{stage.name}")
+    save_adapter(policy, run / ADAPTER)
     with processes.main_process_first():
-        summary = summarise(run, ["before", *(f"after-{stage.name}" for stage in stages)])
-    if processes.is_main_process:
-        begin_phase("report")
-        _report(run)
-    return summary
-
-
-def _report(run: Path) -> None:
-    """The run is whole without it: a picture that has become unreadable, say, does not end it in an error."""
-    try:
-        log.info("report: %s", write_report(run))
-    except HartError as error:
-        log.warning("no report: %s\nOnce that is mended: hart-lite report %s", error, run)
+        return summarise(run, [BEFORE, *(f"after-{stage.name}" for stage in stages)])
 
 
 class Stage:
@@ -117,8 +106,8 @@ class Stage:
         self.recipe, self.spec, self.run, self.index = recipe, recipe.stages[index], run, index
         self.stop = stop or Stop(run)
         self.name = f"{index + 1}-{self.spec.kind}"
-        self.folder = run / "stages" / self.name
-        self.adapter = self.folder / "adapter"
+        self.folder = run / STAGES / self.name
+        self.adapter = self.folder / ADAPTER
 
     @property
     def done(self) -> bool:
@@ -138,19 +127,19 @@ class Stage:
         else:
             self._share(self.spec.batch_size // self.spec.micro_batch_size, MICRO_BATCHES)
 
-    def run_on(self, runner: Runner, splits: Splits, progress: Progress) -> None:
+    def run_on(self, runner: Runner, splits: Splits, evaluator: RunEvaluator, tracker: SampleTracker) -> None:
         """Train, from the newest checkpoint where there is one, and save the adapter."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        trainer = self._trainer(runner, self._examples(splits), splits.eval)
+        trainer = self._trainer(runner, self._examples(splits), evaluator)
         if isinstance(self.spec, RLStage):
             at = quarters(self.spec.steps)
-            trainer.add_callback(AtSteps(at.__contains__, lambda n: progress.record(self._during(n)), self.stop))
+            trainer.add_callback(AtSteps(at.__contains__, lambda n: tracker.record(self._during(n)), self.stop))
         processes = PartialState()
         with processes.main_process_first():  # it clears away what is damaged
             checkpoint = newest_checkpoint(self.folder)
         step = step_of(checkpoint) if checkpoint else 0
         if processes.is_main_process:
-            rewind_metrics(self.run / "metrics.jsonl", self.name, step)
+            rewind_metrics(self.run / METRICS, self.name, step)
         if checkpoint:
             log.info("stage %s continues from step %d", self.name, step)
         for unwanted in (PrinterCallback, ProgressCallback):
@@ -164,24 +153,24 @@ class Stage:
                     self.stop.check()
             save_adapter(runner.policy, self.adapter)
 
-    def _trainer(self, runner: Runner, examples: Sequence[Example], held_out: Sequence[Example]) -> Trainer:
+    def _trainer(self, runner: Runner, examples: Sequence[Example], evaluator: RunEvaluator) -> Trainer:
         make = self._rl_trainer if isinstance(self.spec, RLStage) else self._sft_trainer
         trainer = make(runner, examples)
-        trainer.add_callback(MetricsFile(self.run / "metrics.jsonl", self.name))
+        trainer.add_callback(MetricsFile(self.run / METRICS, self.name))
         self.live = LiveProgress(self.name, _live_figures)
         trainer.add_callback(self.live)
         trainer.add_callback(StopAfterStep(self.stop))  # first: after it, what is due is left to the resumed run
         every = self.recipe.evaluate.every
-        if every and held_out:
-            evaluate = partial(self._evaluate, runner, held_out)
+        if every:
+            evaluate = partial(self._evaluate, evaluator)
             trainer.add_callback(AtSteps(lambda step: step % every == 0, evaluate, self.stop))
         return trainer
 
     def _during(self, step: int) -> str:
         return f"during-{self.name}-{step:05d}"
 
-    def _evaluate(self, runner: Runner, held_out: Sequence[Example], step: int) -> None:
-        evaluate_once(self.run, self._during(step), runner, held_out, self.recipe)
+    def _evaluate(self, evaluator: RunEvaluator, step: int) -> None:
+        evaluator.evaluate(self._during(step), f"{self.folder}, step {step}")
 
     def _rl_trainer(self, runner: Runner, examples: Sequence[Example]) -> RLTrainer:
         spec: RLStage = self.spec
@@ -190,7 +179,7 @@ class Stage:
             max_steps=spec.steps,
             per_device_train_batch_size=self._share(spec.questions_per_step, "questions_per_step"),
         )
-        return RLTrainer(runner, examples, self.recipe, spec, _one_card(args), self.folder / "rollouts", self.index)
+        return RLTrainer(runner, examples, self.recipe, spec, _one_card(args), self.folder / ROLLOUTS, self.index)
 
     def _sft_trainer(self, runner: Runner, examples: Sequence[Example]) -> SFTStageTrainer:
         spec: SFTStage = self.spec

@@ -4,7 +4,8 @@ import pytest
 from damage import as_json, check_reader
 
 from hart_lite.errors import HartError
-from hart_lite.eval.results import read_evaluation, read_row
+from hart_lite.eval.prediction import read_prediction
+from hart_lite.eval.results import read_evaluation
 
 PREDICTION = {
     "benchmark": "treebench",
@@ -23,7 +24,7 @@ PREDICTION = {
     "truth_boxes": [[1, 2, 3, 4, 0]],
     "counts": {"rejected_boxes": 0},
     "turns": [{"kind": "verify", "text": "..", "prompt_tokens": 5, "response_tokens": None, "images": 1}],
-    "grounding": {"grounded": 1, "grounded_targets": 1, "targets": 1, "iou": 1.0, "coverage": 0.5},
+    "grounding": {"grounded": True, "iogt": 1.0, "grounded_targets": 1, "targets": 1, "iou": 1.0, "coverage": 0.5},
 }
 FILES = {
     "eval.json": {"model": "runs/small", "benchmarks": {"treebench": "T.tsv"}, "modes": ["crops"], "seed": 0},
@@ -47,5 +48,5 @@ def test_a_damaged_evaluation_is_read_or_refused(tmp_path, name):
 
 @pytest.mark.parametrize("boxes", [5, "text", {"a": 1}, True])
 def test_true_boxes_must_be_a_list(boxes):
-    with pytest.raises(HartError, match=r"x:1: truth_boxes is .*; it should be a list"):
-        read_row(*as_json(PREDICTION | {"truth_boxes": boxes}), "x:1")
+    with pytest.raises(HartError, match=r"x:1: truth_boxes is .*: Input should be a valid list"):
+        read_prediction(PREDICTION | {"truth_boxes": boxes}, "x:1")

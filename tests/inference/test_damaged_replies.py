@@ -11,8 +11,7 @@ from damage import as_json, check_reader
 
 from hart_lite.errors import HartError
 from hart_lite.inference.openai_client import Client
-from hart_lite.inference.openai_engine import ApiEngine
-from hart_lite.inference.openai_frames import AbsoluteFrame
+from hart_lite.inference.openai_engine import AbsoluteInterface, ApiEngine
 from hart_lite.inference.protocols.base import Outcome, Say
 
 [COMPLETION, BUSY, REFUSED] = as_json(
@@ -71,7 +70,7 @@ def ask(replies: tuple[str, queue.SimpleQueue], reply: bytes) -> None:
         return Outcome((yield Say(["?"])))
 
     url, waiting = replies
-    engine = ApiEngine("m", Client(url, "sk-1234", timeout=0.5, attempts=1), AbsoluteFrame(), threads=1)
+    engine = ApiEngine("m", Client(url, "sk-1234", timeout=0.5, attempts=1), AbsoluteInterface(), threads=1)
     waiting.put(reply)
     [(_, done)] = engine.answer([question()])
     assert (done.outcome is None) == bool(done.failure)

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from damage import check_reader, damaged, damaged_json, processor_seconds
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hart_lite.boxes import valid_boxes
+from hart_lite.config.prompts import Prompts
 from hart_lite.data.images import ImageBytes
 from hart_lite.eval.benchmarks.official_scorers import (
     hrbench_letter,
@@ -20,7 +22,8 @@ from hart_lite.eval.benchmarks.official_scorers import (
     vstar_letter,
 )
 from hart_lite.grading import grade, normalise, read_answer
-from hart_lite.inference.openai_frames import AbsoluteFrame, RelativeFrame
+from hart_lite.inference.openai_engine import AbsoluteInterface, RelativeInterface
+from hart_lite.inference.prompts import question_text
 from hart_lite.inference.protocols.base import Setting
 from hart_lite.inference.protocols.registry import PROTOCOLS
 from hart_lite.models.families.internvl3 import InternVL3
@@ -114,7 +117,7 @@ class LlavaBoxes(LlavaOneVision):
         """As above."""
 
 
-READERS = (AbsoluteFrame(), RelativeFrame(), InternVLBoxes(), LlavaBoxes())
+READERS = (AbsoluteInterface(), RelativeInterface(), InternVLBoxes(), LlavaBoxes())
 
 
 def check_boxes(text: str) -> None:
@@ -154,7 +157,9 @@ def example() -> Example:
 
 def check_protocols(example: Example, responses: list[str]) -> None:
     """Every protocol, as here and as published, ends within 20 turns with boxes inside the image."""
-    here = Setting(AbsoluteFrame(), "words", 128 * 784, 16 * 784, 784, 0.1, 4, 1.0, 50, 60)
+    prompts = Prompts()
+    wording = partial(question_text, prompts)
+    here = Setting(AbsoluteInterface(), prompts, wording, 128 * 784, 16 * 784, 784, 0.1, 4, 1.0, 50, 60)
     for protocol in PROTOCOLS.values():
         for setting in (here, replace(here, as_published=True)):
             run = protocol(example, setting)

@@ -140,16 +140,24 @@ def _goes_on(folder: Path, unbroken: Path, harm: Callable[[Path], None]) -> list
     """The run as a kill in the first stage's last save would have left it, with the checkpoint harmed."""
     run = folder / "run"
     shutil.copytree(unbroken, run)
-    for name in ("adapter", "stages/1-rl/adapter", "stages/2-sft", "stages/3-sft"):
-        shutil.rmtree(run / name)
-    for pattern in ("summary.*", "report.html", "*/after-*", "*/during-2*", "*/during-3*"):
-        for path in run.glob(pattern):
-            path.unlink()
+    for pattern in ("adapter", "stages/1-rl/adapter", "stages/2-sft", "stages/3-sft", "summary.*", "report.html"):
+        remove(run, pattern)
+    for pattern in ("*/after-*", "*/during-2*", "*/during-3*"):
+        remove(run, pattern)
     harm(run / "stages" / "1-rl" / "checkpoint-5" / "adapter_model.safetensors")
     found = differences(finish(folder), unbroken)
     if "checkpoint-5 is passed by: adapter_model.safetensors is" not in printed(folder):
         found.append("nothing said")
     return [f"{harm.__name__}: {difference}" for difference in found]
+
+
+def remove(run: Path, pattern: str) -> None:
+    """Raises `RuntimeError` where there is nothing: then a run has another layout than this check knows."""
+    found = list(run.glob(pattern))
+    if not found:
+        raise RuntimeError(f"{run} holds no {pattern}")
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _full(folder: Path, unbroken: Path, write: str, number: int) -> tuple[list[str], str]:

@@ -8,9 +8,11 @@ import torch
 from transformers import Trainer
 
 from hart_lite.config.schema import Recipe
+from hart_lite.inference.load import recipe_model
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.loading import load_policy
-from hart_lite.training.datasets import load_splits
+from hart_lite.runs.splits import load_splits
+from hart_lite.training.evaluation import RunEvaluator
 from hart_lite.training.train import Stage
 
 RL = {"kind": "rl", "steps": 12, "questions_per_step": 8, "lr": 1e-3, "save_every": 0, "log_rollouts_every": 0}
@@ -29,10 +31,10 @@ def new_trainer(folder: Path, stage: dict, dtype: str = "float32") -> Trainer:
             "stages": [stage],
         }
     )
-    runner = Runner(load_policy(recipe.model), recipe.pixels, recipe.rollout)
+    model = recipe_model(recipe.model.base, load_policy(recipe.model), recipe, {})
     made, splits = Stage(recipe, 0, folder), load_splits(recipe)
     made.folder.mkdir(parents=True)
-    return made._trainer(runner, splits.rl or splits.sft, [])
+    return made._trainer(Runner(model), splits.rl or splits.sft, RunEvaluator(folder, recipe, model, []))
 
 
 def trained(trainer: Trainer) -> list[torch.Tensor]:

@@ -8,19 +8,22 @@ from damage import as_json, check_reader
 from PIL import Image
 
 from hart_lite.errors import HartError
+from hart_lite.report.reader import read_run
 from hart_lite.runs import checkpoints
-from hart_lite.runs.reader import read_run
 from hart_lite.runs.record import RunRecord, record_of
 
 NESTED = "[" * 100_000
 ROLLOUT = {"picture": "step-00001-0.jpg", "id": "1", "question": "Q?", "boxes": [[0, 0, 9, 9, 0]], "reward": 1.0}
+PREDICTION = {"benchmark": "held-out", "mode": "full", "id": "1", "category": "", "cluster": "i", "question": "Q?"}
+PREDICTION |= {"choices": [], "truth": "A", "text": "A", "strict": True, "official": True, "boxes": [[1, 2, 3, 4, 0]]}
 METRIC = {"stage": "1-rl", "step": 1, "reward": 0.5, "kl": 0.01}
 RUN_FILES = {
     "metrics.jsonl": METRIC,
-    "evaluation/before.json": {"full": {"strict": 0.5}},
-    "evaluation/before.jsonl": {"id": "1", "question": "Q?", "boxes": [[1, 2, 3, 4, 0]], "right": {"full": True}},
-    "progress/before.json": [ROLLOUT],
-    "progress/questions.json": {"questions": [{"id": "1"}], "held_out": True},
+    "evaluation/before/eval.json": {"model": "embedded", "benchmarks": {"held-out": "run"}, "modes": ["full"]},
+    "evaluation/before/predictions.jsonl": PREDICTION,
+    "evaluation/before/summary.json": {"benchmarks": {}},
+    "tracked/before.jsonl": PREDICTION,
+    "tracked/questions.json": {"questions": [{"id": "1", "picture": "0.jpg", "size": [9, 9]}], "held_out": True},
     "versions.json": {"torch": "2.13", "python": "3.11"},
     "stages/1-rl/rollouts/step-00001.jsonl": ROLLOUT,
 }

@@ -36,6 +36,6 @@ class Benchmark:
     tables: str  # where in the paper its figures stand, and what is known of where they come from
     overall: Literal["micro", "macro"]  # the aggregate that the benchmark itself reports
     read: Callable[[str], Iterator[Example | BadRow]]
-    prompt: Callable[[Example], str]  # the official words after the image, for one turn at a glance
+    prompt: Callable[[Example], str] | None  # the official words after the image, for one turn; None: the recipe's
     official: Callable[[str, Example], bool]  # the official scorer's word on a response, faults included
     faults: str  # in one line: where `official` is known to differ from what is right

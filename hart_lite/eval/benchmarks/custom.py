@@ -10,7 +10,6 @@ from hart_lite.data.rows import read_rows
 from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.grading import grade
-from hart_lite.inference.prompts import question_lines
 from hart_lite.types import Example
 
 
@@ -31,7 +30,7 @@ BENCHMARK = Benchmark(
     tables="none",
     overall="micro",
     read=read,
-    prompt=question_lines,
+    prompt=None,
     official=lambda text, example: grade(text, example.answer, example.choices),
     faults="none: official is strict",
 )

@@ -6,6 +6,7 @@ from hart_lite.data.rows import nearest
 from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks import (
     custom,
+    held_out,
     hrbench4k,
     hrbench8k,
     mme_realworld,
@@ -23,7 +24,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     module.BENCHMARK.name: module.BENCHMARK
     for module in (
         *(mme_realworld_lite, treebench, vstar, hrbench4k, hrbench8k, mmstar, visual_cot, mme_realworld),
-        *(toy, custom),
+        *(toy, custom, held_out),
     )
 }
 

@@ -14,13 +14,14 @@ from hart_lite.eval.benchmarks.base import Benchmark
 from hart_lite.eval.benchmarks.choices import bracketed, lines
 from hart_lite.eval.benchmarks.hrbench import cycle
 from hart_lite.eval.benchmarks.official_scorers import mme_realworld_letter, treebench_miou
+from hart_lite.eval.prediction import Prediction
 from hart_lite.utils.text import shown
 
 COLUMNS = ("strict", "official")
 _IOU = 0.5  # Visual-CoT, playground/data/eval/REC/calculation.py
 
 
-def scores(rows: Sequence[dict], benchmark: Benchmark) -> dict:
+def scores(rows: Sequence[Prediction], benchmark: Benchmark) -> dict:
     """Counts and accuracies (0..1; None where there is nothing to count).
 
     {"benchmark", "mode", "n", "missing", "letters", "unread", "strict": {..}, "official": {..}} where each column has
@@ -35,46 +36,49 @@ def scores(rows: Sequence[dict], benchmark: Benchmark) -> dict:
     _check(rows, benchmark)
     found: dict = {
         "benchmark": benchmark.name,
-        "mode": rows[0]["mode"] if rows else None,
+        "mode": rows[0].mode if rows else None,
         "n": len(rows),
         "missing": max(benchmark.questions - len(rows), 0),
         "letters": _letters(rows),
-        "unread": sum(row["answer"] is None for row in rows),
+        "unread": sum(row.answer is None for row in rows),
         **{column: _column(rows, column) for column in COLUMNS},
     }
     if benchmark.name.startswith("hrbench"):
         for column in COLUMNS:
             found[column] |= _cycles(rows, column)
     elif benchmark.name.startswith("mme-realworld"):
-        readers: dict[str, Callable[[dict], str | None]] = {"strict": _strict_letter, "official": _official_letter}
+        readers: dict[str, Callable[[Prediction], str | None]] = {
+            "strict": _strict_letter,
+            "official": _official_letter,
+        }
         for column, read in readers.items():
             found[column]["chose_e"] = sum(read(row) == "E" for row in rows)
     elif benchmark.name == "treebench":
-        found["strict"]["miou"] = _mean(_best_ious(row) for row in rows if row.get("truth_boxes"))
-        found["official"]["miou"] = _mean(treebench_miou(_written(row), row.get("truth_boxes", ())) for row in rows)
+        found["strict"]["miou"] = _mean(_best_ious(row) for row in rows if row.truth_boxes)
+        found["official"]["miou"] = _mean(treebench_miou(_written(row), row.truth_boxes) for row in rows)
     elif benchmark.name == "visual-cot":
-        found["box_iou_over_half"] = _mean(_first_iou(row) > _IOU for row in rows if row.get("truth_boxes"))
+        found["box_iou_over_half"] = _mean(_first_iou(row) > _IOU for row in rows if row.truth_boxes)
     return found
 
 
-def _check(rows: Sequence[dict], benchmark: Benchmark) -> None:
-    names = {row["benchmark"] for row in rows} - {benchmark.name}
-    modes = {row["mode"] for row in rows}
+def _check(rows: Sequence[Prediction], benchmark: Benchmark) -> None:
+    names = {row.benchmark for row in rows} - {benchmark.name}
+    modes = {row.mode for row in rows}
     if names or len(modes) > 1:
         mixed = f"benchmarks {sorted(names)}" if names else f"modes {sorted(modes)}"
         raise HartError(f"scores of {benchmark.name}: rows of {mixed} given; one benchmark in one mode is needed")
-    twice = [id for id, count in Counter(row["id"] for row in rows).items() if count > 1]
+    twice = [id for id, count in Counter(row.id for row in rows).items() if count > 1]
     if twice:
         raise HartError(f"scores of {benchmark.name}: {len(twice)} ids occur twice, {shown(twice[0])} among them")
 
 
-def _column(rows: Sequence[dict], column: str) -> dict:
+def _column(rows: Sequence[Prediction], column: str) -> dict:
     subtasks, tasks = defaultdict(list), defaultdict(list)
     for row in rows:
-        subtasks[row["category"]].append(row[column])
-        if "/" in row["category"]:
-            tasks[row["category"].partition("/")[0]].append(row[column])
-    whole = _counts([row[column] for row in rows])
+        subtasks[row.category].append(getattr(row, column))
+        if "/" in row.category:
+            tasks[row.category.partition("/")[0]].append(getattr(row, column))
+    whole = _counts([getattr(row, column) for row in rows])
     return {
         "n": whole["n"],
         "right": whole["right"],
@@ -85,12 +89,12 @@ def _column(rows: Sequence[dict], column: str) -> dict:
     }
 
 
-def _cycles(rows: Sequence[dict], column: str) -> dict:
+def _cycles(rows: Sequence[Prediction], column: str) -> dict:
     """HR-Bench's own means: accuracy within each rotation, then the mean over rotations."""
     cycles: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        for name in (row["category"], "average"):
-            cycles[cycle(row["id"])][name].append(row[column])
+        for name in (row.category, "average"):
+            cycles[cycle(row.id)][name].append(getattr(row, column))
     each = {
         number: {name: _mean(values[name]) for name in ("single", "cross", "average")}
         for number, values in sorted(cycles.items())
@@ -102,33 +106,33 @@ def _cycles(rows: Sequence[dict], column: str) -> dict:
     return means | {"cycles": each}
 
 
-def _letters(rows: Sequence[dict]) -> dict[str, dict[str, int]]:
-    choosing = [row for row in rows if row["choices"]]
-    read, truth = Counter(row["answer"] for row in choosing), Counter(row["truth"] for row in choosing)
+def _letters(rows: Sequence[Prediction]) -> dict[str, dict[str, int]]:
+    choosing = [row for row in rows if row.choices]
+    read, truth = Counter(row.answer for row in choosing), Counter(row.truth for row in choosing)
     return {letter: {"read": read[letter], "truth": truth[letter]} for letter in sorted({*read, *truth} - {None})}
 
 
-def _strict_letter(row: dict) -> str | None:
-    return row["answer"]
+def _strict_letter(row: Prediction) -> str | None:
+    return row.answer
 
 
-def _official_letter(row: dict) -> str:
-    return mme_realworld_letter(row["text"], lines(bracketed(row["choices"])))
+def _official_letter(row: Prediction) -> str:
+    return mme_realworld_letter(row.text, lines(bracketed(row.choices)))
 
 
-def _written(row: dict) -> str:
+def _written(row: Prediction) -> str:
     """All that the model wrote, turn after turn: where a mode asks for boxes first, they stand in its first turn."""
-    return "\n".join(turn["text"] for turn in row.get("turns") or ()) or row["text"]
+    return "\n".join(turn.text for turn in row.turns) or row.text
 
 
-def _best_ious(row: dict) -> float:
+def _best_ious(row: Prediction) -> float:
     """The best IoU of each target over the boxes that were looked at, averaged over targets; original pixels."""
-    return _mean(max((iou(box, truth) for box in row["boxes"]), default=0.0) for truth in row["truth_boxes"])
+    return _mean(max((iou(box, truth) for box in row.boxes), default=0.0) for truth in row.truth_boxes)
 
 
-def _first_iou(row: dict) -> float:
+def _first_iou(row: Prediction) -> float:
     """Of the first box: the benchmark has one region, and its models name one."""
-    return iou(row["boxes"][0], row["truth_boxes"][0]) if row["boxes"] else 0.0
+    return iou(row.boxes[0], row.truth_boxes[0]) if row.boxes else 0.0
 
 
 def _counts(values: Sequence[bool]) -> dict:

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.grading import grade
-from hart_lite.inference.prompts import question_lines
-from hart_lite.toy.scenes import World, examples
-from hart_lite.training.datasets import HELD_OUT
+from hart_lite.toy.scenes import HELD_OUT, World, examples
 from hart_lite.types import Example
 from hart_lite.utils.text import shown
 
@@ -39,7 +37,7 @@ BENCHMARK = Benchmark(
     tables="none: scenes are drawn, not taken from anywhere",
     overall="micro",
     read=read,
-    prompt=question_lines,
+    prompt=None,
     official=lambda text, example: grade(text, example.answer, example.choices),
     faults="none: official is strict",
 )

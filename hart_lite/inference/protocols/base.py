@@ -8,24 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Protocol as Interface
 
-from hart_lite.models.families.base import Content
-from hart_lite.types import Box, Example
-
-
-class Frame(Interface):
-    """What a protocol must know of a model: how large it sees an image, how it writes boxes. Every `Family` is one."""
-
-    name: str
-    locate_words: str
-    several_words: str
-
-    def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]: ...
-
-    def boxes_from_text(
-        self, text: str, seen: list[tuple[int, int]], original: list[tuple[int, int]]
-    ) -> list[tuple[float, float, float, float, int]]: ...
+from hart_lite.config.prompts import Prompts
+from hart_lite.models.families.base import Content, ImageInterface
+from hart_lite.types import Box, Example, ImageView
 
 
 @dataclass(frozen=True)
@@ -51,6 +37,7 @@ class Outcome:
 
     text: str
     boxes: tuple[Box, ...] = ()
+    crops: tuple[ImageView, ...] = ()  # the views of them that the last turn was shown
     counts: dict[str, int] = field(default_factory=dict)  # e.g. {"rejected_boxes": 1, "tool_errors": 2}
 
 
@@ -58,8 +45,9 @@ class Outcome:
 class Setting:
     """All that a protocol may depend on besides the question. Pixels are budgets (width x height the model sees)."""
 
-    frame: Frame
-    question: str  # the benchmark's own words for one turn at a glance
+    interface: ImageInterface
+    prompts: Prompts
+    wording: Callable[[Example], str]  # question and choices of a conversation of one turn; a benchmark has its own
     full_pixels: int
     crop_pixels: int
     min_pixels: int

@@ -58,30 +58,34 @@ MAX_RESPONSES, MAX_TOKENS = 11, 10_240
 
 def deepeyes(example: Example, setting: Setting) -> ProtocolRun:
     most = min(setting.full_pixels, MOST)
-    full = full_views(example, setting.frame, most, min(LEAST, most))
+    full = full_views(example, setting.interface, most, min(LEAST, most))
     options = "".join(f"{chr(ord('A') + n)}. {choice}\n" for n, choice in enumerate(example.choices))
     asked = f"Question: {example.question}\n" + (f"Options: \n{options}\n" if options else "") + THINK_FIRST
     limit = min(setting.max_tokens_answer, MAX_TOKENS)
     say = Say([*full, asked], system=SYSTEM, max_tokens=limit)
     boxes: list[Box] = []
+    crops: list[ImageView] = []
     errors = 0
     for _ in range(MAX_RESPONSES):
         text = yield say
         if "</answer>" in text or OPEN not in text:
-            return Outcome(text, tuple(boxes), _counts(boxes, errors))
+            return Outcome(text, tuple(boxes), tuple(crops), _counts(boxes, errors))
         try:
             box, view = _zoom(example, setting, full, text)
         except ToolError as error:
             errors += 1
             if setting.as_published:
-                return Outcome(text, tuple(boxes), _counts(boxes, errors))
+                return Outcome(text, tuple(boxes), tuple(crops), _counts(boxes, errors))
             content = [f"Error: {error}"]
         else:
             boxes.append(box)
+            crops.append(view)
             content = ["<tool_response>", view, THINK_FIRST + "</tool_response>"]
         say = Say(content, "tool", fresh=False, max_tokens=limit)
     # As published, the last call stands for the answer; it is no answer.
-    return Outcome(text if setting.as_published else "", tuple(boxes), _counts(boxes, errors) | {"unanswered": 1})
+    return Outcome(
+        text if setting.as_published else "", tuple(boxes), tuple(crops), _counts(boxes, errors) | {"unanswered": 1}
+    )
 
 
 def _counts(boxes: list[Box], errors: int) -> dict[str, int]:
@@ -97,8 +101,8 @@ def _zoom(example: Example, setting: Setting, full: tuple[ImageView, ...], text:
         if corners[2] <= corners[0] or corners[3] <= corners[1]:
             raise ToolError(f"bbox_2d is {shown(corners)}: right is not right of left, or bottom not below top")
     else:
-        corners = list(to_original(corners, setting.frame, full[0].size, size))
+        corners = list(to_original(corners, setting.interface, full[0].size, size))
     found, _ = valid_boxes([corners], size, 1)
     if not found:
         raise ToolError(f"bbox_2d is {shown(corners)}, which leaves nothing to look at in the image")
-    return found[0], crop_view(example, found[0], setting.frame, 0, most, min(LEAST, most))
+    return found[0], crop_view(example, found[0], setting.interface, 0, most, min(LEAST, most))

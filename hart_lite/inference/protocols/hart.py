@@ -1,18 +1,19 @@
-"""Our own ways of answering (method.md, section 4), with the words, box reading, padding and budgets of training.
+"""Our own ways of asking (method.md, sections 1 and 4), in training and after it.
 
-full        the whole image and the question, one turn
-crops       locate on the whole image, then a new context that holds the crops alone
+full        the whole image and the question, one turn; in training the loop `direct`
+crops       locate on the whole image, then a new context that holds the crops alone; in training the loop `hart`
 full+crops  locate, then a new context that holds the whole image and the crops
+mgpo        locate, then the crops in the same conversation, which keeps the whole image; a loop of training
 
-Boxes are read in the model's own frame. Without a usable box `crops` has no second turn and no answer, and `full+crops`
-answers from the whole image.
+Boxes are read in the model's own format. Without a usable box `crops` has no second turn and no answer; the others
+answer from the whole image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
 
-from hart_lite.inference import prompts
+from hart_lite.inference.prompts import fill, locate_content, question_text
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say, Setting
 from hart_lite.models.families.base import Content
 from hart_lite.models.views import crop_view, full_views, read_boxes
@@ -22,39 +23,57 @@ Views = tuple[ImageView, ...]
 
 
 def full(example: Example, setting: Setting) -> ProtocolRun:
-    return Outcome((yield _answer([*_full(example, setting), setting.question], setting, "answer")))
+    parts = {"image": _full(example, setting), "question": setting.wording(example)}
+    return Outcome((yield _say(setting, fill(setting.prompts.answer, parts), "answer")))
+
+
+def locate(example: Example, setting: Setting) -> ProtocolRun:
+    """Turn 1 alone."""
+    boxes, views, counts = yield from _locate(example, setting)
+    return Outcome("", boxes, views, counts)
 
 
 def crops(example: Example, setting: Setting) -> ProtocolRun:
-    shown = _full(example, setting)
-    boxes, cut, counts = yield from _locate(example, setting, shown)
+    boxes, views, counts = yield from _locate(example, setting)
     if not boxes:
-        return Outcome("", boxes, counts)
-    text = yield _answer(prompts.verify_content(example, cut), setting)
-    return Outcome(text, boxes, counts)
+        return Outcome("", counts=counts)
+    text = yield _answer(example, setting, setting.prompts.verify, views)
+    return Outcome(text, boxes, views, counts)
 
 
 def full_and_crops(example: Example, setting: Setting) -> ProtocolRun:
-    shown = _full(example, setting)
-    boxes, cut, counts = yield from _locate(example, setting, shown)
-    text = yield _answer(prompts.with_crops_content(example, shown, cut), setting)
-    return Outcome(text, boxes, counts)
+    boxes, views, counts = yield from _locate(example, setting)
+    text = yield _answer(example, setting, setting.prompts.answer_with_crops, views)
+    return Outcome(text, boxes, views, counts)
+
+
+def keep_image(example: Example, setting: Setting) -> ProtocolRun:
+    boxes, views, counts = yield from _locate(example, setting)
+    words = setting.prompts.continue_with_crops if boxes else setting.prompts.continue_without_crops
+    text = yield _answer(example, setting, words, views or _full(example, setting), fresh=False)
+    return Outcome(text, boxes, views, counts)
 
 
 def _full(example: Example, setting: Setting) -> Views:
-    return full_views(example, setting.frame, setting.full_pixels, setting.min_pixels)
+    return full_views(example, setting.interface, setting.full_pixels, setting.min_pixels)
 
 
-def _locate(
-    example: Example, setting: Setting, shown: Views
-) -> Generator[Say, str, tuple[tuple[Box, ...], Views, dict[str, int]]]:
+def _locate(example: Example, setting: Setting) -> Generator[Say, str, tuple[tuple[Box, ...], Views, dict[str, int]]]:
     """Turn 1: the boxes (unpadded), the crops cut around them, and how many boxes were refused."""
-    frame, content = setting.frame, prompts.locate_content(example, shown, setting.frame)
-    text = yield Say(content, "locate", max_tokens=setting.max_tokens_locate)
-    boxes, rejected = read_boxes(example, shown, text, frame, setting.max_boxes, setting.max_box_share)
-    budget = setting.crop_pad, setting.crop_pixels, setting.min_pixels
-    return boxes, tuple(crop_view(example, box, frame, *budget) for box in boxes), {"rejected_boxes": rejected}
+    shown, interface = _full(example, setting), setting.interface
+    content = locate_content(setting.prompts, example, shown, interface)
+    text = yield _say(setting, content, "locate")
+    boxes, rejected = read_boxes(example, shown, text, interface, setting.max_boxes, setting.max_box_share)
+    limits = setting.crop_pad, setting.crop_pixels, setting.min_pixels
+    return boxes, tuple(crop_view(example, box, interface, *limits) for box in boxes), {"rejected_boxes": rejected}
 
 
-def _answer(content: Content, setting: Setting, kind: str = "verify") -> Say:
-    return Say(content, kind, max_tokens=setting.max_tokens_answer)
+def _answer(example: Example, setting: Setting, words: str, views: Views, fresh: bool = True) -> Say:
+    question = question_text(setting.prompts, example)
+    parts = {"image": _full(example, setting), "question": question, "crops": views}
+    return _say(setting, fill(words, parts), "verify", fresh)
+
+
+def _say(setting: Setting, content: Content, kind: str, fresh: bool = True) -> Say:
+    limit = setting.max_tokens_locate if kind == "locate" else setting.max_tokens_answer
+    return Say(content, kind, setting.prompts.system or "", fresh, max_tokens=limit)

@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hart_lite.grading import choice_lines
-from hart_lite.inference.prompts import NO_SUB_IMAGE, SUB_IMAGE
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say, Setting
 from hart_lite.models.views import crop_view, full_views, read_boxes
 from hart_lite.types import Box, Example, ImageSource, ImageView
@@ -42,6 +41,8 @@ SYSTEM = (
     "Once the enlarged image is available, provide the final answer (A, B, C, D, or E) enclosed within \\boxed{}."
 )
 LOCATE = "Out the coordinates of the key image area relevant to the problem in JSON format."
+SUB_IMAGE = "Based on the provided coordinates, return the sub-image:"
+NO_SUB_IMAGE = "Not providing correct coordinates or invalid coordinate values, return the original image:"
 WITH_SUB_IMAGE = (
     "Carefully analyze both the original image and the enlarged sub-image to solve the question step by step. If the "
     "sub-image does not provide sufficient information, refer to the original image to find the solution. Present your "
@@ -77,7 +78,7 @@ def mgpo(example: Example, setting: Setting) -> ProtocolRun:
         keep=kept,
         max_tokens=min(setting.max_tokens_answer, MAX_TOKENS),
     )
-    return Outcome(text, boxes, {"rejected_boxes": rejected})
+    return Outcome(text, boxes, cut if boxes else (), {"rejected_boxes": rejected})
 
 
 def _words(text: str, example: Example, setting: Setting) -> str:
@@ -98,7 +99,7 @@ def _full(example: Example, setting: Setting) -> tuple[ImageView, ...]:
     limits = _limits(setting.full_pixels)
     if setting.as_published:
         return tuple(_nearest(image, None, setting, limits) for image in example.images)
-    return full_views(example, setting.frame, *limits)
+    return full_views(example, setting.interface, *limits)
 
 
 Look = tuple[str | None, tuple[Box, ...], tuple[ImageView, ...], int]
@@ -109,9 +110,9 @@ def _look(example: Example, setting: Setting, shown: tuple[ImageView, ...], text
     opened = text.find("```")
     closed = text.find("```", opened + 3) if opened >= 0 else -1
     kept = text[: closed + 3] if closed >= 0 else text
-    boxes, rejected = read_boxes(example, shown, kept, setting.frame, setting.max_boxes, setting.max_box_share)
+    boxes, rejected = read_boxes(example, shown, kept, setting.interface, setting.max_boxes, setting.max_box_share)
     limits = _limits(setting.crop_pixels)
-    cut = tuple(crop_view(example, box, setting.frame, 0, *limits) for box in boxes)
+    cut = tuple(crop_view(example, box, setting.interface, 0, *limits) for box in boxes)
     return (kept if kept != text else None), boxes, cut or shown, rejected
 
 
@@ -182,5 +183,5 @@ def _nearest(source: ImageSource, box: Box | None, setting: Setting, limits: tup
             factor = math.sqrt((most if over else least) / area)
             size = max(int(size[0] * factor), 1), max(int(size[1] * factor), 1)
     if size == original:
-        return ImageView(source, setting.frame.fit(size, most, least), box)
-    return ImageView(Nearest(source, size, box), setting.frame.fit(size, most, least))
+        return ImageView(source, setting.interface.fit(size, most, least), box)
+    return ImageView(Nearest(source, size, box), setting.interface.fit(size, most, least))

@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hart_lite.boxes import valid_boxes
-from hart_lite.data.images import crop_pixels
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say, Setting
 from hart_lite.inference.protocols.tools import CLOSE, ToolError, read_arguments, read_corners, to_original
 from hart_lite.models.views import full_views
@@ -78,8 +77,8 @@ class _Talk:
 
 def pixel_reasoner(example: Example, setting: Setting) -> ProtocolRun:
     most = min(setting.full_pixels, MOST)
-    full = full_views(example, setting.frame, most, min(LEAST, most))
-    asked = f"{setting.question}\n\n{GUIDELINES}"
+    full = full_views(example, setting.interface, most, min(LEAST, most))
+    asked = f"{setting.wording(example)}\n\n{GUIDELINES}"
     talk = _Talk(list(full), characters=len(SYSTEM) + len(asked))
     limit = min(setting.max_tokens_answer, MAX_CONTEXT)
     text = yield Say([*full, asked], system=SYSTEM, max_tokens=limit)
@@ -88,9 +87,10 @@ def pixel_reasoner(example: Example, setting: Setting) -> ProtocolRun:
         text = yield Say(_crop(example, setting, talk, text), "tool", fresh=False, max_tokens=limit)
         talk.characters += len(text)
     counts = {"tool_calls": talk.calls, "tool_errors": talk.errors}
+    found = tuple(talk.boxes), tuple(talk.images[len(full) :])
     if text.endswith(CLOSE):  # a call is no answer
-        return Outcome(text if setting.as_published else "", tuple(talk.boxes), counts | {"unanswered": 1})
-    return Outcome(text, tuple(talk.boxes), counts)
+        return Outcome(text if setting.as_published else "", *found, counts | {"unanswered": 1})
+    return Outcome(text, *found, counts)
 
 
 def _crop(example: Example, setting: Setting, talk: _Talk, text: str) -> list[str | ImageView]:
@@ -121,11 +121,11 @@ def _cut(example: Example, setting: Setting, images: list[ImageView], text: str)
     width, height = (padded[2] - padded[0]) * size[0], (padded[3] - padded[1]) * size[1]
     if not (width > SMALLEST and height > SMALLEST):
         raise ToolError(f"Cropped image is too small: {width:.0f}x{height:.0f}")
-    left, top, right, bottom = crop_pixels(Box(*_within(region, padded)), original)
+    left, top, right, bottom = Box(*_within(region, padded)).whole_pixels(original)
     cut = Box(left, top, right, bottom, image)
     found, _ = valid_boxes([_within(region, shares)], original, 1, image=image)
     most = min(setting.crop_pixels, MOST)
-    seen = setting.frame.fit((right - left, bottom - top), most, min(LEAST_CROP, most))
+    seen = setting.interface.fit((right - left, bottom - top), most, min(LEAST_CROP, most))
     return (found[0] if found else cut), ImageView(target.source, seen, cut)
 
 
@@ -147,7 +147,7 @@ def _shares(
         return _divided(corners, (1, 1) if all(v < 1 for v in corners) else size)
     if not all(v <= 1 for v in corners):
         sides = region.width, region.height
-        corners = list(_divided(to_original(corners, setting.frame, target.size, sides), sides))
+        corners = list(_divided(to_original(corners, setting.interface, target.size, sides), sides))
     x1, y1, x2, y2 = corners
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 

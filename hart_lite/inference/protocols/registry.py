@@ -12,6 +12,7 @@ from hart_lite.inference.protocols.pixel_reasoner import pixel_reasoner
 from hart_lite.utils.text import shown
 
 OURS = ("full", "crops", "full+crops")
+LOOPS: dict[str, Protocol] = {"hart": hart.crops, "mgpo": hart.keep_image, "direct": hart.full}
 PROTOCOLS: dict[str, Protocol] = {
     "full": hart.full,
     "crops": hart.crops,

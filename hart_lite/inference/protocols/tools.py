@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 
-from hart_lite.inference.protocols.base import Frame
+from hart_lite.models.families.base import ImageInterface
 from hart_lite.utils.text import shown
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -49,9 +49,9 @@ def read_corners(arguments: dict) -> list[float]:
 
 
 def to_original(
-    corners: list[float], frame: Frame, seen: tuple[int, int], original: tuple[float, float]
+    corners: list[float], interface: ImageInterface, seen: tuple[int, int], original: tuple[float, float]
 ) -> tuple[float, float, float, float]:
     """Corners in the model's own frame, of an image seen at one size, in the pixels of another."""
     written = ", ".join(f"{value:.6f}" for value in corners)
-    found = frame.boxes_from_text(f'[{{"bbox_2d": [{written}]}}]', [seen], [original])
+    found = interface.boxes_from_text(f'[{{"bbox_2d": [{written}]}}]', [seen], [original])
     return found[0][:4] if found else (math.nan,) * 4

@@ -20,6 +20,20 @@ if TYPE_CHECKING:  # what speaks of families alone, such as a list of benchmarks
 Content = Sequence[str | ImageView]  # what one message shows, in order
 
 
+class ImageInterface(Protocol):
+    """How a model sees images and writes boxes, which is all that a protocol needs of it. Every `Family` is one."""
+
+    name: str
+    locate_words: str
+    several_words: str
+
+    def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]: ...
+
+    def boxes_from_text(
+        self, text: str, seen: list[tuple[int, int]], original: list[tuple[int, int]]
+    ) -> list[tuple[float, float, float, float, int]]: ...
+
+
 class Family(Protocol):
     name: str
     source: str  # folder or Hub id of the base, and which commit of it

@@ -13,7 +13,6 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hart_lite.box_formats import BoxFrame, to_original
-from hart_lite.data.images import view_pixels
 from hart_lite.errors import HartError
 from hart_lite.models.families.base import Content
 from hart_lite.types import ImageView, Slot, Tokens
@@ -148,7 +147,7 @@ class ChatFamily:
             positions = positions[0]
         batch = {"input_ids": ids, "attention_mask": real, "position_ids": positions}
         views = [slot.view for tokens in sequences for slot in tokens.slots]
-        return batch | (self._pixels([view_pixels(view) for view in views], ids) if views else {})
+        return batch | (self._pixels([view.load() for view in views], ids) if views else {})
 
     # -- boxes -----------------------------------------------------------------------------------------------------
 

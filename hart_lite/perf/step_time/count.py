@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hart_lite.inference import prompts as loops
+from hart_lite.inference.protocols import hart
 from hart_lite.models.packing import Node, pack, trie
 from hart_lite.perf.step_time.models import Workload
 from hart_lite.types import Example, Group, Tokens
@@ -48,8 +48,7 @@ def image_share(work: Workload) -> float:
 
 def stock_count(work: Workload, example: Example) -> Count:
     """Every sample with its prompt and its own copy of the image, which each of the three phases encodes."""
-    full, samples = work.runner.full_views(example), work.preset.samples
-    prompt = work.runner.policy.family.chat(loops.direct_content(example, full))
+    prompt, samples = work.runner.prompt(example, hart.full), work.preset.samples
     length, encoded = len(prompt) + work.preset.response, [slot.length for slot in prompt.slots] * 3 * samples
     tokens, pairs = samples * length, samples * length * (length + 1) // 2
     return Count(tokens, tokens, sum(encoded), pairs, _patch_pairs(work, encoded))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hart_lite.models.generation import Sampling
+from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.packing import trie
 from hart_lite.perf.step_time.count import size
 from hart_lite.perf.step_time.models import Workload
@@ -68,7 +68,7 @@ def _bandwidth(work: Workload) -> float:
 def _seconds_a_token(work: Workload, prompts: Sequence[Tokens], graph: bool = False) -> float:
     """What a rollout takes longer than one of a single token, for each further token."""
     policy, longest = work.runner.policy, work.preset.response
-    short, long = (_best(work, lambda n=n: policy.generate(prompts, Sampling(n, graph=graph))) for n in (1, longest))
+    short, long = (_best(work, lambda n=n: generate(policy, prompts, Sampling(n, graph=graph))) for n in (1, longest))
     return (long - short) / (longest - 1)
 
 

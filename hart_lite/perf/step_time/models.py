@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,14 +11,17 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from hart_lite.config.schema import Lora, PixelBudgets, Rollout
+from hart_lite.config.sections import Lora, PixelBudgets, Rollout
+from hart_lite.inference.load import OpenModel
+from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.rollout import Runner
 from hart_lite.models import attention
 from hart_lite.models.loading import DTYPES, keep_differentiable
 from hart_lite.models.policy import Policy
 from hart_lite.perf.model_sizes import Dimensions
 from hart_lite.perf.step_time.presets import TOKEN, FixedLength, Preset, config_of
-from hart_lite.toy.model import build_processor, build_tokenizer
+from hart_lite.toy.model import build_processor, toy_tokenizer
+from hart_lite.types import Example, Trajectory
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,12 @@ class Workload:
 
 def workload(preset: Preset, folder: Path) -> Workload:
     """`folder` receives tokenizer, image processor and config. The adapters change what the model says."""
-    build_tokenizer().save_pretrained(folder)
+    toy_tokenizer().save_pretrained(folder)
     build_processor().save_pretrained(folder)
     config_of(preset).save_pretrained(folder)
-    policy = Policy(FixedLength(str(folder)), random_model(preset, attention.NAME), Lora())
+    family = FixedLength(str(folder))
+    family.seen = family.fit((preset.image_side,) * 2, preset.full_tokens * TOKEN, TOKEN)
+    policy = Policy(family, random_model(preset, attention.NAME), Lora())
     if preset.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
     with torch.no_grad():
@@ -66,7 +72,18 @@ def workload(preset: Preset, folder: Path) -> Workload:
 def _workload(preset: Preset, policy: Policy, dims: Dimensions) -> Workload:
     pixels = PixelBudgets(full=preset.full_tokens * TOKEN, crop=preset.crop_tokens * TOKEN, min=TOKEN)
     settings = Rollout(samples=preset.samples, max_tokens_locate=preset.response, max_tokens_answer=preset.response)
-    return Workload(preset, Runner(policy, pixels, settings), dims)
+    return Workload(preset, runner_of(policy, pixels, settings), dims)
+
+
+def runner_of(policy: Policy, pixels: PixelBudgets, settings: Rollout) -> Runner:
+    engine = LocalEngine(policy, settings.tokens_per_batch, max_batch=1, cuda_graph=settings.cuda_graph)
+    model = OpenModel("random weights", engine, policy.family.name, {}, pixels, settings)
+    return Runner(model, alternate_rewards)
+
+
+def alternate_rewards(examples: Sequence[Example], trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """Half of a group is right, so that every step has something to learn."""
+    return [replace(t, reward=float(n % 2)) for n, t in enumerate(trajectories)]
 
 
 def random_model(preset: Preset, text_attention: str = "sdpa") -> nn.Module:
@@ -76,7 +93,9 @@ def random_model(preset: Preset, text_attention: str = "sdpa") -> nn.Module:
     config._attn_implementation = {"text_config": text_attention, "vision_config": "sdpa"}
     dtype = DTYPES[preset.dtype]
     if preset.quant == "none":
-        return Qwen2_5_VLForConditionalGeneration(config).to(preset.device, dtype).eval()
+        with torch.device(preset.device):  # a card draws them in no time
+            model = Qwen2_5_VLForConditionalGeneration(config)
+        return model.to(preset.device, dtype).eval()
     return _quantised(config, preset.device, dtype)
 
 
@@ -101,8 +120,7 @@ def _quantised(config: Qwen2_5_VLConfig, device: str, dtype: torch.dtype) -> nn.
             if parameter.dim() == 1 and "norm" in type(module).__name__.lower():
                 value.fill_(1)
             if isinstance(parameter, Params4bit):
-                fresh = Params4bit(value.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True)
-                fresh = fresh.to(device)
+                fresh = Params4bit(value, requires_grad=False, quant_type="nf4", compress_statistics=True).to(device)
             else:
                 fresh = nn.Parameter(value, requires_grad=False)
             setattr(module, name, fresh)

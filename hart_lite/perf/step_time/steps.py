@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,8 +19,9 @@ from transformers import PrinterCallback, Qwen2_5_VLProcessor, TrainerCallback, 
 from transformers.processing_utils import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
+from hart_lite.config.prompts import Prompts
 from hart_lite.config.schema import Recipe
-from hart_lite.inference import prompts as loops
+from hart_lite.inference.prompts import question_text
 from hart_lite.perf.step_time.models import Workload
 from hart_lite.perf.step_time.presets import TOKEN
 from hart_lite.toy.model import build_processor
@@ -60,43 +60,44 @@ def alternate(rewards: int) -> list[float]:
 # -- ours --------------------------------------------------------------------------------------------------------------
 
 
-class Rewarded(RLTrainer):
-    """RLTrainer with given rewards; `groups` are those of the last step."""
+class RecordingTrainer(RLTrainer):
+    """Keeps the groups of the last step, which were drawn once: there is nothing to draw them again for."""
 
-    def _rollout(self, examples, step, attempt=0) -> list[Group]:
-        self.groups = []
-        for group in super()._rollout(examples, step, attempt):
-            rewards = alternate(len(group.trajectories))
-            rewarded = (replace(t, reward=r) for t, r in zip(group.trajectories, rewards, strict=True))
-            self.groups.append(Group(group.example, tuple(rewarded)))
+    def rollout(self, examples, step, attempt=0) -> list[Group]:
+        self.groups = super().rollout(examples, step, attempt)
         return self.groups
 
 
 class Ours:
-    """`hart`, `mgpo` or `direct` on the workload's policy."""
+    """`hart`, `mgpo` or `direct` on the workload's policy: steps of so many `questions`, in packs of the workload's
+    room unless `tokens_per_pack` says another."""
 
-    def __init__(self, work: Workload, loop: str, folder: Path) -> None:
-        stage = {"kind": "rl", "steps": 1, "questions_per_step": 1, "log_rollouts_every": 0, "save_every": 0}
+    def __init__(
+        self, work: Workload, loop: str, folder: Path, questions: int = 1, tokens_per_pack: int | None = None
+    ) -> None:
+        stage = {"kind": "rl", "steps": 1, "questions_per_step": questions, "log_rollouts_every": 0, "save_every": 0}
         recipe = Recipe.model_validate(
             {
                 "name": loop,
                 "beta": BETA,
                 "loop": loop,
                 "objective": "ap_grpo" if loop == "hart" else "grpo",
-                "rollout": work.runner.settings,
-                "stages": [stage | {"tokens_per_pack": work.tokens_per_pack}],
+                "rollout": work.runner.model.rollout,
+                "stages": [stage | {"tokens_per_pack": tokens_per_pack or work.tokens_per_pack}],
             }
         )
         self.clock = StepClock(work)
-        args = _arguments(TrainingArguments, work, folder, per_device_train_batch_size=1)
-        self.trainer = Rewarded(work.runner, [None], recipe, recipe.stages[0], args, folder, callbacks=[self.clock])
+        args = arguments(TrainingArguments, work, folder, per_device_train_batch_size=questions)
+        callbacks, asked = [self.clock], [None] * questions
+        self.trainer = RecordingTrainer(work.runner, asked, recipe, recipe.stages[0], args, folder, callbacks=callbacks)
         self.trainer.remove_callback(PrinterCallback)
+        self.figures: dict[str, float] = {}  # what the last step logged
 
-    def step(self, example: Example) -> Laps:
-        self.trainer.examples = [example]
+    def step(self, *examples: Example) -> Laps:
+        self.trainer.examples = list(examples)
         self.trainer.train()
-        [figures] = (row for row in self.trainer.state.log_history if "seconds_rollout" in row)
-        return self.clock.laps(figures["seconds_rollout"], figures["seconds_reference"])
+        [self.figures] = (row for row in self.trainer.state.log_history if "seconds_rollout" in row)
+        return self.clock.laps(self.figures["seconds_rollout"], self.figures["seconds_reference"])
 
     @property
     def groups(self) -> list[Group]:
@@ -152,12 +153,12 @@ class Stock:
     def __init__(self, work: Workload, model: nn.Module, folder: Path) -> None:
         preset, family, lora = work.preset, work.runner.policy.family, work.runner.policy.lora
         pixels = build_processor()
-        pixels.size = {"shortest_edge": TOKEN, "longest_edge": work.runner.pixels.full}
+        pixels.size = {"shortest_edge": TOKEN, "longest_edge": work.runner.setting.full_pixels}
         self.clock = StepClock(work)
         self.trainer = Timed(
             model=model,
             reward_funcs=lambda prompts, **columns: alternate(len(prompts)),
-            args=_arguments(
+            args=arguments(
                 GRPOConfig,
                 work,
                 folder,
@@ -180,17 +181,17 @@ class Stock:
         self.trainer.remove_callback(PrinterCallback)
 
     def step(self, example: Example) -> Laps:
-        prompt = [{"role": "user", "content": loops.question_lines(example)}]
+        prompt = [{"role": "user", "content": question_text(Prompts(), example)}]
         self.trainer.train_dataset = Dataset.from_list([{"prompt": prompt, "image": example.images[0].load()}])
         self.trainer.laps = {"rollout": 0.0, "reference": 0.0}
         self.trainer.train()
         return self.clock.laps(**self.trainer.laps)
 
 
-def _arguments(kind: type[TrainingArguments], work: Workload, folder: Path, **own) -> TrainingArguments:
+def arguments(kind: type[TrainingArguments], work: Workload, folder: Path, **own) -> TrainingArguments:
+    """Of one step that writes nothing, on the workload's device; `own` are the trainer's own."""
     args = kind(
         output_dir=str(folder),
-        max_steps=1,
         learning_rate=LR,
         lr_scheduler_type="constant",
         save_strategy="no",
@@ -203,7 +204,7 @@ def _arguments(kind: type[TrainingArguments], work: Workload, folder: Path, **ow
         bf16=False,
         fp16=False,
         seed=0,
-        **{"gradient_checkpointing": False} | own,
+        **{"max_steps": 1, "gradient_checkpointing": False} | own,
     )
     args._n_gpu = min(args.n_gpu, 1)
     return args

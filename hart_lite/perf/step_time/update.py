@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hart_lite.config.schema import ModelSection
+from hart_lite.config.sections import ModelSection
 from hart_lite.models.packing import Pack, pack
 from hart_lite.perf.memory_model import Cost
 from hart_lite.perf.peak_memory import peak_bytes
@@ -54,7 +54,7 @@ def unpacked_pass(work: Workload, sequences: list[Tokens]) -> Pass:
         hidden = policy.model.model(**batch, use_cache=False).last_hidden_state
         logps = []
         for n, tokens in enumerate(sequences):
-            for start, stop in tokens.sampled:
+            for start, stop, _ in tokens.sampled:
                 logits = policy.model.lm_head(hidden[n, start - 1 : stop - 1]).float()
                 targets = torch.tensor(tokens.ids[start:stop], device=work.device)
                 logps.append(logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0])

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from hart_lite.config.recipe import load_recipe
 from hart_lite.errors import HartError
 from hart_lite.eval.grounding import mutual_information
-from hart_lite.eval.metrics import SCORES, answers, grounding_figures, joint_figures, looked_for, mean
-from hart_lite.eval.results import Evaluation, is_evaluation, json_lines, read_evaluation
+from hart_lite.eval.metrics import SCORES, answers, grounding_figures, grounding_rows, joint_figures, mean
+from hart_lite.eval.prediction import Prediction
+from hart_lite.eval.results import Evaluation, is_evaluation, read_evaluation
 from hart_lite.eval.summary import flat
 from hart_lite.report.paper_tables.published import BENCHMARKS, OF_TABLE
+from hart_lite.runs.layout import METRICS, read_recipe
 from hart_lite.runs.methods import rl_method, trained
+from hart_lite.utils.jsonl import read_jsonl
 from hart_lite.utils.markdown import plain
 
-METRICS = "metrics.jsonl"
 OURS = "Ours (hart-lite)"
 MIB_IN_GIB = 1024
 JOINT = (  # table 1's columns as a joint table: wrong and right box, each with wrong and right answer
@@ -119,11 +120,11 @@ def _macro(cells: dict[str, Cell], columns: Sequence[Column]) -> float:
 def _joint(number: int, columns: Sequence[Column], one: Source) -> Iterator[dict[str, Cell]]:
     """Of every benchmark with boxes; the paper's is Visual-CoT."""
     for name, mode, part, modes in _parts(one):
-        looked = looked_for(mode, modes)
-        pairs = [(row, looked[row["id"]]) for row in part if row["id"] in looked]
+        looked = grounding_rows(mode, modes)
+        pairs = [(row, looked[row.id]) for row in part if row.id in looked]
         if not pairs:
             continue
-        found = joint_figures([row["strict"] for row, _ in pairs], [other for _, other in pairs])
+        found = joint_figures([row.strict for row, _ in pairs], [other for _, other in pairs])
         how = trained(one.evaluation.model)
         cells: dict[str, Cell] = {"method": f"{one.label}, {mode}, {name}", "hart": how.hart if how else None}
         for keys, counts in zip(JOINT, found["counts"], strict=True):
@@ -165,8 +166,8 @@ def _grounding(number: int, columns: list[Column], one: Source) -> Iterator[dict
     """Both readings of the paper's metric, and beside it what a large box cannot win."""
     lines: dict[tuple[str, str], dict[str, Cell]] = {}
     for name, mode, part, _ in _parts(one):
-        part = [row for row in part if "grounding" in row]
-        if not part or (mode == "full" and not any(row["boxes"] for row in part)):
+        part = [row for row in part if row.grounding]
+        if not part or (mode == "full" and not any(row.boxes for row in part)):
             continue
         key = next((key for key, other in BENCHMARKS.items() if other == name), _slug(name))
         for end, title in {
@@ -194,9 +195,9 @@ def _cost(number: int, columns: Sequence[Column], one: Source) -> Iterator[dict[
     path = one.folder / METRICS
     if not path.is_file():
         return
-    recipe = load_recipe(one.folder / "recipe.yaml")
+    recipe = read_recipe(one.folder)
     steps: dict[str, list[dict]] = {}
-    for step in json_lines(path):
+    for _, step in read_jsonl(path):
         if "peak_memory_gib" in step:
             steps.setdefault(step["stage"], []).append(step)
     for stage, measured in steps.items():
@@ -231,7 +232,7 @@ def _other_benchmarks(
     return columns, theirs, used
 
 
-def _parts(one: Source, *benchmarks: str) -> Iterator[tuple[str, str, list[dict], dict[str, list[dict]]]]:
+def _parts(one: Source, *benchmarks: str) -> Iterator[tuple[str, str, list[Prediction], dict[str, list[Prediction]]]]:
     """(benchmark, mode, its rows, the benchmark's rows in all modes), of these benchmarks or of all."""
     wanted = {BENCHMARKS[key] for key in benchmarks}
     for name, modes in one.evaluation.parts().items() if one.evaluation else ():
@@ -240,10 +241,10 @@ def _parts(one: Source, *benchmarks: str) -> Iterator[tuple[str, str, list[dict]
                 yield name, mode, part, modes
 
 
-def _verdicts(part: Sequence[dict]) -> Iterator[tuple[str, str]]:
+def _verdicts(part: Sequence[Prediction]) -> Iterator[tuple[str, str]]:
     """(what the row's title says, score): the strict one, and the official one where it judges otherwise."""
     yield "", SCORES[0]
-    if any(row["strict"] != row["official"] for row in part):
+    if any(row.strict != row.official for row in part):
         yield ", official scorer", SCORES[1]
 
 

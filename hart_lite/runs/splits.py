@@ -6,13 +6,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart_lite.config.schema import DataSection, Recipe, WorldSection
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import DataSection, WorldSection
 from hart_lite.data.dataset import check_disjoint, load_examples, load_mme_realworld, split_by_image
-from hart_lite.toy.scenes import World, examples
+from hart_lite.toy.scenes import HELD_OUT, examples, make_world
 from hart_lite.types import Example
 
 log = logging.getLogger(__name__)
-HELD_OUT = 1_000_000_000  # scenes from this index on are never trained on
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,20 @@ def load_splits(recipe: Recipe) -> Splits:
     else:
         rl, sft = split_by_image(pool, data.rl_size, recipe.seed, share_if_small=True)
     check_disjoint(rl, sft)
-    held_out: list[Example] = []
-    if data.eval is not None:
-        held_out = _load_apart(data, data.eval)
-    elif data.eval_world or data.train == "world":
-        world = data.eval_world or data.world
-        held_out = _world(world, HELD_OUT, world.eval_scenes)
-    held_out = held_out[: data.eval_size]
+    held_out = held_out_examples(recipe)
     _warn_of_overlap([*rl, *sft], held_out)
     return Splits(rl, sft, held_out)
+
+
+def held_out_examples(recipe: Recipe) -> list[Example]:
+    """The questions to evaluate on: those of data.eval, or held-out scenes, or none."""
+    data, found = recipe.data, []
+    if data.eval is not None:
+        found = _load_apart(data, data.eval)
+    elif data.eval_world or data.train == "world":
+        world = data.eval_world or data.world
+        found = _world(world, HELD_OUT, world.eval_scenes)
+    return found[: data.eval_size]
 
 
 def _warn_of_overlap(training: list[Example], held_out: list[Example]) -> None:
@@ -53,17 +58,6 @@ def _warn_of_overlap(training: list[Example], held_out: list[Example]) -> None:
     shared = sum(any(image.key in seen for image in example.images) for example in held_out)
     if shared:
         log.warning("%d of %d evaluation questions are on images of the training data", shared, len(held_out))
-
-
-def make_world(spec: WorldSection) -> World:
-    chosen = {"colours": None if spec.colours is None else tuple(spec.colours), "glyphs": spec.glyphs}
-    return World(
-        size=spec.size,
-        objects=spec.objects,
-        big_share=spec.big_share,
-        seed=spec.seed,
-        **{name: value for name, value in chosen.items() if value is not None},
-    )
 
 
 def _world(spec: WorldSection, first: int, scenes: int) -> list[Example]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from hart_lite.config.recipe import load_recipe
-from hart_lite.config.schema import Recipe, RLStage
-from hart_lite.errors import HartError
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage
+from hart_lite.eval.prediction import Prediction, read_prediction
+from hart_lite.eval.results import is_finished, read_evaluation
+from hart_lite.eval.run_summary import run_figures
+from hart_lite.runs.layout import ADAPTER, EVALUATION, METRICS, QUESTIONS, TRACKED, VERSIONS, read_recipe
+from hart_lite.utils.jsonl import read_jsonl, read_object
 
-PROGRESS, QUESTIONS = "progress", "questions.json"  # folder of the looks, and in it what was asked
 _NAME = re.compile(r"(before|after|during)(?:-(\d{1,4})-(rl|sft)(?:-(\d{1,9}))?)?")
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When an evaluation or a look took place: `at` counts the optimizer steps of all stages before it."""
+    """When an evaluation or a record of the tracked samples took place: `at` counts the optimizer steps of
+    all stages before it."""
 
     name: str
     at: int
@@ -45,21 +47,21 @@ class StageRows:
 @dataclass(frozen=True)
 class Run:
     """`evaluations` are {moment: figures}, in the order in which they took place; `answers` their rows, of the first
-    and the last one; `looks` {moment: rows} of the questions that were watched."""
+    and the last one; `tracked` {moment: rows} of the samples that were tracked."""
 
     folder: Path
     recipe: Recipe
     versions: dict[str, str]
     stages: Sequence[StageRows]
     evaluations: dict[Moment, dict]
-    answers: dict[Moment, list[dict]]
+    answers: dict[Moment, list[Prediction]]
     questions: Sequence[dict] = ()
     held_out: bool = True
-    looks: dict[Moment, list[dict]] = field(default_factory=dict)
+    tracked: dict[Moment, list[Prediction]] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "adapter").is_dir()
+        return (self.folder / ADAPTER).is_dir()
 
     @property
     def rl(self) -> list[tuple[StageRows, RLStage]]:
@@ -67,69 +69,40 @@ class Run:
         return [(rows, spec) for rows, spec in pairs if isinstance(spec, RLStage)]
 
 
-def is_run(folder: Path) -> bool:
-    return (folder / "recipe.yaml").is_file()
-
-
 def read_run(folder: Path) -> Run:
-    """Raises `HartError` for a folder that holds no run, and for a file in it that is not what it should be."""
-    if not is_run(folder):
-        raise HartError(f"{folder} holds no run (no recipe.yaml); `hart-lite train` makes one")
-    recipe = load_recipe(folder / "recipe.yaml")
-    stages = _stages(recipe, _metrics(folder / "metrics.jsonl"))
-    evaluations = {
-        m: read_object(folder / "evaluation" / f"{m.name}.json") for m in _moments(folder / "evaluation", stages)
-    }
-    ends = list(evaluations)[:1] + list(evaluations)[1:][-1:]
-    asked = read_object(folder / PROGRESS / QUESTIONS) if (folder / PROGRESS / QUESTIONS).is_file() else {}
+    """Raises `DataError` for a folder that holds no run, and for a file in it that is not what it should be."""
+    recipe = read_recipe(folder)
+    stages = _stages(recipe, _metrics(folder / METRICS))
+    moments = [m for m in _moments(folder / EVALUATION, stages) if is_finished(folder / EVALUATION / m.name)]
+    evaluations = {moment: read_evaluation(folder / EVALUATION / moment.name) for moment in moments}
+    ends = moments[:1] + moments[1:][-1:]
+    tracked = folder / TRACKED
+    asked = read_object(tracked / QUESTIONS) if (tracked / QUESTIONS).is_file() else {}
     return Run(
         folder,
         recipe,
-        read_object(folder / "versions.json") if (folder / "versions.json").is_file() else {},
+        read_object(folder / VERSIONS) if (folder / VERSIONS).is_file() else {},
         stages,
-        evaluations,
-        {moment: _lines(folder / "evaluation" / f"{moment.name}.jsonl") for moment in ends},
+        {moment: run_figures(evaluation) for moment, evaluation in evaluations.items()},
+        {moment: evaluations[moment].rows for moment in ends},
         asked.get("questions", []),
         asked.get("held_out", True),
-        {m: read_json(folder / PROGRESS / f"{m.name}.json", list) for m in _moments(folder / PROGRESS, stages)},
+        {moment: _predictions(tracked / f"{moment.name}.jsonl") for moment in _moments(tracked, stages)},
     )
 
 
-def read_object(path: Path) -> dict:
-    return read_json(path, dict)
-
-
-def read_json(path: Path, kind: type) -> Any:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise HartError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, kind):
-        raise HartError(f"{path} should hold a JSON {'object' if kind is dict else 'list'}")
-    return value
+def _predictions(path: Path) -> list[Prediction]:
+    return [read_prediction(row, f"{path}:{number}") for number, row in read_jsonl(path)]
 
 
 def _metrics(path: Path) -> list[dict]:
     """The rows that can be read: the last line of a killed run breaks off."""
-    return [row for row in _lines(path) if _is_step(row)]
+    rows = [row for _, row in read_jsonl(path, skip_broken=True)] if path.is_file() else []
+    return [row for row in rows if _is_step(row)]
 
 
 def _is_step(row: dict) -> bool:
     return type(row.get("step")) is int and row["step"] >= 0 and isinstance(row.get("stage"), str)
-
-
-def _lines(path: Path) -> list[dict]:
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
 
 
 def _stages(recipe: Recipe, rows: Sequence[dict]) -> list[StageRows]:
@@ -146,8 +119,8 @@ def _stages(recipe: Recipe, rows: Sequence[dict]) -> list[StageRows]:
 def _moments(folder: Path, stages: Sequence[StageRows]) -> list[Moment]:
     """In the order of the run; other files are none of ours."""
     found = []
-    for path in folder.glob("*.json"):
-        match = _NAME.fullmatch(path.stem)
+    for path in folder.glob("*"):
+        match = _NAME.fullmatch(path.name.removesuffix(".jsonl"))
         if match and (moment := _moment(match, stages)):
             found.append(moment)
     return sorted(found, key=lambda moment: (moment.at, moment.name != "before", moment.name))

@@ -1,4 +1,4 @@
-"""What commands that compute do before they begin."""
+"""The libraries underneath, made quiet."""
 
 from __future__ import annotations
 
