@@ -12,6 +12,7 @@ from hart_lite.data.images import draw_boxes, jpeg
 from hart_lite.types import Box, Example, Group, Trajectory
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.jsonl import write_jsonl
+from hart_lite.utils.phase import begin_phase
 
 QUESTIONS, SAMPLES = 2, 4  # kept of each logged step
 SIDE = 480  # pixels of the longer side of a kept picture
@@ -24,6 +25,7 @@ def save_rollouts(folder: Path, step: int, groups: Sequence[Group]) -> None:
 
     Boxes of right answers are green, of wrong ones red.
     """
+    begin_phase("rollout log")
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for n, group in enumerate(groups[:QUESTIONS]):

@@ -29,6 +29,7 @@ from hart_lite.runs.layout import QUESTIONS, TRACKED
 from hart_lite.types import Example, ImageView
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.jsonl import write_jsonl
+from hart_lite.utils.phase import begin_phase
 
 SIDE = 960  # pixels of the longer side of a kept image
 CROP_SIDE = 280
@@ -65,6 +66,7 @@ class SampleTracker:
         """Once per name; a resumed run keeps what was seen."""
         if not self.examples:
             return
+        begin_phase("tracking")
         target = self.folder / f"{name}.jsonl"
         with PartialState().main_process_first():  # the others find the file and go on
             if not target.exists():

@@ -1,13 +1,12 @@
-"""The demo under hostile guests: it is reachable from this machine only, outlives floods and garbage, and stays small.
+"""The demo under hostile clients: reachable from this machine only, alive after floods and garbage, bounded in memory.
 
-The server is `hart-lite demo` in a process of its own, with the embedded base; its guests speak HTTP to it directly.
+The server is `hart-lite demo` in a process of its own, with the toy base; its clients speak HTTP to it directly.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import io
 import json
 import os
 import re
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import time
 import uuid
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +24,14 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
-from tests.reliability.promise import Promise
+from tests.bombs import encode, flat_png
+from tests.reliability.check import Check
+from tests.reliability.process import status_bytes
 
 HOST = "127.0.0.1"
 PARALLEL = 200
-STARTS_WITHIN = 300  # seconds
-ROOM_MIB = 1536  # above the idle server: decoding the largest photo it takes needs most of it
+TIMEOUT = 300  # seconds
+MEMORY_MIB = 1536  # above the idle server; most of it is for the largest photo that is decoded
 ROUNDS = 3  # of the flood
 BOMB = (60_000, 60_000)
 LARGEST = (8_000, 8_000)  # pixels; no larger photo is decoded
@@ -42,10 +42,10 @@ TOO_LONG = 10**12  # bytes announced
 class Server:
     port: int
     process: psutil.Process
-    folder: Path  # where its uploads lie
+    folder: Path  # of its uploads
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=STARTS_WITHIN)
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=TIMEOUT)
         with contextlib.closing(connection):
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, named)
@@ -53,17 +53,17 @@ class Server:
             return answer.status, answer.read().decode(errors="replace")
 
     def upload(self, data: bytes, name: str = "photo.png") -> tuple[int, str]:
-        """(status, path on the server or what it said)."""
-        mark = uuid.uuid4().hex
-        head = f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
-        body = head.encode() + data + f"\r\n--{mark}--\r\n".encode()
+        """(status, path on the server, or the response if there is none)."""
+        boundary = uuid.uuid4().hex
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+        body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
         status, text = self.request(
-            "POST", "/gradio_api/upload", body, content_type=f"multipart/form-data; boundary={mark}"
+            "POST", "/gradio_api/upload", body, content_type=f"multipart/form-data; boundary={boundary}"
         )
         return status, json.loads(text)[0] if status == 200 else text
 
     def join(self, path: str | None, question: str, session: str) -> tuple[int, str]:
-        """Queue a question, as the page's button does."""
+        """Put a question into the queue, as the page's button does; no path is no photo."""
         photo = {"path": path, "orig_name": "photo.png", "meta": {"_type": "gradio.FileData"}} if path else None
         body = {"data": [photo, question, ""], "fn_index": 0, "session_hash": session}
         return self.request(
@@ -71,7 +71,7 @@ class Server:
         )
 
     def ask(self, path: str | None, question: str) -> str:
-        """What the page is sent in the end, as it is sent."""
+        """The events that the page gets for a question."""
         session = uuid.uuid4().hex
         status, text = self.join(path, question, session)
         if status != 200:
@@ -79,13 +79,12 @@ class Server:
         return self.request("GET", f"/gradio_api/queue/data?session_hash={session}")[1]
 
     def peak_mib(self) -> int:
-        [line] = [x for x in Path(f"/proc/{self.process.pid}/status").read_text().splitlines() if x.startswith("VmHWM")]
-        return int(line.split()[1]) // 1024
+        return status_bytes("VmHWM", self.process.pid) // 2**20
 
 
 @contextlib.contextmanager
 def serving(*words: str) -> Iterator[Server]:
-    """`hart-lite demo WORDS`, until it is ready and while the block runs."""
+    """`hart-lite demo WORDS`, ready when the block begins and stopped when it ends."""
     command = [sys.executable, "-m", "hart_lite.cli.main", "demo", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -93,9 +92,9 @@ def serving(*words: str) -> Iterator[Server]:
             found = re.search(rf"http://{HOST}:(\d+)", line)
             if not found:
                 raise RuntimeError(f"the demo did not start: {line!r}")
-            port, deadline = int(found[1]), time.monotonic() + STARTS_WITHIN
+            port, deadline = int(found[1]), time.monotonic() + TIMEOUT
             server = Server(port, psutil.Process(process.pid), Path())
-            while server.request("GET", "/")[0] != 200:  # the socket takes requests before the server does
+            while server.request("GET", "/")[0] != 200:  # the socket accepts connections before the server answers
                 if time.monotonic() > deadline:
                     raise RuntimeError("the demo does not answer")
             folder = Path(server.upload(b"x")[1]).parent.parent
@@ -105,9 +104,9 @@ def serving(*words: str) -> Iterator[Server]:
             process.wait(30)
 
 
-def promises(folder: Path, quick: bool) -> Iterator[Promise]:
+def checks(folder: Path, quick: bool) -> Iterator[Check]:
     if find_spec("gradio") is None:
-        print("demo: not measured, gradio is not installed: pip install 'hart-lite[demo]'", file=sys.stderr)
+        print("demo: not measured; it needs gradio: pip install 'hart-lite[demo]'", file=sys.stderr)
         return
     with serving() as server:
         idle = server.peak_mib()
@@ -116,12 +115,14 @@ def promises(folder: Path, quick: bool) -> Iterator[Promise]:
         yield garbage(server)
         yield memory(server, idle, largest=not quick)
         yield elsewhere(server)
-        kept = server.folder
-    left = kept.exists()
-    yield Promise("demo: stopped, it leaves no photo behind", "folder is there" if left else "folder is gone", not left)
+        uploads = server.folder
+    left = uploads.exists()
+    yield Check(
+        "demo: stopped, it leaves no uploads behind", "the folder is there" if left else "the folder is gone", not left
+    )
 
 
-def loopback(server: Server) -> Promise:
+def loopback(server: Server) -> Check:
     connections = server.process.net_connections(kind="inet")
     listening = {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
     away = {c.raddr.ip for c in connections if c.raddr} - {HOST}
@@ -129,19 +130,19 @@ def loopback(server: Server) -> Promise:
         "Host": server.request("GET", "/", host="evil.example")[0],
         "Origin": server.request("GET", "/", origin="http://evil.example")[0],
     }
-    said = ", ".join(f"foreign {name}: {status}" for name, status in strangers.items())
-    return Promise(
+    refused = ", ".join(f"foreign {name}: {status}" for name, status in strangers.items())
+    return Check(
         "demo: listens on loopback only, refuses pages from elsewhere, connects to nothing",
-        f"listens on {', '.join(sorted(listening))}; {said}; {len(away)} connections out",
+        f"listens on {', '.join(sorted(listening))}; {refused}; {len(away)} connections out",
         listening == {HOST} and set(strangers.values()) == {403} and not away,
     )
 
 
-def flood(server: Server, rounds: int) -> Promise:
-    """As many guests at once as `PARALLEL`: a third each loads the page, uploads a photo, asks."""
-    photo = _png(Image.effect_noise((320, 240), 60))
+def flood(server: Server, rounds: int) -> Check:
+    """`PARALLEL` clients at once: a third loads the page, a third uploads a photo, a third asks a question."""
+    photo = encode(Image.effect_noise((320, 240), 60), "PNG")
 
-    def guest(number: int) -> str:
+    def client(number: int) -> str:
         try:
             if number % 3 == 0:
                 return f"page {server.request('GET', '/')[0]}"
@@ -153,15 +154,15 @@ def flood(server: Server, rounds: int) -> Promise:
 
     seen: Counter[str] = Counter()
     began = time.monotonic()
-    with ThreadPoolExecutor(PARALLEL) as guests:
+    with ThreadPoolExecutor(PARALLEL) as pool:
         for _ in range(rounds):
-            seen.update(guests.map(guest, range(PARALLEL)))
+            seen.update(pool.map(client, range(PARALLEL)))
     seconds = time.monotonic() - began
-    # 503: too many at once, and told so.
+    # 503: the server says that it has too many at once.
     allowed = {f"{what} {status}" for what in ("page", "upload", "question") for status in (200, 503)}
     alive = answers(server)
-    return Promise(
-        f"demo: outlives {PARALLEL} requests at once, and answers the next question",
+    return Check(
+        f"demo: after {PARALLEL} requests at once, it answers the next question",
         f"{', '.join(f'{n} {what}' for what, n in sorted(seen.items()))} in {seconds:.0f} s; next question "
         + ("answered" if alive else "NOT answered"),
         set(seen) <= allowed and seen["page 200"] == rounds * len(range(0, PARALLEL, 3)) and alive,
@@ -169,8 +170,8 @@ def flood(server: Server, rounds: int) -> Promise:
 
 
 def answers(server: Server) -> bool:
-    """Whether a whole question gets through; a queue that is still full is waited for."""
-    status, path = server.upload(_png(Image.new("RGB", (320, 240), "#4060a0")))
+    """Whether a question with a photo is answered; a queue that is still full is waited for."""
+    status, path = server.upload(encode(Image.new("RGB", (320, 240), "#4060a0"), "PNG"))
     for _ in range(60):
         text = server.ask(path, "Which character is on the red square?")
         if "Queue is full" not in text:
@@ -179,8 +180,8 @@ def answers(server: Server) -> bool:
     return status == 200 and "process_completed" in text and 'class=\\"answer' in text
 
 
-def garbage(server: Server) -> Promise:
-    whole = _png(Image.effect_noise((400, 400), 60))
+def garbage(server: Server) -> Check:
+    whole = encode(Image.effect_noise((400, 400), 60), "PNG")
     uploads = {
         "random bytes": os.urandom(100_000),
         "nothing": b"",
@@ -188,7 +189,7 @@ def garbage(server: Server) -> Promise:
         "SVG": b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>',
         "half a PNG": whole[: len(whole) // 2],
         "bit-flipped PNG": whole[:60] + bytes(255 - b for b in whole[60:200]) + whole[200:],
-        "bomb": _flat_png(*BOMB),
+        "bomb": flat_png(BOMB),
     }
     plain = []
     for name, data in uploads.items():
@@ -201,31 +202,33 @@ def garbage(server: Server) -> Promise:
     huge, _ = server.request("POST", "/gradio_api/upload", b"", **head)
     alive = answers(server)
     missing = sorted(set(uploads) - set(plain))
-    return Promise(
-        "demo: broken, empty and oversized uploads get plain words, and the next question is answered",
-        f"{len(plain)} of {len(uploads)} in plain words"
+    return Check(
+        "demo: broken, empty and oversized uploads get a plain error, and the next question is answered",
+        f"{len(plain)} of {len(uploads)} got one"
         + (f" (not: {', '.join(missing)})" if missing else "")
         + f"; {TOO_LONG:,} announced bytes: {huge}; next question {'answered' if alive else 'NOT answered'}",
         not missing and huge == 413 and alive,
     )
 
 
-def memory(server: Server, idle: int, largest: bool) -> Promise:
-    if largest:  # see-through and lying on its side: each is a copy more
+def memory(server: Server, idle: int, largest: bool) -> Check:
+    if largest:  # transparency and rotation take a copy each
         exif = Image.Exif()
         exif[0x0112] = 6
-        assert 'class=\\"answer' in server.ask(server.upload(_png(Image.new("RGBA", LARGEST), exif))[1], "What?")
+        assert 'class=\\"answer' in server.ask(
+            server.upload(encode(Image.new("RGBA", LARGEST), "PNG", exif=exif))[1], "What?"
+        )
     grown = server.peak_mib() - idle
     what = f", a photo of {LARGEST[0] * LARGEST[1] // 10**6} million pixels" if largest else ""
-    return Promise(
-        f"demo: all this{what} takes at most {ROOM_MIB:,} MiB above the idle server",
+    return Check(
+        f"demo: all this{what} takes at most {MEMORY_MIB:,} MiB above the idle server",
         f"{grown:,} MiB above {idle:,}",
-        grown <= ROOM_MIB,
+        grown <= MEMORY_MIB,
     )
 
 
-def elsewhere(server: Server) -> Promise:
-    """Files and addresses that no page of ours names."""
+def elsewhere(server: Server) -> Check:
+    """Files, addresses and routes that the page never uses."""
     paths = ["/etc/passwd", "../../etc/passwd", f"{server.folder}/../../etc/passwd", "http://example.org/x.png"]
     named = [server.join(path, "What?", uuid.uuid4().hex)[0] for path in paths]
     fetched = [server.request("GET", f"/gradio_api/file={path}")[0] for path in paths]
@@ -238,8 +241,8 @@ def elsewhere(server: Server) -> Promise:
     )
     routes = [server.request("GET", path)[0] for path in other]
     out = [c for c in server.process.net_connections(kind="inet") if c.raddr and c.raddr.ip != HOST]
-    return Promise(
-        "demo: reads no file but uploads, fetches no address, has no API",
+    return Check(
+        "demo: reads no file but uploads, fetches no address, offers no API",
         f"{len(paths)} paths named: {_all(named)}, fetched: {_all(fetched)}; "
         f"{len(other)} other routes: {_all(routes)}; {len(out)} connections out",
         {*named, *fetched} == {403} and set(routes) == {404} and not out,
@@ -248,21 +251,3 @@ def elsewhere(server: Server) -> Promise:
 
 def _all(statuses: list[int]) -> str:
     return " ".join(f"{count} x {status}" for status, count in Counter(statuses).items())
-
-
-def _png(image: Image.Image, exif: Image.Exif | None = None) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG", exif=exif)
-    return file.getvalue()
-
-
-def _flat_png(width: int, height: int) -> bytes:
-    """A black one of any size in little memory: a thousandth of its bits."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
-
-    packer, row = zlib.compressobj(), bytes(1 + (width + 7) // 8)
-    data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
-    header = width.to_bytes(4) + height.to_bytes(4) + bytes((1, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
