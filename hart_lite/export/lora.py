@@ -5,7 +5,6 @@ What an adapter may have beyond that changes what it computes, so it is refused 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hart_lite.errors import HartError
-from hart_lite.models.loading import ADAPTER_WEIGHTS
+from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
 from hart_lite.utils.text import shown
 
-CONFIG = "adapter_config.json"
 # They say where the adapter sits, how it began and how it was trained; r, lora_alpha and the tensors say what it is.
 HARMLESS = {
     *("r", "lora_alpha", "lora_dropout", "task_type", "inference_mode", "peft_version"),
@@ -47,46 +45,71 @@ class LoraFile:
     pairs: dict[str, Pair]  # by module of the base, as transformers names it
 
 
+@dataclass(frozen=True)
+class MergedTensor:
+    """What a weight W becomes: W + scale * B @ A, summed in float32 and rounded once to the dtype of W.
+
+    pair: None where nothing is added.
+    quantised: W is first replaced by what its 4 bits (nf4) stand for, quantised from `dtype` (None: its own).
+    """
+
+    name: str
+    pair: Pair | None
+    scale: float
+    quantised: bool
+    dtype: torch.dtype | None = None
+
+    def start(self, weight: torch.Tensor) -> torch.Tensor:
+        """What B @ A is added to."""
+        return through_nf4(weight.to(self.dtype or weight.dtype)) if self.quantised else weight
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        """Same shape and dtype. Raises `HartError` where the sum is infinite or not a number."""
+        value = self.start(weight).float()
+        if self.pair is not None:
+            value = value.add(self.pair.B.float() @ self.pair.A.float(), alpha=self.scale)
+        value = value.to(weight.dtype)
+        if not value.isfinite().all():
+            raise HartError(f"{self.name}: the sum does not fit {weight.dtype}; the adapter or the base is damaged")
+        return value
+
+
+def through_nf4(weight: torch.Tensor) -> torch.Tensor:
+    """nf4 with double quantisation and back, as bitsandbytes does it for a base loaded with model.quant=nf4."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit  # here: merging without it does not need it
+
+    return dequantize_4bit(*quantize_4bit(weight.contiguous(), quant_type="nf4", compress_statistics=True))
+
+
 def find_adapter(source: Path) -> Path:
     """The adapter's folder of a run directory, or `source` itself where it is one."""
-    if (source / CONFIG).is_file():
+    if (source / ADAPTER_CONFIG).is_file():
         return source
     if (source / "recipe.yaml").is_file() and not (source / "adapter").is_dir():
-        stages = sorted(str(found.parent) for found in source.glob(f"stages/*/adapter/{CONFIG}"))
+        stages = sorted(str(found.parent) for found in source.glob(f"stages/*/adapter/{ADAPTER_CONFIG}"))
         raise HartError(
             f"the run in {source} has not ended, so it has no adapter yet; "
             f"hart-lite train {source / 'recipe.yaml'} --resume"
             + (f"; or take that of a stage: {', '.join(stages)}" if stages else "")
         )
     if not (source / "adapter").is_dir():
-        raise HartError(f"{source} is neither a run directory nor the folder of an adapter: {CONFIG} is not there")
+        raise HartError(
+            f"{source} is neither a run directory nor the folder of an adapter: {ADAPTER_CONFIG} is not there"
+        )
     return source / "adapter"
 
 
 def read_lora(folder: Path) -> LoraFile:
     """Raises `HartError` for a folder without an adapter, a damaged one, and one that is more than plain LoRA."""
-    config = read_config(folder)
+    config = read_adapter_config(folder)
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise HartError(f"{folder / CONFIG} does not name a base (base_model_name_or_path)")
+        raise HartError(f"{folder / ADAPTER_CONFIG} does not name a base (base_model_name_or_path)")
     _refuse_more_than_lora(folder, config)
     r, alpha = config.get("r"), config.get("lora_alpha")
     if type(r) is not int or r < 1 or type(alpha) not in (int, float) or not abs(alpha) < LARGEST_ALPHA:
-        raise HartError(f"{folder / CONFIG} is damaged: r = {shown(r)}, lora_alpha = {shown(alpha)}")
+        raise HartError(f"{folder / ADAPTER_CONFIG} is damaged: r = {shown(r)}, lora_alpha = {shown(alpha)}")
     return LoraFile(folder, base, alpha / r, _pairs(folder, r))
-
-
-def read_config(folder: Path) -> dict:
-    for name in (CONFIG, ADAPTER_WEIGHTS):
-        if not (folder / name).is_file():
-            raise HartError(f"{folder} holds no adapter: {name} is missing")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise HartError(f"{folder / CONFIG} is damaged: {error}") from error
-    if not isinstance(config, dict):
-        raise HartError(f"{folder / CONFIG} is damaged: it holds {shown(config)}")
-    return config
 
 
 def _refuse_more_than_lora(folder: Path, config: dict) -> None:

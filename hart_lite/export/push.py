@@ -17,16 +17,17 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from hart_lite.errors import HartError
-from hart_lite.export.lora import CONFIG, find_adapter, read_config
+from hart_lite.export.lora import find_adapter
 from hart_lite.export.model_card import Kind, model_card
 from hart_lite.export.shards import Checkpoint
-from hart_lite.models.loading import ADAPTER_BASE, ADAPTER_WEIGHTS
+from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
+from hart_lite.models.loading import ADAPTER_BASE
 from hart_lite.runs.record import PICTURES, RECORD, RunRecord, public_name, record_of
 from hart_lite.utils.text import cut, shown
 
 CARD = "README.md"
 GOES = (
-    *("config.json", "generation_config.json", "model.safetensors.index.json", CONFIG, ADAPTER_BASE),
+    *("config.json", "generation_config.json", "model.safetensors.index.json", ADAPTER_CONFIG, ADAPTER_BASE),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json"),
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
@@ -94,18 +95,18 @@ def _upload(api: HfApi, folder: Path, repo: str, private: bool, message: str) ->
 
 def pack(source: Path, repo: str, pictures: bool = True) -> Parcel:
     """Raises `HartError` for a folder that holds neither an adapter nor a whole merged model."""
-    if (source / "config.json").is_file() and not (source / CONFIG).is_file():
+    if (source / "config.json").is_file() and not (source / ADAPTER_CONFIG).is_file():
         kind, folder = "merged", source
         weights = Checkpoint.open(folder).shards  # half a model stays here
         record, shots = _record_of_merge(folder)
         own: dict[str, Path | bytes] = {}
     else:
         kind, folder, weights = "adapter", find_adapter(source), (ADAPTER_WEIGHTS,)
-        config = read_config(folder)
+        config = read_adapter_config(folder)
         base = config.get("base_model_name_or_path") or "unnamed base"
         record, shots = record_of(folder, base)
         config["base_model_name_or_path"] = public_name(base)  # PEFT writes the path of a local base here
-        own = {CONFIG: json.dumps(config, indent=2).encode()}
+        own = {ADAPTER_CONFIG: json.dumps(config, indent=2).encode()}
     shots = shots if pictures else {}
     record = record.model_copy(update={"pictures": [p for p in record.pictures if p.file in shots]})
     card = model_card(record, kind, repo)
