@@ -1,8 +1,8 @@
 """A safetensors checkpoint on disk: read one tensor at a time, and written anew with some tensors changed.
 
 Reading is `safetensors.safe_open`, which checks the header and maps the file instead of loading it. Writing is ours,
-since `safetensors.torch.save_file` wants every tensor of a file in memory and sorts them anew. Here a new shard gets the
-old one's header byte for byte (names, order, dtypes, metadata), then the tensors in their order, one at a time.
+since `safetensors.torch.save_file` wants every tensor of a file in memory and sorts them anew. Here a new shard gets
+the old one's header byte for byte (names, order, dtypes, metadata), then the tensors in their order, one at a time.
 """
 
 from __future__ import annotations
