@@ -19,11 +19,11 @@ from collections.abc import Iterator, Sequence
 
 from hart_lite.errors import HartError
 from hart_lite.inference.engine import GREEDY, Conversation, Decoding, cut_after
-from hart_lite.inference.openai_client import Client, RequestError, SilentError
 from hart_lite.inference.protocols.base import ProtocolRun, Say
 from hart_lite.models.families.base import Content
 from hart_lite.models.families.qwen2_5_vl import MAX_ASPECT, Qwen25VL
 from hart_lite.types import ImageView, Tokens, Turn
+from hart_lite.utils.openai_client import Client, RequestError, SilentError
 
 THREADS = 4
 SILENCE = 16  # conversations in a row to which the server itself had no answer: the others would wait in vain, too
