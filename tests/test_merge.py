@@ -309,10 +309,10 @@ def first(tensors, side="lora_B"):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda t: t[first(t)].fill_(float("nan")), "holds values that are no numbers"),
+        (lambda t: t[first(t)].fill_(float("nan")), "holds infinite or NaN values"),
         (lambda t: t.pop(first(t)), "only one of A and B"),
-        (lambda t: t.update({"base_model.model.x.lora_magnitude_vector": torch.ones(3)}), "no LoRA matrix"),
-        (lambda t: t.update({first(t): torch.zeros(128, 5)}), "no LoRA matrix of a linear layer of rank 4"),
+        (lambda t: t.update({"base_model.model.x.lora_magnitude_vector": torch.ones(3)}), "not a LoRA matrix"),
+        (lambda t: t.update({first(t): torch.zeros(128, 5)}), "not a LoRA matrix of a linear layer of rank 4"),
         (lambda t: t.update({first(t): torch.zeros(77, 4)}), r"is \(77, .*belongs to another base"),
         (lambda t: t.clear(), "is empty"),
         (

@@ -20,7 +20,7 @@ import torch
 
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import Recipe
-from hart_lite.errors import HartError
+from hart_lite.errors import CheckpointError, ConfigError, ModelError
 from hart_lite.export.lora import LoraFile, MergedTensor, find_adapter, read_lora
 from hart_lite.export.shards import INDEX, SINGLE, Checkpoint
 from hart_lite.export.tensor_names import TensorNames
@@ -75,7 +75,7 @@ def merge(source: str | Path, out: str | Path, base: Base = "plain", force: bool
         _check_place(out, force)  # a merge takes long: another program may have written there meanwhile
         move_whole(work, out)
     except OSError as error:
-        raise HartError(f"{out} could not be written: {error}") from error
+        raise CheckpointError(f"{out} could not be written: {error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return check
@@ -93,7 +93,7 @@ def find_base(name: str, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FETCHED)))
     except (OSError, ValueError, HTTPError) as error:
-        raise HartError(
+        raise ModelError(
             f"base {shown(name)} is no folder here and cannot be had from the Hub: {error}\nMerging needs the files of "
             "the base that the adapter was trained on"
         ) from error
@@ -104,15 +104,15 @@ def _family(folder: Path, name: str) -> Family:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = config.get("model_type")
         if kind not in FAMILIES:
-            raise HartError(f"base {shown(name)} is of type {shown(kind)}; supported: {', '.join(FAMILIES)}")
+            raise ModelError(f"base {shown(name)} is of type {shown(kind)}; supported: {', '.join(FAMILIES)}")
         if "quantization_config" in config:
-            raise HartError(
+            raise ModelError(
                 f"base {shown(name)} is stored quantised; nothing can be added to its weights without quantising them "
                 "again. Train on the unquantised one (model.quant=nf4 quantises it at loading) and merge into that"
             )
         return FAMILIES[kind](str(folder))
     except (OSError, ValueError, AttributeError) as error:
-        raise HartError(f"base {shown(name)} cannot be read: {error}") from error
+        raise ModelError(f"base {shown(name)} cannot be read: {error}") from error
 
 
 def _trained_in(recipe: Recipe | None) -> torch.dtype | None:
@@ -121,11 +121,11 @@ def _trained_in(recipe: Recipe | None) -> torch.dtype | None:
     if recipe is None:
         return None
     if recipe.model.quant != "nf4":
-        raise HartError(
+        raise ConfigError(
             "the run trained on an unquantised base (model.quant=none), so --base plain is what it trained on"
         )
     if recipe.model.backend == "unsloth":
-        raise HartError(
+        raise ConfigError(
             "unsloth decides by itself which weights it quantises, so --base dequant is not known for its runs"
         )
     return DTYPES.get(recipe.model.dtype)
@@ -146,20 +146,22 @@ def _check_place(out: Path, force: bool) -> None:
     if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
         return
     if not force:
-        raise HartError(f"{out} is there already; choose another place, or add --force to replace an earlier merge")
+        raise ConfigError(f"{out} is there already; choose another place, or add --force to replace an earlier merge")
     if out.is_symlink() or not RunRecord.is_merge(out):
-        raise HartError(f"{out} was not made by hart-lite merge, so --force does not replace it; choose another place")
+        raise ConfigError(
+            f"{out} was not made by hart-lite merge, so --force does not replace it; choose another place"
+        )
 
 
 def _check_room(out: Path, checkpoint: Checkpoint, inputs: tuple[Path, ...]) -> None:
     if any(out.resolve() in (place.resolve(), *place.resolve().parents) for place in inputs):
-        raise HartError(f"{out} holds what is to be merged; choose another place")
+        raise ConfigError(f"{out} holds what is to be merged; choose another place")
     ground = next(place for place in out.absolute().parents if place.exists())
     if not ground.is_dir() or not os.access(ground, os.W_OK):
-        raise HartError(f"{out} cannot be written: {ground} is no folder to write in")
+        raise ConfigError(f"{out} cannot be written: {ground} is no folder to write in")
     needed, free = checkpoint.nbytes + ROOM, shutil.disk_usage(ground).free
     if free < needed:
-        raise HartError(f"{out} needs {needed / 2**30:.1f} GiB and {ground} has {free / 2**30:.1f} GiB left")
+        raise ConfigError(f"{out} needs {needed / 2**30:.1f} GiB and {ground} has {free / 2**30:.1f} GiB left")
 
 
 def _copy_files(base: Checkpoint, work: Path) -> None:

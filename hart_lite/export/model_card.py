@@ -14,7 +14,7 @@ import yaml
 from hart_lite.config.prompts import Prompts
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import RLStage, SFTStage
-from hart_lite.errors import HartError
+from hart_lite.errors import CheckpointError
 from hart_lite.eval.run_summary import run_summary_table
 from hart_lite.inference.prompts import fill
 from hart_lite.models.loading import FAMILIES
@@ -188,7 +188,7 @@ def _evaluation(record: RunRecord, kind: Kind) -> str:
         named = {plain(name): _plain_figures(figures) for name, figures in record.evaluations.items()}
         table = run_summary_table(named)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise HartError(
+        raise CheckpointError(
             f"the run's evaluations are damaged: {error!r}; evaluate it again, or leave them out"
         ) from error
     about = (

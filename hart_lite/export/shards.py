@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from hart_lite.errors import HartError
+from hart_lite.errors import ModelError
 from hart_lite.utils.text import shown
 
 INDEX = "model.safetensors.index.json"
@@ -43,15 +43,15 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
-        """Reads the headers alone. Raises `HartError` for a shard that is missing, damaged or not as the index says."""
+        """Reads the headers alone. Raises `ModelError` for a shard that is missing, damaged or not what the index says."""
         slots: dict[str, TensorSlot] = {}
         expected = _expected(folder)
         for shard, names in expected.items():
             found = _slots(folder / shard)
             if missing := sorted(names - found.keys()):
-                raise HartError(f"{folder / shard} lacks {shown(missing[0])}, which {INDEX} says it holds")
+                raise ModelError(f"{folder / shard} lacks {shown(missing[0])}, which {INDEX} says it holds")
             if twice := sorted(found.keys() & slots.keys()):
-                raise HartError(f"{folder}: {shown(twice[0])} is in {slots[twice[0]].shard} and in {shard}")
+                raise ModelError(f"{folder}: {shown(twice[0])} is in {slots[twice[0]].shard} and in {shard}")
             slots |= found
         return cls(folder, tuple(expected), slots)
 
@@ -89,7 +89,7 @@ def _expected(folder: Path) -> dict[str, set[str]]:
     if (folder / SINGLE).is_file():  # transformers looks for it first, too
         return {SINGLE: set()}
     if not index.is_file():
-        raise HartError(f"{folder} holds no safetensors checkpoint: neither {SINGLE} nor {INDEX} is there")
+        raise ModelError(f"{folder} holds no safetensors checkpoint: neither {SINGLE} nor {INDEX} is there")
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         if not all(isinstance(shard, str) for shard in names.values()):
@@ -98,21 +98,21 @@ def _expected(folder: Path) -> dict[str, set[str]]:
         for name, shard in names.items():
             shards[shard].add(name)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise HartError(f"{index} is damaged: {error!r}") from error
+        raise ModelError(f"{index} is damaged: {error!r}") from error
     for shard in shards:
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise HartError(f"{index} names a shard {shown(shard)}, which is no file name in its folder")
+            raise ModelError(f"{index} names a shard {shown(shard)}, which is no file name in its folder")
     return shards
 
 
 def _slots(path: Path) -> dict[str, TensorSlot]:
     if not path.is_file():
-        raise HartError(f"{path} is missing: the checkpoint is not whole. Download or save it again")
+        raise ModelError(f"{path} is missing: the checkpoint is not whole. Download or save it again")
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
     except SafetensorError as error:
-        raise HartError(f"{path} is damaged: {error}. Download or save it again") from error
+        raise ModelError(f"{path} is damaged: {error}. Download or save it again") from error
     return {name: TensorSlot(path.name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from hart_lite.errors import HartError
+from hart_lite.errors import ModelError
 from hart_lite.export.lora import Pair
 from hart_lite.export.shards import FLOATS, Checkpoint
 
@@ -39,22 +39,22 @@ class TensorNames:
         return cls(checkpoint, model, _stored(checkpoint, model), shared)
 
     def weight(self, module: str, pair: Pair) -> str:
-        """The stored name of the weight that a pair belongs to. Raises `HartError` where it has no place."""
+        """The stored name of the weight that a pair belongs to. Raises `ModelError` where it has no place."""
         parameter = f"{module}.weight"
         name = self.stored.get(parameter)
         if parameter in self.shared:
-            raise HartError(
+            raise ModelError(
                 f"the adapter changes {parameter}, which is one tensor for words going in and coming out here; merged, "
                 "it would change both. Train without an adapter on it"
             )
         if name is None:
-            raise HartError(
+            raise ModelError(
                 f"the adapter changes {parameter}, which the base in {self.checkpoint.folder} does not have: it "
                 "belongs to another base, or was saved with another version of transformers"
             )
         slot, shape = self.checkpoint.slots[name], (pair.B.shape[0], pair.A.shape[1])
         if slot.shape != shape or slot.dtype not in FLOATS:
-            raise HartError(
+            raise ModelError(
                 f"the adapter's {parameter} is {shape}, the base's {name} is {slot.dtype} {slot.shape}: it belongs "
                 "to another base"
             )
@@ -77,7 +77,7 @@ class TensorNames:
         model = replace_with_bnb_linear(model, list(left_out), config)
         found = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear4bit)}
         if missing := sorted(found - self.stored.keys()):
-            raise HartError(f"the base in {self.checkpoint.folder} lacks {missing[0]}; it is not a whole checkpoint")
+            raise ModelError(f"the base in {self.checkpoint.folder} lacks {missing[0]}; it is not a whole checkpoint")
         return {self.stored[parameter] for parameter in found}
 
 
@@ -94,6 +94,6 @@ def _stored(checkpoint: Checkpoint, model: nn.Module) -> dict[str, str]:
         if converted is not None or parameter not in parameters:
             continue  # made of several tensors, or not a parameter of the model: no adapter changes it
         if parameter in stored:
-            raise HartError(f"{checkpoint.folder}: {stored[parameter]} and {name} are both {parameter}")
+            raise ModelError(f"{checkpoint.folder}: {stored[parameter]} and {name} are both {parameter}")
         stored[parameter] = name
     return stored

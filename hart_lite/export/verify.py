@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText
 
 from hart_lite.data.images import ImageBytes
-from hart_lite.errors import HartError
+from hart_lite.errors import ModelError
 from hart_lite.export.lora import MergedTensor
 from hart_lite.export.shards import Change, Checkpoint, raw
 from hart_lite.export.tensor_names import TensorNames
@@ -80,7 +80,7 @@ class MergeCheck:
 def check_merge(
     folder: Path, adapter: Path, base: TensorNames, changes: Mapping[str, MergedTensor], family: Family
 ) -> MergeCheck:
-    """Of a merged checkpoint in `folder`, made of `base` by `changes`. Raises `HartError` where it fails."""
+    """Of a merged checkpoint in `folder`, made of `base` by `changes`. Raises `ModelError` where it fails."""
     merged = Checkpoint.open(folder)
     sampled, untouched, worst = check_weights(merged, base.checkpoint, changes)
     return MergeCheck(
@@ -95,21 +95,23 @@ def check_merge(
 
 
 def check_weights(merged: Checkpoint, base: Checkpoint, changes: Mapping[str, MergedTensor]) -> tuple[int, int, float]:
-    """(changed tensors checked, unchanged ones, largest error as a share of what rounding explains). Raises `HartError`
-    for a tensor that is not what it should be."""
+    """(changed tensors checked, unchanged ones, largest error as a share of what rounding explains).
+
+    Raises `ModelError` for a tensor that is not what it should be.
+    """
     if merged.slots.keys() != base.slots.keys():
-        raise HartError("the merged checkpoint holds other tensors than the base")
+        raise ModelError("the merged checkpoint holds other tensors than the base")
     worst = 0.0
     sample = _spread(sorted(changes))
     for name in sample:
         error = _error(changes[name], base.read(name), merged.read(name))
         if not error <= 1:
-            raise HartError(f"{name} is not W + scale * B @ A: the error is {error:.3g} times what rounding explains")
+            raise ModelError(f"{name} is not W + scale * B @ A: the error is {error:.3g} times what rounding explains")
         worst = max(worst, error)
     untouched = _spread([name for name in base.slots if name not in changes])
     for name in untouched:
         if not torch.equal(raw(merged.read(name)), raw(base.read(name))):
-            raise HartError(f"{name} was to stay as it is in the base, and differs")
+            raise ModelError(f"{name} was to stay as it is in the base, and differs")
     return len(sample), len(untouched), worst
 
 
@@ -139,7 +141,7 @@ def _spread(names: Sequence[str]) -> list[str]:
 def check_logits(
     merged: TensorNames, adapter: Path, base: TensorNames, changes: Mapping[str, MergedTensor], family: Family
 ) -> Logits:
-    """Runs the base with the adapter, the base alone, and the merged model. Raises `HartError` where the first and the
+    """Runs the base with the adapter, the base alone, and the merged model. Raises `ModelError` where the first and the
     last differ by more than rounding. `changes` say what stands for a quantised weight, and which dtypes are stored.
     """
     batch = image_and_question(family)
@@ -160,7 +162,7 @@ def check_logits(
         positions=with_adapter.shape[1],
     )
     if not logits.difference <= logits.allowed:
-        raise HartError(
+        raise ModelError(
             "the merged model does not say what the adapter on its base says: logits differ by "
             f"{logits.difference:.2g} of their standard deviation, {logits.allowed:g} is allowed (the adapter moves "
             f"them by {logits.moved:.2g})"
@@ -192,7 +194,7 @@ def streamed(names: TensorNames, changes: Mapping[str, Change] | None = None) ->
     The hooks are ours, since those of accelerate's `disk_offload` keep weights on the meta device, and PEFT moves an
     adapter to where the weights are: A and B lose their values there, and the logits are NaN.
 
-    Raises `HartError` for a checkpoint that lacks one of the model's weights.
+    Raises `ModelError` for a checkpoint that lacks one of the model's weights.
     """
     with init_empty_weights(include_buffers=False):  # buffers are computed from the config
         model = AutoModelForImageTextToText.from_config(names.model.config, dtype=torch.float32)
@@ -200,7 +202,7 @@ def streamed(names: TensorNames, changes: Mapping[str, Change] | None = None) ->
     for path, module in model.named_modules():
         own = {key: f"{path}.{key}" if path else key for key, _ in module.named_parameters(recurse=False)}
         if missing := [parameter for parameter in own.values() if parameter not in stored]:
-            raise HartError(f"{names.checkpoint.folder} lacks {missing[0]}; it is not a whole checkpoint")
+            raise ModelError(f"{names.checkpoint.folder} lacks {missing[0]}; it is not a whole checkpoint")
         if own:
             files = {key: stored[parameter] for key, parameter in own.items()}
             _stream(module, partial(_read, files, names.checkpoint, changes or {}))
