@@ -43,7 +43,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
-        """Reads the headers alone. Raises `ModelError` for a shard that is missing, damaged or not what the index says."""
+        """Reads the headers alone. Raises `ModelError` for a shard that is missing, damaged, or not as indexed."""
         slots: dict[str, TensorSlot] = {}
         expected = _expected(folder)
         for shard, names in expected.items():
