@@ -302,6 +302,20 @@ def test_the_code_of_the_card_is_python_and_short():
             assert len(statements) <= 10
 
 
+def test_the_code_of_the_card_asks_in_the_words_of_the_recipe():
+    prompts = {"locate": "\u770b{image}\u95ee\uff1a{question}{box_format}", "system": 'You say "where".'}
+    recipe = {"name": "x", "data": {"train": "me/q"}, "prompts": prompts, "stages": [{"kind": "rl"}]}
+    code = re.search(r"```python\n(.*?)```", model_card(record(recipe=recipe), "merged", "me/x"), re.DOTALL)[1]
+    lines = code[code.index("content = [") : code.index("inputs =")].replace('Image.open("photo.jpg")', '"photo"')
+    made: dict = {}
+    exec(lines, made)
+    system, user = made["chat"]
+    assert system == {"role": "system", "content": 'You say "where".'}
+    before, image, after = user["content"]
+    assert (before["text"], image) == ("\u770b", {"type": "image", "image": "photo"})
+    assert after["text"].startswith("\u95ee\uff1aWhat does the red sign say?") and "bbox_2d" in after["text"]
+
+
 def test_the_code_of_a_merged_card_runs(merged, tmp_path):
     """With the folder in the place of the repository."""
     card = plan_upload(merged, "me/small").card

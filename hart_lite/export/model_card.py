@@ -110,8 +110,8 @@ def _use(record: RunRecord, kind: Kind, repo: str) -> str:
     command = f'hart-lite ask photo.jpg "What does the red sign say?" --model {repo}'
     return (
         f"With hart-lite: the box, the crop from the original pixels, the answer.\n\n{fenced(command, 'bash')}\n\n"
-        f"The first of these turns with plain transformers{'' if merged else ' and PEFT'}, where the numbers of a box "
-        f"are the base's own:\n\n{fenced(chr(10).join(lines), 'python')}"
+        f"The first of these turns with transformers{'' if merged else ', PEFT'} and torchvision, which the processor "
+        f"needs; the numbers of a box are the base's own:\n\n{fenced(chr(10).join(lines), 'python')}"
     )
 
 

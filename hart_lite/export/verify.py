@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import init_empty_weights
 from peft import PeftModel
 from PIL import Image
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText
 
@@ -191,12 +191,13 @@ def streamed(names: TensorNames, changes: Mapping[str, Change] | None = None) ->
     """The plain model class in float32 on CPU, whose weights stay in their files: those of a module are read when it
     runs, and let go when it has run. `changes`: what becomes of a weight when it is read, by its stored name.
 
-    The hooks are ours, since those of accelerate's `disk_offload` keep weights on the meta device, and PEFT moves an
-    adapter to where the weights are: A and B lose their values there, and the logits are NaN.
+    accelerate has both halves of this, and neither fits. The hooks of its `disk_offload` keep weights on the meta
+    device, to which PEFT then moves A and B, and the logits are NaN. Its `init_empty_weights` makes every weight and
+    lets go of it at some later garbage collection: 96 MB of address space did not do for a model of 346 MB.
 
     Raises `ModelError` for a checkpoint that lacks one of the model's weights.
     """
-    with init_empty_weights(include_buffers=False):  # buffers are computed from the config
+    with _EmptyWeights():
         model = AutoModelForImageTextToText.from_config(names.model.config, dtype=torch.float32)
     stored = names.with_tied()
     for path, module in model.named_modules():
@@ -207,6 +208,14 @@ def streamed(names: TensorNames, changes: Mapping[str, Change] | None = None) ->
             files = {key: stored[parameter] for key, parameter in own.items()}
             _stream(module, partial(_read, files, names.checkpoint, changes or {}))
     return model.eval()
+
+
+class _EmptyWeights(TorchFunctionMode):
+    """Weights, which begin as memory without values, are made without memory. Buffers are computed from the config, and
+    so they are made as usual."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
 
 
 def _stream(module: nn.Module, read: Callable[[], dict[str, torch.Tensor]]) -> None:
