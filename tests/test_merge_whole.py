@@ -279,4 +279,4 @@ def test_a_base_from_the_hub_is_taken_from_its_cache(base, adapter, tmp_path):
         assert (after[name].double() - before[name].double() - delta).abs().max() < 1e-6
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
     done = python(FROM_THE_HUB, copied, tmp_path / "no", HF_HOME=str(tmp_path / "empty"), HF_HUB_OFFLINE="1")
-    assert "HartError: base 'me/qwen' is no folder here and cannot be had from the Hub" in done.stderr
+    assert "ModelError: base 'me/qwen' is no folder here and cannot be had from the Hub" in done.stderr
