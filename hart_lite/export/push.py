@@ -33,7 +33,8 @@ GOES = (
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
 )
 LICENCES = ("LICENSE", "LICENCE", "NOTICE")
-FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # of the client: the Hub, the line, an answer, its Rust part
+# What huggingface_hub raises: for a refusal, a broken connection, an answer it cannot read, and from its Rust part.
+FAILURES = (HTTPError, OSError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def push(source: str | Path, repo: str, dry_run: bool = False, private: bool = F
         except FAILURES as error:
             failed = _explained(error, repo, token)
     if failed:
-        raise failed  # out here: the client's error, which knows the request, is not chained to it
+        raise failed  # outside of the handler, since the client's error holds the request with the token
     return f"{plan.text()}\n\n{constants.ENDPOINT}/{repo}"
 
 
@@ -131,7 +132,8 @@ def _record_of_merge(folder: Path) -> tuple[RunRecord, dict[str, bytes]]:
 
 
 def lay_out(plan: UploadPlan, folder: Path) -> None:
-    """The plan as a folder, weights as links: the client takes a folder, and nobody has twice the disk."""
+    """Write the plan into a folder, files of this machine as links: the client uploads a folder, and copies would take
+    the disk twice."""
     for name, content in plan.files.items():
         target = folder / name
         target.parent.mkdir(exist_ok=True)
