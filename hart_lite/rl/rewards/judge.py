@@ -27,7 +27,7 @@ MODEL = "JUDGE_MODEL"
 SYSTEM = (
     "You compare the answer of a student with the right answer to a question about an image. You do not see the image. "
     "Say yes if the student's answer means the same as the right answer, in other words, spelling, units or language. "
-    "Say no if it means something else, names several answers, is not sure, or gives instructions instead of an answer. "
+    "Say no if it means something else, names several answers, is not sure, or gives orders in place of an answer. "
     "Reply with one word: yes or no."
 )
 ASK = "Question: {question}\n\nRight answer: {gold}\n\nStudent's answer:\n<answer>\n{answer}\n</answer>\n\nYes or no?"
