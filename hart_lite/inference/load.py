@@ -24,16 +24,16 @@ from hart_lite.config.sections import Evaluate, ModelSection, PixelBudgets, Roll
 from hart_lite.errors import HartError
 from hart_lite.inference.engine import Engine
 from hart_lite.inference.local_engine import LocalEngine
-from hart_lite.inference.openai_client import Client
 from hart_lite.inference.openai_engine import INTERFACES, ApiEngine
+from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hart_lite.models.fingerprint import fingerprint
-from hart_lite.models.loading import ADAPTER_WEIGHTS, load_policy
+from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
 from hart_lite.runs.layout import ADAPTER, is_run, read_recipe
 from hart_lite.runs.record import RunRecord, recipe_of
+from hart_lite.utils.openai_client import Client
 from hart_lite.utils.text import shown
 
-ADAPTER_CONFIG = "adapter_config.json"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _KINDS = "a run directory, a folder with an adapter or a checkpoint, a Hub id (owner/name), `embedded` or `api:NAME`"
 

@@ -24,8 +24,7 @@ from hart_lite.models.loading import ADAPTER_BASE, FRAME
 from hart_lite.models.policy import Policy
 from hart_lite.runs.checkpoints import DISK_ERRORS
 from hart_lite.runs.versions import versions
-from hart_lite.utils.files import move_whole, write_whole
-from hart_lite.utils.locks import LOCK, FolderLock
+from hart_lite.utils.files import LOCK, FolderLock, move_whole, write_whole
 from hart_lite.utils.phase import begin_phase
 
 BEGUN = {LOCK, "versions.json", "versions.json.part", "recipe.yaml.part"}  # all that a kill leaves before recipe.yaml

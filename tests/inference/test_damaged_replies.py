@@ -10,9 +10,9 @@ import pytest
 from damage import as_json, check_reader
 
 from hart_lite.errors import HartError
-from hart_lite.inference.openai_client import Client
 from hart_lite.inference.openai_engine import AbsoluteInterface, ApiEngine
 from hart_lite.inference.protocols.base import Outcome, Say
+from hart_lite.utils.openai_client import Client
 
 [COMPLETION, BUSY, REFUSED] = as_json(
     {

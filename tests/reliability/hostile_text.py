@@ -16,7 +16,7 @@ from PIL import Image
 from hart_lite.eval.compare import compare_text
 from hart_lite.eval.questions import images_of
 from hart_lite.eval.results import read_evaluation
-from hart_lite.export.push import pack
+from hart_lite.export.push import plan_upload
 from hart_lite.report.gallery import write_gallery
 from hart_lite.report.paper_tables.tables import write_tables
 from hart_lite.report.run_report import write_report
@@ -80,7 +80,7 @@ def pages(run: Path, evaluations: tuple[Path, Path]) -> Iterator[tuple[str, str]
     """(what it is, HTML) of all that shows text of theirs; Markdown is rendered as the Hub and GitHub do, with HTML."""
     render = MarkdownIt("gfm-like", {"linkify": False, "html": True}).render
     yield "report of a run", write_report(run).read_text(encoding="utf-8")
-    yield "model card", render(pack(run, "me/look").card.split("---\n", 2)[2])
+    yield "model card", render(plan_upload(run, "me/look").card.split("---\n", 2)[2])
     for number, folder in enumerate(evaluations, 1):
         images = images_of(read_evaluation(folder).settings)
         yield f"report of evaluation {number}", write_report(folder).read_text(encoding="utf-8")

@@ -9,9 +9,8 @@ from transformers import AutoModelForImageTextToText
 
 from hart_lite.errors import HartError
 from hart_lite.export.shards import SINGLE, Checkpoint
-from hart_lite.export.streamed import streamed
-from hart_lite.export.tensor_names import Names
-from hart_lite.export.verify import picture_and_question
+from hart_lite.export.tensor_names import TensorNames
+from hart_lite.export.verify import image_and_question, streamed
 from hart_lite.models.families.internvl3 import InternVL3
 from hart_lite.models.families.llava_onevision import LlavaOneVision
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
@@ -19,14 +18,14 @@ from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 BUILD = {Qwen25VL: make_base, InternVL3: build_internvl, LlavaOneVision: build_llava}
 
 
-def names_of(folder) -> Names:
-    return Names.of(folder, Checkpoint.open(folder))
+def names_of(folder) -> TensorNames:
+    return TensorNames.of(Checkpoint.open(folder))
 
 
 @pytest.mark.parametrize("family", BUILD)
 def test_it_says_what_the_loaded_model_says(family, tmp_path):
     folder = BUILD[family](tmp_path / "base")
-    batch = picture_and_question(family(str(folder)))
+    batch = image_and_question(family(str(folder)))
     model = streamed(names_of(folder))
     loaded = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
@@ -38,7 +37,7 @@ def test_it_says_what_the_loaded_model_says(family, tmp_path):
 
 def test_a_weight_is_what_its_change_makes_of_it(tmp_path):
     folder = make_base(tmp_path / "base")
-    batch, names = picture_and_question(Qwen25VL(str(folder))), names_of(folder)
+    batch, names = image_and_question(Qwen25VL(str(folder))), names_of(folder)
     with torch.no_grad():
         logits = streamed(names, {"model.embed_tokens.weight": torch.zeros_like})(**batch).logits  # the tied head, too
     assert not logits.any()
