@@ -17,6 +17,7 @@ from hart_lite.export.lora import read_lora
 from hart_lite.export.shards import Checkpoint
 from hart_lite.report.reader import read_run
 from hart_lite.runs import checkpoints
+from hart_lite.runs.metrics_file import rewind_metrics
 from hart_lite.runs.record import RunRecord, record_of
 
 PREDICTION = {
@@ -35,7 +36,6 @@ RECORD = {
     "libraries": {"torch": "2"}, "evaluations": {"before": {"n": 1}}, "merged": None,
     "pictures": [{"file": "a.jpg", "stage": "1-rl", "step": 1, "question": "Q", "right": 1, "samples": 2}],
 }  # fmt: skip
-STATE = {"global_step": 2, "max_steps": 4}
 ADAPTER = {"peft_type": "LORA", "base_model_name_or_path": "embedded", "r": 2, "lora_alpha": 4, "lora_dropout": 0.0}
 
 
@@ -91,15 +91,7 @@ def checkpoint(folder: Path) -> Callable[[bytes], None]:
         (stage / "checkpoint-2" / checkpoints.SEAL).write_bytes(data)
         assert checkpoints.newest_checkpoint(stage) is None
         (folder / "metrics.jsonl").write_bytes(data)
-        checkpoints.rewind_metrics(folder / "metrics.jsonl", "1-rl", 1)
-
-    return read
-
-
-def state(folder: Path) -> Callable[[bytes], None]:
-    def read(data: bytes) -> None:
-        (folder / "trainer_state.json").write_bytes(data)
-        assert checkpoints.is_last(folder) in (True, False)
+        rewind_metrics(folder / "metrics.jsonl", "1-rl", 1)
 
     return read
 

@@ -24,7 +24,6 @@ from tests.reliability.fuzz_own_files import (
     PREDICTION,
     RECORD,
     ROLLOUT,
-    STATE,
     adapter,
     checkpoint,
     evaluation,
@@ -32,7 +31,6 @@ from tests.reliability.fuzz_own_files import (
     run_folder,
     shard,
     shard_index,
-    state,
 )
 from tests.reliability.fuzz_rows import (
     BESIDE,
@@ -134,7 +132,6 @@ def targets(folder: Path) -> dict[str, Target]:
         made("rollouts", run_folder, lists(ROLLOUT), "stages/1-rl/rollouts/step-00001.jsonl"),
         made("record", record, lists(RECORD)),
         made("checkpoints", checkpoint, lists({"a.bin": "00"}, METRIC)),
-        made("trainer-state", state, lists(STATE)),
         made("shards", shard, (save({"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.float16)}),)),
         made("shard-index", shard_index, lists({"weight_map": {"x": "a.safetensors"}})),
         made("adapter-config", adapter, lists(ADAPTER), "adapter_config.json"),

@@ -78,7 +78,7 @@ def _stopped(folder: Path, name: str, stage: dict) -> Promise:
         one.train()
     except HartError as error:
         said = str(error)
-    ids = {i for step in one.standing.bad.values() for i in step}
+    ids = {i for step in one.guard.bad.values() for i in step}
     named = sum(repr(i) in said for i in ids)
     return Promise(
         f"{name}: {LIMIT} such steps in a row end the run, with their questions named",

@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import Trainer
 
 from hart_lite.config.schema import Recipe
+from hart_lite.inference.load import recipe_model
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.loading import load_policy
 from hart_lite.runs.splits import load_splits
+from hart_lite.training.step_trainer import StepTrainer
 from hart_lite.training.train import Stage
 
 RL = {"kind": "rl", "steps": 12, "questions_per_step": 8, "lr": 1e-3, "save_every": 0, "log_rollouts_every": 0}
 SFT = {"kind": "sft", "steps": 12, "batch_size": 16, "micro_batch_size": 16, "lr": 1e-3, "save_every": 0}
 
 
-def trainer(folder: Path, stage: dict, **model) -> Trainer:
+def trainer(folder: Path, stage: dict, **model) -> StepTrainer:
     recipe = Recipe.model_validate(
         {
             "name": "trust",
@@ -30,13 +31,13 @@ def trainer(folder: Path, stage: dict, **model) -> Trainer:
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
-    runner = Runner(load_policy(recipe.model), recipe.pixels, recipe.rollout)
+    runner = Runner(recipe_model("embedded", load_policy(recipe.model), recipe, {}))
     made, splits = Stage(recipe, 0, folder), load_splits(recipe)
     made.folder.mkdir(parents=True, exist_ok=True)
-    return made._trainer(runner, splits.rl or splits.sft, [])
+    return made.trainer(runner, splits.rl or splits.sft, evaluator=None)
 
 
-def trained(of: Trainer) -> list[torch.Tensor]:
+def trained(of: StepTrainer) -> list[torch.Tensor]:
     """Copies of what is trained, and of the optimizer's moments."""
     states = of.optimizer.state.values() if of.optimizer else ()
     moments = [value for state in states for _, value in sorted(state.items())]

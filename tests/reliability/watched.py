@@ -88,15 +88,23 @@ def main() -> int:
     from hart_lite.utils.libraries import quiet_libraries
 
     quiet_libraries()
-    from hart_lite.runs import checkpoints
-    from hart_lite.training import rl_trainer, sample_tracking, sft_trainer, train
+    from hart_lite.training import (
+        callbacks,
+        checkpointing,
+        rl_trainer,
+        sample_tracking,
+        sft_trainer,
+        step_trainer,
+        train,
+    )
 
     for owner, name, phase in (
-        (rl_trainer.RLTrainer, "_rollout", "rollout"),
-        (rl_trainer.RLTrainer, "_accumulate", "update"),
+        (rl_trainer.RLTrainer, "rollout", "rollout"),
+        (rl_trainer.RLTrainer, "accumulate", "update"),
         (sft_trainer.SFTStageTrainer, "training_step", "SFT"),
-        (checkpoints.SealedCheckpoints, "_save_checkpoint", "save"),
-        (checkpoints.MetricsFile, "on_log", "metrics"),
+        (step_trainer.StepTrainer, "save_model", "save"),
+        (checkpointing.SealCheckpoints, "on_save", "save"),
+        (callbacks.MetricsFile, "on_log", "metrics"),
         (rl_trainer, "save_rollouts", "pictures"),
         (train, "save_adapter", "adapter"),
         (train, "locate_once", "locate"),
