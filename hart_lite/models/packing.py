@@ -121,11 +121,13 @@ class Pack:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """The mask in pieces without most of its empty parts: tokens that attend in one call."""
-        mask, blocks = self.mask(), []
+        """The mask in pieces without most of its empty parts: tokens that attend in one call. The whole mask is never
+        made: it grows with the square of the row."""
+        places_T, blocks = torch.arange(len(self)), []
         for start, stop in pairwise((*self.cuts, len(self))):
-            keys_K = mask[start:stop].any(0).nonzero()[:, 0]
-            sees_Q_K = mask[start:stop, keys_K]
+            inside, before = self.segments_T[start:stop], self.segments_T[:stop]
+            keys_K = self.sees_S_S[inside.unique()].any(0)[before].nonzero()[:, 0]
+            sees_Q_K = self.sees_S_S[inside[:, None], before[keys_K]] & (keys_K <= places_T[start:stop, None])
             causal = torch.equal(sees_Q_K, torch.ones_like(sees_Q_K).tril()) and len(keys_K) == stop - start
             blocks.append(Block(start, stop, keys_K, None if causal else sees_Q_K))
         return tuple(blocks)

@@ -83,7 +83,7 @@ def _stopped(folder: Path, name: str, stage: dict) -> Check:
         trainer.train()
     except HartError as error:
         message = str(error)
-    ids = {i for step in trainer.standing.bad.values() for i in step}
+    ids = {i for step in trainer.guard.bad.values() for i in step}
     named = sum(repr(i) in message for i in ids)
     return Check(
         f"{name}: {LIMIT} such steps in a row end the run, and the error names their questions (at most {QUOTED})",
