@@ -1,4 +1,4 @@
-"""Pixels: decode safely, crop from the original, show at the size the model sees, frame boxes.
+"""Pixels: decode safely, crop from the original, show at the size the model sees.
 
 Whatever a decoder is given ends as upright RGB (EXIF orientation applied) or as one `HartError` naming the file.
 """
@@ -12,7 +12,7 @@ import stat
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
 from hart_lite.data.image_headers import DECODE_ERRORS, UPRIGHT, check_scans, length_of, orientation
 from hart_lite.errors import HartError
-from hart_lite.types import Box
 from hart_lite.utils.text import cut, printable
 
 MAX_PIXELS = 300_000_000  # 1.2 GB as RGB; the largest images of the benchmarks have about a tenth of it
@@ -237,16 +236,6 @@ def _eight_bit(values: np.ndarray, mode: str) -> np.ndarray:
         usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
         low, high = 0.0, next((top for top in usual if high <= top), high)
     return np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
-
-
-def draw_boxes(image: Image.Image, boxes: Sequence[Box], colour: str = "red", width: int = 3) -> Image.Image:
-    """A copy with each box framed. Boxes are in the pixels of `image`; the frame lies around them, not on them."""
-    image = image.copy()
-    draw = ImageDraw.Draw(image)
-    for box in boxes:
-        left, top, right, bottom = box.whole_pixels(image.size)
-        draw.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline=colour, width=width)
-    return image
 
 
 def jpeg(image: Image.Image, quality: int) -> bytes:
