@@ -41,9 +41,7 @@ class Mark:
 def numbered(boxes: Sequence[Box], crops: Sequence[Box] = ()) -> list[Mark]:
     """The boxes that a model named, each in its colour; `crops` are what it was shown of them."""
     padded = [*crops, *([None] * (len(boxes) - len(crops)))]
-    return [
-        Mark(box, str(n + 1), colour_of(n), crop) for n, (box, crop) in enumerate(zip(boxes, padded, strict=True))
-    ]
+    return [Mark(box, str(n + 1), colour_of(n), crop) for n, (box, crop) in enumerate(zip(boxes, padded, strict=True))]
 
 
 def colour_of(number: int) -> str:

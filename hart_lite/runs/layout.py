@@ -3,6 +3,7 @@
 RUN/recipe.yaml            every value of the recipe
 RUN/versions.json          of Python, the libraries and the base
 RUN/metrics.jsonl          one row for each step
+RUN/timing.jsonl           seconds of each evaluation
 RUN/stages/1-rl/           checkpoints, rollouts with pictures, the stage's adapter when it is done
 RUN/evaluation/            before, after-1-rl, ..: ordinary evaluations of the held-out questions
 RUN/tracked/               a few questions all along the way, with pictures
@@ -22,6 +23,7 @@ from hart_lite.errors import DataError
 RECIPE = "recipe.yaml"
 VERSIONS = "versions.json"
 METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
 STAGES = "stages"
 EVALUATION = "evaluation"
 TRACKED = "tracked"

@@ -78,7 +78,7 @@ def _train(recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop, 
         model, partial(with_rewards, reward, recipe.reward_timeout, recipe.reward_workers), recipe.train_turns
     )
     with processes.main_process_first():
-        open_run(run, recipe, policy.family)
+        open_run(run, recipe, policy.family, str(policy.device))
     evaluator = RunEvaluator(run, recipe, model, splits.eval)
     if not done:
         evaluator.evaluate(BEFORE, recipe.model.base)
