@@ -114,8 +114,8 @@ def iou_chart(curves: Curves) -> Chart:
     with matplotlib.rc_context(STYLE):
         chart = _chart("IoU over thresholds", words, [_iou_lines(curves)], (), True, _marked, "IoU")
     half = IOU_THRESHOLDS.index(0.5)
-    above = ", ".join(f"{label} {100 * shares[half]:.1f} %" for label, shares in curves.items())
-    return replace(chart, said=f"above 0.5: {above}")
+    above = "; ".join(f"{label}: {100 * shares[half]:.1f} %" for label, shares in curves.items())
+    return replace(chart, said=f"IoU above 0.5 in {above}")
 
 
 def write_iou_curve(folders: Sequence[str | Path], path: str | Path) -> Path:
@@ -289,8 +289,9 @@ def _marked(axes: Axes, lines: Lines) -> None:
 
 
 def _mark_stages(axes: Axes, stages: Sequence[StageRows]) -> None:
-    """Every second stage lies on a band, where there are several."""
-    for n, stage in enumerate(stages if len(stages) > 1 else ()):
+    """Every second stage lies on a band, where there are several; those that have no point yet are left out."""
+    begun = [stage for stage in stages if stage.begins < axes.dataLim.x1]
+    for n, stage in enumerate(begun if len(stages) > 1 else ()):
         if n % 2:
             axes.axvspan(stage.begins, stage.begins + stage.steps, color=BAND, zorder=-1, linewidth=0)
         axes.annotate(stage.name, (stage.begins + stage.steps / 2, 1), xycoords=("data", "axes fraction"),

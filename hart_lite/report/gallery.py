@@ -58,13 +58,11 @@ class Card:
     @property
     def facts(self) -> list[tuple[str, str]]:
         row, words = self.row, {True: "right", False: "wrong"}
-        answered = "no answer read" if row.answer is None else limited(str(row.answer))
-        pairs = [("answered", answered), ("right is", limited(row.truth))]
+        pairs = [] if row.choices else [("right is", limited(row.truth))]
         if row.strict != row.official:
             pairs.append(("verdict", f"strict: {words[row.strict]}, official: {words[row.official]}"))
-        if found := row.grounding:
-            pairs += [("targets", f"{found.grounded_targets} of {found.targets} grounded")]
-            pairs += [("IoU, coverage", f"{found.iou:.2f}, {found.coverage:.3f}")]
+        if row.grounding and row.grounding.targets > 1:
+            pairs.append(("targets", f"{row.grounding.grounded_targets} of {row.grounding.targets} grounded"))
         return pairs
 
     @property
@@ -178,10 +176,15 @@ def _place(mode: str) -> int:
 
 def _card(row: Prediction, earlier: Prediction | None, pictures: _Pictures) -> Card:
     if earlier is None:
-        return Card(row, [pictures.of(row).saying("", [(said(row), row.strict)])])
-    looks = [pictures.of(r).saying(when, [(said(r), r.strict)]) for when, r in (("before", earlier), ("after", row))]
+        return Card(row, [_look(row, "", pictures)])
     change = "no change" if row.strict == earlier.strict else "got right" if row.strict else "got wrong"
-    return Card(row, looks, change)
+    return Card(row, [_look(earlier, "before", pictures), _look(row, "after", pictures)], change)
+
+
+def _look(row: Prediction, when: str, pictures: _Pictures) -> Look:
+    found = row.grounding
+    note = f"IoU {100 * found.iou:.0f} %, covers {100 * found.coverage:.1f} % of the image" if found else ""
+    return pictures.of(row).saying(when, [(said(row), row.strict)], note)
 
 
 class _Pictures:
