@@ -34,6 +34,8 @@ CACHE_BYTES = 512 * 2**20  # decoded images kept: one 8K frame takes 127 MiB
 # Named so that PIL never tries the rest: EPS, for one, would start Ghostscript on a file from a data set.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
 
+HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # brands of its container
+
 # PIL warns from 89 million pixels and refuses from 179 million, for the whole process; the limit here is our own.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # between the limit and its double we refuse
@@ -211,6 +213,12 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
     except _BOMB as error:
         raise HartError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are decoded. Scale it down") from error
     except Image.UnidentifiedImageError as error:
+        stream.seek(4)
+        if (brand := stream.read(8)).startswith(b"ftyp") and brand[4:] in HEIC:
+            raise HartError(
+                f"{name}: HEIC, as iPhones save photos, cannot be read. Convert it to JPEG; on the phone: Settings, "
+                "Camera, Formats, Most Compatible"
+            ) from error
         raise HartError(f"{name}: not an image (readable are {', '.join(FORMATS)})") from error
     except DECODE_ERRORS as error:
         raise HartError(f"{name}: damaged image: {error}") from error

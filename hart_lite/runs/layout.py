@@ -26,6 +26,7 @@ METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
 STAGES = "stages"
 EVALUATION = "evaluation"
+BEFORE = "before"  # the evaluation before training
 TRACKED = "tracked"
 QUESTIONS = "questions.json"  # of the tracked samples, in their folder
 ADAPTER = "adapter"
@@ -43,3 +44,11 @@ def read_recipe(run: Path) -> Recipe:
     if not is_run(run):
         raise DataError(f"{run} holds no run (no {RECIPE}); `hart-lite train` makes one")
     return load_recipe(run / RECIPE)
+
+
+def evaluation_before(evaluation: Path) -> Path | None:
+    """The evaluation before training that belongs to one of the same run; None for it itself, and for others."""
+    place = evaluation.absolute()
+    before = place.with_name(BEFORE)
+    ours = place.parent.name == EVALUATION and is_run(place.parent.parent)
+    return before if ours and before.is_dir() and place.name != BEFORE else None

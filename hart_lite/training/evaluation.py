@@ -17,12 +17,10 @@ from hart_lite.eval.results import is_finished, read_evaluation
 from hart_lite.eval.run_summary import run_figures, run_summary_table
 from hart_lite.eval.settings import EvalSettings
 from hart_lite.inference.load import OpenModel
-from hart_lite.runs.layout import EVALUATION, SUMMARY, TIMING
+from hart_lite.runs.layout import BEFORE, EVALUATION, SUMMARY, TIMING
 from hart_lite.types import Example
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.jsonl import append_jsonl
-
-BEFORE = "before"
 
 
 class RunEvaluator:

@@ -32,11 +32,11 @@ from hart_lite.runs.checkpoints import (
     rewind_metrics,
     step_of,
 )
-from hart_lite.runs.layout import ADAPTER, METRICS, ROLLOUTS, STAGES
+from hart_lite.runs.layout import ADAPTER, BEFORE, METRICS, ROLLOUTS, STAGES
 from hart_lite.runs.run_dir import held_run, open_run, save_adapter
 from hart_lite.runs.splits import Splits, load_splits
 from hart_lite.training.callbacks import AtSteps, StopAfterStep, highest_of_all
-from hart_lite.training.evaluation import BEFORE, RunEvaluator, failed_before_training, summarise
+from hart_lite.training.evaluation import RunEvaluator, failed_before_training, summarise
 from hart_lite.training.failures import endings_explained
 from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.training.sample_tracking import SampleTracker, quarters, select_tracked
