@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from functools import cache
 from pathlib import Path
 
@@ -57,24 +58,29 @@ def _font_for(text: str, size: int, bold: bool) -> Font:
     usual = font_of(size, bold)
     if not _lacking(usual.path, text):
         return usual
-    path = min([usual.path, *_installed()], key=lambda path: len(_lacking(path, text)))
-    if lacking := [f"U+{ord(c):04X}" for c in _lacking(path, text)]:
-        codes = " ".join(lacking[:5]) + (" .." if len(lacking) > 5 else "")
-        log.warning("no font here has the letters %s: pictures show their codes. Install one, such as Noto Sans", codes)
+    path = min([usual.path, *installed_fonts()], key=lambda path: len(_lacking(path, text)))
+    for letter in _lacking(path, text):
+        _warn_of(unicodedata.name(letter, "unknown").split()[0])
     return font_of(size, bold and path == usual.path, path)
 
 
+@cache
+def _warn_of(script: str) -> None:
+    """Once for each script, such as "CJK" or "ARABIC"."""
+    log.warning("no font here has %s letters: pictures show their code points. Install one, such as Noto Sans", script)
+
+
 def _lacking(path: str, text: str) -> list[str]:
-    return sorted(c for c in set(text) if ord(c) not in _letters(path))
+    return sorted(c for c in set(text) if ord(c) not in letters(path))
 
 
 @cache
-def _installed() -> list[str]:
-    return sorted(path for path in findSystemFonts() if _letters(path))
+def installed_fonts() -> list[str]:
+    return sorted(path for path in findSystemFonts() if letters(path))
 
 
 @cache
-def _letters(path: str) -> frozenset[int]:
+def letters(path: str) -> frozenset[int]:
     """Code points that a font file has; none where FreeType cannot scale it, as with fonts of bitmaps."""
     try:
         ImageFont.truetype(path, 12)
