@@ -12,6 +12,8 @@ from matplotlib.font_manager import findSystemFonts
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
+from hart_lite.utils.text import printable
+
 log = logging.getLogger(__name__)
 NAMES = {False: "DejaVuSans.ttf", True: "DejaVuSans-Bold.ttf"}  # they come with matplotlib
 Font = ImageFont.FreeTypeFont
@@ -31,7 +33,7 @@ def line_height(font: Font) -> int:
 def fitted(text: str, width: int, size: int, bold: bool, most: int) -> tuple[list[str], Font]:
     """(at most `most` lines no wider than `width` pixels, the font they are drawn in). What does not fit ends in an
     ellipsis. Letters that no font of this machine has are written as their code points, and the log says so."""
-    text = " ".join(text.split())[: 200 * most].encode(errors="replace").decode()  # half a surrogate pair
+    text = printable(" ".join(text.split())[: 200 * most])
     font = _font_for(text, size, bold)
     lacking = set(_lacking(font.path, text))
     text = "".join(f"[U+{ord(c):04X}]" if c in lacking else c for c in text)

@@ -54,13 +54,14 @@ def _tracked(run: Run, number: int, question: dict, pictures: Pictures) -> Track
     folder, first = run.folder / TRACKED, seen[0][1]
     photo = _url(folder, question["picture"], SIDE, pictures)
     size = (int(question["size"][0]), int(question["size"][1]))
-    truth = _crops(folder, [f"{number}-truth-{n}.jpg" for n in range(len(first.truth_boxes))], [0] * 99, pictures)
     looks = []
     for moment, row in seen:
         names = [f"{moment.name}-{number}-{n}.jpg" for n in range(len(row.boxes))]
-        crops = _crops(folder, names, list(range(1, len(names) + 1)), pictures) + truth
-        photo_id = f"#photo-{number}" if photo else ""
-        look = Look(photo_id, size, frames_of(row.boxes, row.truth_boxes), crops)
+        crops = _crops(folder, names, list(range(1, len(names) + 1)), pictures)
+        if moment in (seen[0][0], seen[-1][0]):  # where they are seen side by side
+            truth = [f"{number}-truth-{n}.jpg" for n in range(len(row.truth_boxes))]
+            crops += _crops(folder, truth, [0] * len(truth), pictures)
+        look = Look(f"#photo-{number}" if photo else "", size, frames_of(row.boxes, row.truth_boxes), crops)
         looks.append(look.saying(*_caption(moment, row)))
     return Tracked(f"photo-{number}", cut(first.question), with_choice(first.truth, first.choices), photo, size, looks)
 
