@@ -135,13 +135,14 @@ def build_app(demo: Demo, about: str) -> Starlette:
         return JSONResponse(found)
 
     async def ask(request: HTTPRequest) -> Response:
-        example, size = example_of(request), queue.enter(request)
+        example, before, size = example_of(request), queue.waiting, queue.enter(request)
         try:
             data = await request.body()
         except BaseException:
             queue.leave(size)
             raise
-        return Answers(_lines(demo, queue, example, data, dict(request.query_params)), queue, size)
+        steps = _steps(demo, example, data, dict(request.query_params))
+        return Answers(_lines(steps, queue, before), queue, size)
 
     return Starlette(
         routes=[
@@ -159,13 +160,10 @@ async def _in_words(request: HTTPRequest, error: Exception) -> Response:
     return PlainTextResponse(f"{error.detail}\n", error.status_code)
 
 
-async def _lines(
-    demo: Demo, queue: Queue, example: Example | None, data: bytes, words: dict[str, str]
-) -> AsyncIterator[str]:
-    if queue.turn.locked():
-        yield _line(f'<p class="soft" role="status">Waiting: {queue.waiting - 1} before this one.</p>')
+async def _lines(steps: Iterator[str], queue: Queue, before: int) -> AsyncIterator[str]:
+    if before:
+        yield _line(f'<p class="soft" role="status">Waiting: {before} before this one.</p>')
     async with queue.turn:
-        steps = _steps(demo, example, data, words)
         while (html := await run_in_threadpool(next, steps, None)) is not None:
             yield _line(html)
 
