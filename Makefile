@@ -6,7 +6,7 @@ LOWEST := .venv-lowest
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test test-slow test-lowest browser-tests lint smoke methods trust notebooks pretrain clean
+.PHONY: train test test-slow test-lowest browser-tests lint smoke methods reliability notebooks pretrain card-wheels clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -54,9 +54,8 @@ smoke: $(VENV)/.ready
 	rm -rf runs/smoke
 	$(BIN)/hart-lite train tiny_cpu output=runs/smoke stages.0.steps=4 stages.1.steps=4 stages.2.steps=2 data.world.eval_scenes=16
 
-# Every promise of the README, measured: a table, and experiments/results/trust.md.
-trust: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,fuzz]'
+# Kills, full disks, hostile input and the like, for 20 minutes: a table, and experiments/results/reliability.md.
+reliability: $(VENV)/.ready
 	$(BIN)/python -m tests.reliability
 
 methods: $(VENV)/.ready
@@ -69,6 +68,11 @@ notebooks: $(VENV)/.ready
 
 pretrain: $(VENV)/.ready
 	$(BIN)/python -m experiments.pretrain_toy.train --out runs/base_model
+
+# What a machine with a card, torch and transformers lacks, as wheels in .whl/: carried there, it needs no registry for
+# `python -m hart_lite.perf.card --out DIR`.
+card-wheels:
+	$(PYTHON) .ci/card_wheels.py
 
 clean:
 	rm -rf $(VENV) $(LOWEST) runs

@@ -15,6 +15,8 @@ from urllib.parse import urlencode
 
 import psutil
 
+from tests.reliability.process import status_bytes
+
 HOST = "127.0.0.1"
 STARTS_WITHIN = 300  # seconds; the machine may be busy
 
@@ -42,8 +44,7 @@ class DemoServer:
         return status, json.loads(text.splitlines()[-1]) if status == 200 else text
 
     def peak_mib(self) -> int:
-        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as file:
-            return next(int(line.split()[1]) // 1024 for line in file if line.startswith("VmHWM"))
+        return status_bytes("VmHWM", self.process.pid) // 2**20
 
 
 @contextlib.contextmanager

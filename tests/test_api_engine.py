@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -159,18 +158,15 @@ def test_an_odd_retry_after(server, slept):
 
 
 def test_a_timeout(client, slept):
-    start = time.monotonic()
     assert ask(client, "slow-once").outcome
-    assert slept == [0.01] and time.monotonic() - start < 3
+    assert slept == [0.01]
     done = ask(client, "slow")
     assert done.outcome is None and "timed out" in done.failure
 
 
 def test_a_response_that_drips_ends_at_the_timeout(client):
-    start = time.monotonic()
     done = ask(Client(client.url, KEY, timeout=0.5, attempts=1), "drip")
     assert done.failure == "TimeoutError: the response took over 0.5 s, 1 times"
-    assert time.monotonic() - start < 3
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ HARMLESS = {
     *("base_model_name_or_path", "revision", "auto_mapping", "target_modules", "exclude_modules"),
     *("layers_to_transform", "layers_pattern"),
 }
+LARGEST_ALPHA = 1e9  # JSON also has NaN, and integers that no float holds
 BEGINNINGS = (True, False, "gaussian")  # others (PiSSA, OLoRA, CorDA, LoftQ) change the base's weights, too
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
@@ -70,7 +71,7 @@ def read_lora(folder: Path) -> LoraFile:
         raise HartError(f"{folder / CONFIG} does not name a base (base_model_name_or_path)")
     _refuse_more_than_lora(folder, config)
     r, alpha = config.get("r"), config.get("lora_alpha")
-    if type(r) is not int or r < 1 or type(alpha) not in (int, float):
+    if type(r) is not int or r < 1 or type(alpha) not in (int, float) or not abs(alpha) < LARGEST_ALPHA:
         raise HartError(f"{folder / CONFIG} is damaged: r = {shown(r)}, lora_alpha = {shown(alpha)}")
     return LoraFile(folder, base, alpha / r, _pairs(folder, r))
 

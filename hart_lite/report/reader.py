@@ -101,7 +101,11 @@ def _predictions(path: Path) -> list[Prediction]:
 def _metrics(path: Path) -> list[dict]:
     """The rows that can be read: the last line of a killed run breaks off."""
     rows = [row for _, row in read_jsonl(path, skip_broken=True)] if path.is_file() else []
-    return [row for row in rows if isinstance(row.get("step"), int) and isinstance(row.get("stage"), str)]
+    return [row for row in rows if _is_step(row)]
+
+
+def _is_step(row: dict) -> bool:
+    return type(row.get("step")) is int and row["step"] >= 0 and isinstance(row.get("stage"), str)
 
 
 def _seconds(path: Path) -> list[tuple[str, float]]:

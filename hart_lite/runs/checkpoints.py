@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 
 from hart_lite.errors import HartError
 from hart_lite.utils.files import move_whole, write_whole
+from hart_lite.utils.phase import begin_phase
 
 SEAL = "complete.json"
 PARTIAL = "checkpoint.part"
@@ -102,6 +103,7 @@ class SealedCheckpoints:
         return str(Path(self.args.output_dir) / PARTIAL)
 
     def _save_checkpoint(self, model, trial) -> None:
+        begin_phase("checkpoint")
         folder = Path(self.args.output_dir)
         newest = folder / f"checkpoint-{self.state.global_step}"
         partial = folder / PARTIAL / newest.name
@@ -147,6 +149,7 @@ class MetricsFile(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if logs and state.is_world_process_zero and "train_runtime" not in logs:
+            begin_phase("metrics")
             row = {"stage": self.stage, "step": state.global_step, "seconds_step": self.seconds, **logs}
             row.pop("num_tokens", None)  # TRL counts it from zero after a resume
             with self.path.open("a", encoding="utf-8") as file:

@@ -26,6 +26,7 @@ from hart_lite.runs.checkpoints import DISK_ERRORS
 from hart_lite.runs.versions import hardware, versions
 from hart_lite.utils.files import move_whole, write_whole
 from hart_lite.utils.locks import LOCK, FolderLock
+from hart_lite.utils.phase import begin_phase
 
 BEGUN = {LOCK, "versions.json", "versions.json.part", "recipe.yaml.part"}  # all that a kill leaves before recipe.yaml
 
@@ -100,6 +101,7 @@ def open_run(run: Path, recipe: Recipe, family: Family, device: str) -> None:
 
 def save_adapter(policy: Policy, folder: Path) -> None:
     """Adapter in PEFT format with the processor files; the folder appears whole or not at all."""
+    begin_phase("adapter")
     with PartialState().main_process_first():
         if PartialState().is_main_process:
             _write_adapter(policy, folder)

@@ -21,6 +21,7 @@ from hart_lite.runs.layout import BEFORE, EVALUATION, SUMMARY, TIMING
 from hart_lite.types import Example
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.jsonl import append_jsonl
+from hart_lite.utils.phase import begin_phase
 
 
 class RunEvaluator:
@@ -37,6 +38,7 @@ class RunEvaluator:
         it is now, for people."""
         if not self.questions:
             return
+        begin_phase("evaluation")
         target = self.run / EVALUATION / name
         with PartialState().main_process_first():  # the others find it finished and go on
             if not is_finished(target):
@@ -62,6 +64,7 @@ def failed_before_training(run: Path) -> set[str]:
 
 def summarise(run: Path, names: Sequence[str]) -> dict[str, dict]:
     """{name: figures} of the evaluations that there are, also written to RUN/summary.json and summary.md."""
+    begin_phase("summary")
     folders = [run / EVALUATION / name for name in names]
     summary = {folder.name: run_figures(read_evaluation(folder)) for folder in folders if is_finished(folder)}
     write_whole(run / SUMMARY, json.dumps(summary, indent=2) + "\n")

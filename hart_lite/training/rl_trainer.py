@@ -31,6 +31,7 @@ from hart_lite.training.metrics import Clock, measure
 from hart_lite.training.rollout_log import save_rollouts
 from hart_lite.training.step_guard import Guarded, Standing
 from hart_lite.types import Example, Group, Tokens
+from hart_lite.utils.phase import begin_phase
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +192,7 @@ class RLTrainer(SealedCheckpoints, Guarded, Trainer):
 
     def rollout(self, examples: Sequence[Example], step: int, attempt: int = 0) -> list[Group]:
         """One group for each question; each process draws what one process would have drawn for its questions."""
+        begin_phase("rollout")
         seed = random.Random(f"{self._seed}/{step}" + f"/{attempt}" * bool(attempt)).getrandbits(60)
         first = self.args.process_index * self.args.per_device_train_batch_size
         return self.runner.rollout(examples, self.loop, self.recipe.rollout.samples, seed, first)
@@ -245,6 +247,7 @@ class RLTrainer(SealedCheckpoints, Guarded, Trainer):
             return [self.runner.policy.logps(p, self.recipe.rollout.temperature) for p in packs]
 
     def _accumulate(self, batch: Weighted, packs: list[Pack], references: Sequence[torch.Tensor | None]) -> Update:
+        begin_phase("update")
         policy, totals, spoilt = self.runner.policy, defaultdict(float, loss=0.0), []
         policy.model.train()
         try:

@@ -18,6 +18,7 @@ from hart_lite.data.images import jpeg
 from hart_lite.types import Example, Group, Trajectory
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.jsonl import write_jsonl
+from hart_lite.utils.phase import begin_phase
 
 QUESTIONS, SAMPLES = 2, 4  # kept of each logged step
 SIDE, CROP_SIDE, SHEET_SIDE = 960, 320, 720  # most pixels of the longer sides
@@ -25,6 +26,7 @@ SIDE, CROP_SIDE, SHEET_SIDE = 960, 320, 720  # most pixels of the longer sides
 
 def save_rollouts(folder: Path, step: int, groups: Sequence[Group]) -> None:
     """`folder/step-00010.jsonl` with transcripts, and the pictures of each question."""
+    begin_phase("rollout log")
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for n, group in enumerate(groups[:QUESTIONS]):

@@ -30,6 +30,7 @@ from hart_lite.runs.layout import QUESTIONS, TRACKED
 from hart_lite.types import Example
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.jsonl import write_jsonl
+from hart_lite.utils.phase import begin_phase
 
 SIDE = 1280  # pixels of the longer side of a kept image
 CROP_SIDE = 480  # of a kept crop: one up to that size keeps its own pixels
@@ -66,6 +67,7 @@ class SampleTracker:
         """Once per name; a resumed run keeps what was seen."""
         if not self.examples:
             return
+        begin_phase("tracking")
         target = self.folder / f"{name}.jsonl"
         with PartialState().main_process_first():  # the others find the file and go on
             if not target.exists():

@@ -28,6 +28,7 @@ from hart_lite.runs.checkpoints import SealedCheckpoints
 from hart_lite.training.step_guard import Guarded, Standing
 from hart_lite.types import Example, Tokens
 from hart_lite.utils.files import write_whole
+from hart_lite.utils.phase import begin_phase
 from hart_lite.utils.progress import progress
 
 IGNORED = -100  # label of a token without loss, as transformers has it
@@ -46,6 +47,7 @@ def locate_once(runner: Runner, examples: Sequence[Example], cache: Path, batch_
         if found.keys() != {example.id for example in examples}:
             raise HartError(f"{cache} is about other questions: the data changed since the run began; start a new run")
         return found
+    begin_phase("locate")
     found = {}
     for start in progress(range(0, len(examples), batch_size), desc="locate for SFT", unit="batch", leave=False):
         batch = examples[start : start + batch_size]
@@ -168,6 +170,7 @@ class SFTStageTrainer(SealedCheckpoints, Guarded, SFTTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """A micro-batch. The last one of a step judges the step and returns its loss; the others, and one that is not
         finite, return 0: the Trainer adds them up."""
+        begin_phase("SFT")
         rows = inputs.pop(ROWS).tolist()
         if not self._read:
             self._draws = Draws(self.args.device)

@@ -1,13 +1,13 @@
-"""Hostile guests at the running demo: each of its promises is kept (`tests/reliability/demo.py` measures them)."""
+"""Hostile clients of the running demo: the checks of `tests/reliability/demo.py`, and requests that no page makes."""
 
 from tests.demo_server import HOST
-from tests.reliability.demo import answers, promises
+from tests.reliability.demo import answers, checks
 
 
-def test_the_promises_are_kept(tmp_path):
-    found = list(promises(tmp_path, quick=True))
+def test_every_check_passes(tmp_path):
+    found = list(checks(tmp_path, quick=True))
     assert len(found) == 5
-    assert not [promise for promise in found if not promise.kept]
+    assert not [check for check in found if not check.passed]
 
 
 def test_a_request_that_is_not_the_pages_gets_no_traceback(demo):

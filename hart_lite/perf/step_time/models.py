@@ -57,7 +57,9 @@ def workload(preset: Preset, folder: Path) -> Workload:
     toy_tokenizer().save_pretrained(folder)
     build_processor().save_pretrained(folder)
     config_of(preset).save_pretrained(folder)
-    policy = Policy(FixedLength(str(folder)), random_model(preset, attention.NAME), Lora())
+    family = FixedLength(str(folder))
+    family.seen = family.fit((preset.image_side,) * 2, preset.full_tokens * TOKEN, TOKEN)
+    policy = Policy(family, random_model(preset, attention.NAME), Lora())
     if preset.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
     with torch.no_grad():
@@ -70,12 +72,13 @@ def workload(preset: Preset, folder: Path) -> Workload:
 def _workload(preset: Preset, policy: Policy, dims: Dimensions) -> Workload:
     pixels = PixelBudgets(full=preset.full_tokens * TOKEN, crop=preset.crop_tokens * TOKEN, min=TOKEN)
     settings = Rollout(samples=preset.samples, max_tokens_locate=preset.response, max_tokens_answer=preset.response)
-    engine = LocalEngine(policy, settings.tokens_per_batch, max_batch=1)
-    return Workload(
-        preset,
-        Runner(OpenModel("random weights", engine, policy.family.name, {}, pixels, settings), alternate_rewards),
-        dims,
-    )
+    return Workload(preset, runner_of(policy, pixels, settings), dims)
+
+
+def runner_of(policy: Policy, pixels: PixelBudgets, settings: Rollout) -> Runner:
+    engine = LocalEngine(policy, settings.tokens_per_batch, max_batch=1, cuda_graph=settings.cuda_graph)
+    model = OpenModel("random weights", engine, policy.family.name, {}, pixels, settings)
+    return Runner(model, alternate_rewards)
 
 
 def alternate_rewards(examples: Sequence[Example], trajectories: Sequence[Trajectory]) -> list[Trajectory]:
@@ -90,7 +93,9 @@ def random_model(preset: Preset, text_attention: str = "sdpa") -> nn.Module:
     config._attn_implementation = {"text_config": text_attention, "vision_config": "sdpa"}
     dtype = DTYPES[preset.dtype]
     if preset.quant == "none":
-        return Qwen2_5_VLForConditionalGeneration(config).to(preset.device, dtype).eval()
+        with torch.device(preset.device):  # a card draws them in no time
+            model = Qwen2_5_VLForConditionalGeneration(config)
+        return model.to(preset.device, dtype).eval()
     return _quantised(config, preset.device, dtype)
 
 
@@ -115,8 +120,7 @@ def _quantised(config: Qwen2_5_VLConfig, device: str, dtype: torch.dtype) -> nn.
             if parameter.dim() == 1 and "norm" in type(module).__name__.lower():
                 value.fill_(1)
             if isinstance(parameter, Params4bit):
-                fresh = Params4bit(value.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True)
-                fresh = fresh.to(device)
+                fresh = Params4bit(value, requires_grad=False, quant_type="nf4", compress_statistics=True).to(device)
             else:
                 fresh = nn.Parameter(value, requires_grad=False)
             setattr(module, name, fresh)

@@ -1,13 +1,14 @@
 """What the benchmark runs on: a Qwen2.5-VL with random weights, drawn images, questions of fixed length.
 
 Speed and memory do not depend on what the weights are, so nothing is downloaded. Images are noise of a real photo's
-size; a box is drawn for each sample instead of read from its text, since a random model names none.
+size; the text of a response is a box drawn from its tokens, since a random model writes none, and is read as any other.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from hart_lite.data.images import ImageFile
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.toy.glyphs import GLYPHS
 from hart_lite.toy.model import build_config, toy_tokenizer
-from hart_lite.types import Example
+from hart_lite.types import Box, Example
 
 TOKEN = 784  # pixels of a visual token
 
@@ -32,6 +33,7 @@ class Preset:
     text: dict[str, int]
     vision: dict
     mrope: tuple[int, int, int]
+    rope_theta: float = 10_000.0
     device: str = "cpu"
     dtype: str = "float32"
     quant: str = "none"
@@ -92,6 +94,7 @@ PRESETS = {
             "fullatt_block_indexes": [7, 15, 23, 31],
         },
         mrope=(16, 24, 24),
+        rope_theta=1_000_000.0,
         device="cuda",
         dtype="bfloat16",
         quant="nf4",
@@ -106,7 +109,7 @@ PRESETS = {
 def config_of(preset: Preset) -> Qwen2_5_VLConfig:
     facts = build_config(toy_tokenizer()).to_dict()
     facts["text_config"] |= preset.text
-    facts["text_config"]["rope_parameters"] |= {"mrope_section": list(preset.mrope)}
+    facts["text_config"]["rope_parameters"] |= {"mrope_section": list(preset.mrope), "rope_theta": preset.rope_theta}
     facts["text_config"].pop("layer_types", None)  # as many as there were layers
     facts["vision_config"] |= preset.vision
     facts["tie_word_embeddings"] = facts["text_config"]["tie_word_embeddings"]
@@ -114,18 +117,23 @@ def config_of(preset: Preset) -> Qwen2_5_VLConfig:
 
 
 class FixedLength(Qwen25VL):
-    """Nothing ends a response: each turn is as long as it may be. The box of a response is drawn from its text and
-    covers 4 % of the image on average, as those of the README's tables do."""
+    """Nothing ends a response: each turn is as long as it may be. Its text is a box drawn from its tokens, which covers
+    4 % of the image on average, as those of the README's tables do.
+
+    `seen`: (width, height) of the images as the model sees them, whose pixels the box is written in.
+    """
+
+    seen = (TOKEN, TOKEN)
 
     def __init__(self, source: str, revision: str | None = None) -> None:
         super().__init__(source, revision)
         self.eos_ids = ()
 
-    def boxes_from_text(self, text, seen, original):
-        rng, (width, height) = random.Random(text), original[0]
+    def text(self, ids: Sequence[int]) -> str:
+        rng, (width, height) = random.Random(str(tuple(ids))), self.seen
         w, h = rng.uniform(0.1, 0.3) * width, rng.uniform(0.1, 0.3) * height
         x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
-        return [(x, y, x + w, y + h, 0)]
+        return self.box_to_text([Box(x, y, x + w, y + h)], [self.seen], [self.seen])
 
 
 def question(preset: Preset, folder: Path, number: int, images: int = 1) -> Example:

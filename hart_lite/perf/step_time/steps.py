@@ -69,10 +69,13 @@ class RecordingTrainer(RLTrainer):
 
 
 class Ours:
-    """`hart`, `mgpo` or `direct` on the workload's policy."""
+    """`hart`, `mgpo` or `direct` on the workload's policy: steps of so many `questions`, in packs of the workload's
+    room unless `tokens_per_pack` says another."""
 
-    def __init__(self, work: Workload, loop: str, folder: Path) -> None:
-        stage = {"kind": "rl", "steps": 1, "questions_per_step": 1, "log_rollouts_every": 0, "save_every": 0}
+    def __init__(
+        self, work: Workload, loop: str, folder: Path, questions: int = 1, tokens_per_pack: int | None = None
+    ) -> None:
+        stage = {"kind": "rl", "steps": 1, "questions_per_step": questions, "log_rollouts_every": 0, "save_every": 0}
         recipe = Recipe.model_validate(
             {
                 "name": loop,
@@ -80,21 +83,21 @@ class Ours:
                 "loop": loop,
                 "objective": "ap_grpo" if loop == "hart" else "grpo",
                 "rollout": work.runner.model.rollout,
-                "stages": [stage | {"tokens_per_pack": work.tokens_per_pack}],
+                "stages": [stage | {"tokens_per_pack": tokens_per_pack or work.tokens_per_pack}],
             }
         )
         self.clock = StepClock(work)
-        args = _arguments(TrainingArguments, work, folder, per_device_train_batch_size=1)
-        self.trainer = RecordingTrainer(
-            work.runner, [None], recipe, recipe.stages[0], args, folder, callbacks=[self.clock]
-        )
+        args = arguments(TrainingArguments, work, folder, per_device_train_batch_size=questions)
+        callbacks, asked = [self.clock], [None] * questions
+        self.trainer = RecordingTrainer(work.runner, asked, recipe, recipe.stages[0], args, folder, callbacks=callbacks)
         self.trainer.remove_callback(PrinterCallback)
+        self.figures: dict[str, float] = {}  # what the last step logged
 
-    def step(self, example: Example) -> Laps:
-        self.trainer.examples = [example]
+    def step(self, *examples: Example) -> Laps:
+        self.trainer.examples = list(examples)
         self.trainer.train()
-        [figures] = (row for row in self.trainer.state.log_history if "seconds_rollout" in row)
-        return self.clock.laps(figures["seconds_rollout"], figures["seconds_reference"])
+        [self.figures] = (row for row in self.trainer.state.log_history if "seconds_rollout" in row)
+        return self.clock.laps(self.figures["seconds_rollout"], self.figures["seconds_reference"])
 
     @property
     def groups(self) -> list[Group]:
@@ -155,7 +158,7 @@ class Stock:
         self.trainer = Timed(
             model=model,
             reward_funcs=lambda prompts, **columns: alternate(len(prompts)),
-            args=_arguments(
+            args=arguments(
                 GRPOConfig,
                 work,
                 folder,
@@ -185,10 +188,10 @@ class Stock:
         return self.clock.laps(**self.trainer.laps)
 
 
-def _arguments(kind: type[TrainingArguments], work: Workload, folder: Path, **own) -> TrainingArguments:
+def arguments(kind: type[TrainingArguments], work: Workload, folder: Path, **own) -> TrainingArguments:
+    """Of one step that writes nothing, on the workload's device; `own` are the trainer's own."""
     args = kind(
         output_dir=str(folder),
-        max_steps=1,
         learning_rate=LR,
         lr_scheduler_type="constant",
         save_strategy="no",
@@ -201,7 +204,7 @@ def _arguments(kind: type[TrainingArguments], work: Workload, folder: Path, **ow
         bf16=False,
         fp16=False,
         seed=0,
-        **{"gradient_checkpointing": False} | own,
+        **{"max_steps": 1, "gradient_checkpointing": False} | own,
     )
     args._n_gpu = min(args.n_gpu, 1)
     return args

@@ -24,7 +24,7 @@ from tests.reliability.hostile_text import (
 
 
 @pytest.fixture(scope="module")
-def made(tiny_base, tmp_path_factory) -> tuple[Path, Path, tuple[Path, Path]]:
+def hostile(tiny_base, tmp_path_factory) -> tuple[Path, Path, tuple[Path, Path]]:
     """(rows, a run on them, two evaluations), every text hostile."""
     folder = tmp_path_factory.mktemp("hostile")
     data = rows(folder)
@@ -43,8 +43,8 @@ def made(tiny_base, tmp_path_factory) -> tuple[Path, Path, tuple[Path, Path]]:
     return data, folder / "run", tuple(evaluations)
 
 
-def test_no_page_takes_text_for_markup(made):
-    _, run, evaluations = made
+def test_no_page_takes_text_for_markup(hostile):
+    _, run, evaluations = hostile
     found = {name: Page(html) for name, html in pages(run, evaluations)}
     assert len(found) == 8
     for name, page in found.items():
@@ -58,14 +58,14 @@ def test_what_is_not_escaped_is_found():
 
 
 @pytest.mark.skipif(chromium() is None, reason="no chromium here")
-def test_a_browser_runs_what_is_not_escaped_and_nothing_of_a_report(made, tmp_path):
+def test_a_browser_runs_what_is_not_escaped_and_nothing_of_a_report(hostile, tmp_path):
     assert title_in_browser(chromium(), f"<title>plain</title>{TEXT}", tmp_path) == "a script ran"
-    report = dict(pages(made[1], made[2]))["report of a run"]
+    report = dict(pages(hostile[1], hostile[2]))["report of a run"]
     assert title_in_browser(chromium(), report, tmp_path) == "small: report"
 
 
-def test_no_command_lets_it_move_the_cursor(made, capsys):
-    data, run, (a, b) = made
+def test_no_command_lets_it_move_the_cursor(hostile, capsys):
+    data, run, (a, b) = hostile
     bad = data.with_name("bad.jsonl")
     bad.write_text(data.read_text() + '{"image": "\\u001b[2J.png", "question": "\\u001b[2J", "answer": "x"}\n')
     for words in (
