@@ -13,7 +13,14 @@ from hart_lite.config.schema import Recipe
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.types import Example, Group, Tokens, Trajectory, Turn
 
-TIMINGS = {"tokens_per_second", "peak_memory_gib", "seconds_rollout", "seconds_reference", "seconds_update"}
+TIMINGS = {
+    "tokens_per_second",
+    "peak_memory_gib",
+    "seconds_step",
+    "seconds_rollout",
+    "seconds_reference",
+    "seconds_update",
+}
 
 
 def even_length(text: str, answer: str, choices: Sequence[str] = ()) -> bool:

@@ -1,4 +1,4 @@
-"""Pixels: decode safely, crop from the original, show at the size the model sees, frame boxes.
+"""Pixels: decode safely, crop from the original, show at the size the model sees.
 
 Whatever a decoder is given ends as upright RGB (EXIF orientation applied) or as one `DataError` naming the file.
 """
@@ -12,7 +12,7 @@ import stat
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
 from hart_lite.data.image_headers import DECODE_ERRORS, UPRIGHT, check_scans, length_of, orientation
 from hart_lite.errors import DataError
-from hart_lite.types import Box
 from hart_lite.utils.text import cut, printable
 
 MAX_PIXELS = 300_000_000  # 1.2 GB as RGB; the largest images of the benchmarks have about a tenth of it
@@ -34,6 +33,8 @@ FREE_PIXELS, PIXELS_A_BYTE = 2**25, 1000
 CACHE_BYTES = 512 * 2**20  # decoded images kept: one 8K frame takes 127 MiB
 # Named so that PIL never tries the rest: EPS, for one, would start Ghostscript on a file from a data set.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
+
+HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # brands of its container
 
 # PIL warns from 89 million pixels and refuses from 179 million, for the whole process; the limit here is our own.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -212,6 +213,12 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
     except _BOMB as error:
         raise DataError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are decoded. Scale it down") from error
     except Image.UnidentifiedImageError as error:
+        stream.seek(4)
+        if (brand := stream.read(8)).startswith(b"ftyp") and brand[4:] in HEIC:
+            raise DataError(
+                f"{name}: HEIC, as iPhones save photos, cannot be read. Convert it to JPEG; on the phone: Settings, "
+                "Camera, Formats, Most Compatible"
+            ) from error
         raise DataError(f"{name}: not an image (readable are {', '.join(FORMATS)})") from error
     except DECODE_ERRORS as error:
         raise DataError(f"{name}: damaged image: {error}") from error
@@ -237,16 +244,6 @@ def _eight_bit(values: np.ndarray, mode: str) -> np.ndarray:
         usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
         low, high = 0.0, next((top for top in usual if high <= top), high)
     return np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
-
-
-def draw_boxes(image: Image.Image, boxes: Sequence[Box], colour: str = "red", width: int = 3) -> Image.Image:
-    """A copy with each box framed. Boxes are in the pixels of `image`; the frame lies around them, not on them."""
-    image = image.copy()
-    draw = ImageDraw.Draw(image)
-    for box in boxes:
-        left, top, right, bottom = box.whole_pixels(image.size)
-        draw.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline=colour, width=width)
-    return image
 
 
 def jpeg(image: Image.Image, quality: int) -> bytes:

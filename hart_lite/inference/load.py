@@ -19,6 +19,7 @@ from pathlib import Path
 from hart_lite.config.environment import check_machine
 from hart_lite.config.prompts import Prompts
 from hart_lite.config.recipe import load_recipe
+from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import Evaluate, ModelSection, PixelBudgets, Rollout
 from hart_lite.errors import HartError
@@ -35,6 +36,10 @@ from hart_lite.utils.openai_client import Client
 from hart_lite.utils.text import shown
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+TOY_WARNING = (
+    "this is the toy base: it knows drawn shapes alone (the scenes of `hart-lite data make`), and what it says of a "
+    "photo means nothing. A base that knows photos: Qwen/Qwen2.5-VL-7B-Instruct"
+)
 _KINDS = "a run directory, a folder with an adapter or a checkpoint, a Hub id (owner/name), `embedded` or `api:NAME`"
 
 
@@ -50,6 +55,11 @@ class OpenModel:
     pixels: PixelBudgets | None
     rollout: Rollout = field(default_factory=Rollout)
     prompts: Prompts = field(default_factory=Prompts)
+
+    @property
+    def toy(self) -> bool:
+        """Whether this is the tiny base in this package, which knows nothing of photos."""
+        return isinstance(self.engine, LocalEngine) and self.engine.policy.family.source == str(EMBEDDED)
 
 
 def open_model(

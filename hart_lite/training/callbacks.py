@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,12 +74,19 @@ class MetricsFile(TrainerCallback):
     that stops would leave a gap before it."""
 
     def __init__(self, path: Path, stage: str) -> None:
-        self.path, self.stage = path, stage
+        self.path, self.stage, self.begun, self.seconds = path, stage, 0.0, 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        self.begun = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Before the callbacks that evaluate: their time is not the step's."""
+        self.seconds = time.perf_counter() - self.begun
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if logs and state.is_world_process_zero and "train_runtime" not in logs:
             begin_phase("metrics")
-            row = {"stage": self.stage, "step": state.global_step, **logs}
+            row = {"stage": self.stage, "step": state.global_step, "seconds_step": self.seconds, **logs}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
                 file.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +17,11 @@ from hart_lite.eval.results import is_finished, read_evaluation
 from hart_lite.eval.run_summary import run_figures, run_summary_table
 from hart_lite.eval.settings import EvalSettings
 from hart_lite.inference.load import OpenModel
-from hart_lite.runs.layout import EVALUATION, SUMMARY
+from hart_lite.runs.layout import BEFORE, EVALUATION, SUMMARY, TIMING
 from hart_lite.types import Example
 from hart_lite.utils.files import write_whole
+from hart_lite.utils.jsonl import append_jsonl
 from hart_lite.utils.phase import begin_phase
-
-BEFORE = "before"
 
 
 class RunEvaluator:
@@ -43,9 +43,10 @@ class RunEvaluator:
         with PartialState().main_process_first():  # the others find it finished and go on
             if not is_finished(target):
                 policy = self.model.engine.policy
-                training = policy.model.training
+                training, begun = policy.model.training, time.perf_counter()
                 evaluate(self.model, spec, self.settings, self.questions, target, title=name)
                 policy.model.train(training)
+                append_jsonl(self.run / TIMING, {"evaluation": name, "seconds": time.perf_counter() - begun})
 
 
 def failed_before_training(run: Path) -> set[str]:

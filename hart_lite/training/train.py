@@ -23,13 +23,13 @@ from hart_lite.models.fingerprint import fingerprint
 from hart_lite.models.loading import load_policy
 from hart_lite.rl.rewards import Reward, load_reward, with_rewards
 from hart_lite.runs.checkpoints import newest_checkpoint, step_of
-from hart_lite.runs.layout import ADAPTER, METRICS, ROLLOUTS, STAGES
+from hart_lite.runs.layout import ADAPTER, BEFORE, METRICS, ROLLOUTS, STAGES
 from hart_lite.runs.metrics_file import rewind_metrics
 from hart_lite.runs.run_dir import held_run, open_run, save_adapter
 from hart_lite.runs.splits import Splits, load_splits
 from hart_lite.training.callbacks import AtSteps, LiveProgress, MetricsFile, StopAfterStep, highest_of_all
 from hart_lite.training.checkpointing import train_from
-from hart_lite.training.evaluation import BEFORE, RunEvaluator, failed_before_training, summarise
+from hart_lite.training.evaluation import RunEvaluator, failed_before_training, summarise
 from hart_lite.training.failures import translate_errors
 from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.training.sample_tracking import SampleTracker, quarters, select_tracked
@@ -72,7 +72,7 @@ def _train(recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop, 
         model, partial(with_rewards, reward, recipe.reward_timeout, recipe.reward_workers), recipe.train_turns
     )
     with processes.main_process_first():
-        open_run(run, recipe, policy.family)
+        open_run(run, recipe, policy.family, str(policy.device))
     evaluator = RunEvaluator(run, recipe, model, splits.eval)
     if not done:
         evaluator.evaluate(BEFORE, recipe.model.base)

@@ -116,7 +116,7 @@ def differences(run: Path, other: Path) -> list[str]:
     """Of two finished runs: every file but the checkpoints, byte by byte; metrics and report without times."""
     mine, theirs = _files(run), _files(other)
     found = [f"{name} only in one" for name in sorted(mine ^ theirs)]
-    compared = (mine & theirs) - {"metrics.jsonl", "report.html"}
+    compared = (mine & theirs) - {"metrics.jsonl", "timing.jsonl", "report.html"}
     found += [name for name in sorted(compared) if (run / name).read_bytes() != (other / name).read_bytes()]
     if [(row["stage"], row["step"]) for row in metrics(run)] != STEPS:
         found.append("metrics.jsonl lacks a step or has one twice")
@@ -143,6 +143,8 @@ def _report(run: Path) -> str:
         copy = Path(folder) / run.name
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoint-*"))
         (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        timed = [json.loads(line) | {"seconds": 1} for line in (copy / "timing.jsonl").read_text().splitlines()]
+        (copy / "timing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in timed))
         return write_report(copy).read_text().replace(str(copy), "run")
 
 
