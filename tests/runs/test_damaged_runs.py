@@ -15,7 +15,15 @@ from hart_lite.runs.record import RunRecord, record_of
 NESTED = "[" * 100_000
 ROLLOUT = {"picture": "step-00001-0.jpg", "id": "1", "question": "Q?", "boxes": [[0, 0, 9, 9, 0]], "reward": 1.0}
 PREDICTION = {"benchmark": "held-out", "mode": "full", "id": "1", "category": "", "cluster": "i", "question": "Q?"}
-PREDICTION |= {"choices": [], "truth": "A", "text": "A", "strict": True, "official": True, "boxes": [[1, 2, 3, 4, 0]]}
+PREDICTION |= {
+    "choices": [],
+    "truth": "A",
+    "text": "A",
+    "answer": "A",
+    "strict": True,
+    "official": True,
+    "boxes": [[1, 2, 3, 4, 0]],
+}
 METRIC = {"stage": "1-rl", "step": 1, "reward": 0.5, "kl": 0.01}
 RUN_FILES = {
     "metrics.jsonl": METRIC,
