@@ -263,3 +263,11 @@ def test_pictures_have_places(photo):
     Path("x-2.png").mkdir()
     with pytest.raises(HartError, match=r"x-2\.png is a folder"):
         picture_places(photo, Path("x.png"), 3)
+
+
+def test_the_toy_base_says_what_it_is_under_whatever_name(photo, capsys):
+    words = "it knows drawn shapes alone"
+    _, _, err = run("ask", photo, "What?", "--json", "--model", "embedded", capsys=capsys)
+    assert words in err and "Qwen/Qwen2.5-VL-7B-Instruct" in err
+    _, _, err = run("ask", photo, "What?", "--json", capsys=capsys)
+    assert words not in err and "nothing of photos. For those: --model Qwen/" in err

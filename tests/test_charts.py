@@ -113,21 +113,25 @@ def test_a_curve_goes_where_its_values_are():
     assert falling[crossing] == pytest.approx(0.3)
 
 
-def test_the_picture_has_room_for_every_label(tmp_path):
-    folders = [
-        write_evaluation(tmp_path / f"{'long-' * 30}{n}", rows_of(questions(10, seed=n), sound)) for n in range(4)
-    ]
-    path = write_iou_curve(folders, tmp_path / "iou_curve.png")
-    pixels = np.asarray(Image.open(path).convert("L"))
-    assert pixels.shape[1] == 1050
-    assert (pixels[:4] == 255).all() and (pixels[:, -2:] == 255).all() and (pixels[:, :2] == 255).all()
-    assert (pixels < 128).sum() > 2000
+def test_the_picture_has_a_curve_for_each_evaluation_and_room_for_its_label(tmp_path):
+    both = {}
+    for name, model in (("before", blind), ("after", sound)):
+        folder = write_evaluation(tmp_path / name, rows_of(questions(30), model, benchmark="b" * 40))
+        both[name] = read_evaluation(folder)
+    write_iou_curve(both, tmp_path / "both.png")
+    write_iou_curve({"": both["after"]}, tmp_path / "one.png")
+    blue, orange = (0x0A, 0x66, 0xC2), (0xC2, 0x57, 0x0C)
+    for name, colours in (("both", (blue, orange)), ("one", (blue,))):
+        pixels = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"))
+        seen = [bool((pixels == colour).all(axis=-1).any()) for colour in (blue, orange)]
+        assert seen == [colour in colours for colour in (blue, orange)]
+        assert (pixels[:4] == 255).all() and (pixels[:, -2:] == 255).all() and (pixels[:, :2] == 255).all()
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path):
-    folder = write_evaluation(tmp_path / "a", rows_of(questions(10), sound))
+    found = read_evaluation(write_evaluation(tmp_path / "a", rows_of(questions(10), sound)))
     with pytest.raises(DataError, match="cannot be written"):
-        write_iou_curve([folder], tmp_path / "iou_curve.nonsense")
-    bare = write_evaluation(tmp_path / "b", rows_of(questions(10), sound, boxed=False))
+        write_iou_curve({"": found}, tmp_path / "iou_curve.nonsense")
+    bare = read_evaluation(write_evaluation(tmp_path / "b", rows_of(questions(10), sound, boxed=False)))
     with pytest.raises(DataError, match="no row has ground-truth boxes"):
-        write_iou_curve([bare], tmp_path / "x.png")
+        write_iou_curve({"": bare}, tmp_path / "x.png")

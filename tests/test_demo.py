@@ -146,8 +146,26 @@ def test_examples_of_a_run_begin_with_what_training_changed(tiny_base, tmp_path,
     assert found[0].id == ids[6]
     assert {e.id for e in found[1:3]} == {ids[2], ids[4]} and found[3].id == ids[0]
     assert len(found) == len({e.images[0].key for e in found}) == 5  # one a scene
+    model = open_model(str(run / "adapter"), device="cpu")
+    assert [e.id for e in find_examples(model)] == [e.id for e in found]
     (run / "evaluation" / "after-1-rl" / "summary.json").unlink()
-    assert of_run(run) == []
+    assert of_run(run) == [] == find_examples(model)
+
+
+def test_examples_are_those_that_the_page_can_ask(tiny_base, tmp_path, monkeypatch, caplog):
+    """One has two lines, one is too long. Where the data are gone, there are none, and the demo begins all the same."""
+    make_up(monkeypatch.setattr)
+    rows = []
+    for n, question in enumerate(["What?", "What\nelse?", "x" * (MAX_WORDS + 1), "Where?"]):
+        Image.new("RGB", (90, 60), (40 * n, 9, 9)).save(tmp_path / f"{n}.png")
+        rows.append({"id": str(n), "image": f"{n}.png", "question": question, "choices": ["a, b", "c"], "answer": "A"})
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    data = {"eval": str(tmp_path / "rows.jsonl"), "world": {"scenes": 4, "size": 168}}
+    train(small_recipe(tiny_base, tmp_path / "run", [rl_stage(steps=1)], data=data))
+    assert {e.id for e in of_run(tmp_path / "run")} == {"0", "3"}
+    (tmp_path / "rows.jsonl").unlink()
+    assert find_examples(open_model(str(tmp_path / "run"), device="cpu")) == []
+    assert "no examples of the run: " in caplog.text
 
 
 # -- requests ------------------------------------------------------------------------------------------------------

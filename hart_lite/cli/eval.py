@@ -171,7 +171,7 @@ def gallery(arguments: argparse.Namespace) -> int:
     print(f"gallery: {page}")
     if any(row.grounding for row in evaluation.rows):
         curve = arguments.folder / "iou_curve.png"
-        write_iou_curve([arguments.folder], curve)
+        write_iou_curve({"before": read_evaluation(before), "after": evaluation} if before else {"": evaluation}, curve)
         print(f"curve: {curve}")
     return 0
 

@@ -38,21 +38,11 @@ class Column:
     failure: str = ""
 
 
-@dataclass(frozen=True)
-class Try:
-    """An example's button."""
-
-    picture: str
-    question: str
-    choices: str
-
-
 def demo_page(demo: Demo, about: str) -> str:
     """`about` says who answers. The thumbnails of the examples are in the page."""
     pictures = Pictures()
     tries = [
-        Try(pictures.url(e.images[0].load(), THUMBNAIL) or "", e.question, choice_words(e.choices))
-        for e in demo.examples
+        (pictures.url(e.images[0].load(), THUMBNAIL) or "", e.question, choice_words(e.choices)) for e in demo.examples
     ]
     return page(
         "demo.html",

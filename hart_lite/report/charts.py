@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
@@ -19,13 +19,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from hart_lite.errors import DataError
 from hart_lite.eval.grounding import IOU_THRESHOLDS, summarise_grounding
-from hart_lite.eval.results import Evaluation, read_evaluation
+from hart_lite.eval.results import Evaluation
 from hart_lite.report.reader import Run, StageRows
 
 POINTS = 240  # drawn of a line; longer ones are averaged in bins
 SMOOTH = 12  # the strong line is a mean over such a part of the run
 SIZE, PICTURE = (4.4, 2.4), (7.0, 5.0)  # inches of a chart, at 72 px each, and of the picture of the IoU curve
-LABEL = 90  # letters of a label in that picture
 LEGEND = 50  # letters that go on a line of the legend
 INK, GRID, BAND = "#24292f", "#d5dae0", "#eef1f4"
 BLUE, ORANGE, GREEN = "#0a66c2", "#c2570c", "#18794e"
@@ -118,29 +117,25 @@ def iou_chart(curves: Curves) -> Chart:
     return replace(chart, said=f"IoU above 0.5 in {above}")
 
 
-def write_iou_curve(folders: Sequence[str | Path], path: str | Path) -> Path:
-    """A picture with one curve for each evaluation, benchmark and mode that looked; those that coincide share one.
+def write_iou_curve(evaluations: Mapping[str, Evaluation], path: Path) -> None:
+    """A picture with a curve for each {name: evaluation}, benchmark and mode that looked; modes that agree share one.
 
     Raises `DataError` where no row has ground-truth boxes, or the picture cannot be written.
     """
-    curves: Curves = {}
-    for folder in folders:
-        evaluation = read_evaluation(folder)
-        curves |= {f"{evaluation.label}, {name}": shares for name, shares in iou_curves(evaluation).items()}
-    if not curves:
-        raise DataError(f"{', '.join(map(str, folders))}: no row has ground-truth boxes, so there is no IoU to draw")
-    named = {
-        label if len(label) < LABEL else f"{label[: LABEL // 2]} .. {label[-LABEL // 2 :]}": shares
-        for label, shares in curves.items()
+    curves = {
+        f"{name} {label}".strip(): shares
+        for name, evaluation in evaluations.items()
+        for label, shares in iou_curves(evaluation).items()
     }
+    if not curves:
+        raise DataError(f"{path}: no row has ground-truth boxes, so there is no IoU to draw")
     with matplotlib.rc_context(STYLE):
-        figure = _figure([_iou_lines(named)], (), True, _marked, "IoU threshold", PICTURE)
+        figure = _figure([_iou_lines(curves)], (), True, _marked, "IoU threshold", PICTURE)
         figure.axes[0].set_title("Questions whose IoU is above the threshold", loc="left")
         try:
             figure.savefig(path, dpi=150, facecolor="white")
         except (OSError, ValueError) as error:  # ValueError: a file name whose ending is no image format
             raise DataError(f"{path}: the picture cannot be written: {error}") from error
-    return Path(path)
 
 
 def iou_curves(evaluation: Evaluation) -> Curves:
