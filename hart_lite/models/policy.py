@@ -17,19 +17,27 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from hart_lite.config.limits import ENCODE_TOKENS, HEAD_TILE
 from hart_lite.config.sections import Lora
+from hart_lite.models.decoder import Decoder
 from hart_lite.models.families.base import Family
+from hart_lite.models.lora import speed_up_adapters
 from hart_lite.models.packing import Pack
+from hart_lite.models.tree_attention import attend
 from hart_lite.types import ImageView, Slot
-
-ENCODE_TOKENS = 4096  # image tokens that one call of the vision tower takes at most, to bound its memory
-HEAD_TILE = 512  # sampled tokens whose vocabulary logits exist at one time
 
 
 class Policy:
     """`model` is the family's model with adapters injected; `peft` wraps the same modules for saving."""
 
-    def __init__(self, family: Family, model: nn.Module, lora: Lora, adapter: str | None = None) -> None:
+    def __init__(
+        self,
+        family: Family,
+        model: nn.Module,
+        lora: Lora,
+        adapter: str | None = None,
+        checkpointing: bool = False,
+    ) -> None:
         self.family, self.model, self.lora = family, model, lora
         model.requires_grad_(False)
         if adapter:
@@ -43,6 +51,9 @@ class Policy:
                 task_type="CAUSAL_LM",
             )
             self.peft = get_peft_model(model, config)
+        speed_up_adapters(self.peft)
+        language = family.language(model)
+        self.decoder = Decoder(language, family.rotary_rows(language), checkpointing)
         # Asked of the model: a loaded adapter may have other parts than the recipe names.
         self.trains_vision = any(p.requires_grad for p in family.vision(model).parameters())
         self._features: dict[ImageView, torch.Tensor] = {}
@@ -115,13 +126,12 @@ class Policy:
 
         `temperature` is the one they were sampled at: the gradient is then that of the policy that acted.
         """
-        hidden = self.family.language(self.model)(
-            inputs_embeds=self.embed(pack.ids_T, pack.slots)[None],
-            position_ids=self.rotary(pack.positions_R_T[:, None]),
-            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),  # the blocks say who sees whom
-            use_cache=False,
-            blocks=[block.to(self.device) for block in pack.blocks],
-        ).last_hidden_state[0]
+        tree, decoder = pack.tree(self.device), self.decoder
+        hidden = decoder(
+            self.embed(pack.ids_T, pack.slots)[None],
+            pack.positions_R_T[:, None].to(self.device),
+            lambda layer, q, k, v: attend(q[0], k[0], v[0], tree, decoder.scale)[None],
+        )[0]
         at = hidden[pack.predict_N.to(self.device)]
         targets = pack.targets_N.to(self.device)
         tiles = zip(at.split(HEAD_TILE), targets.split(HEAD_TILE), strict=True)
@@ -135,7 +145,3 @@ class Policy:
     def _head_logps(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
         logits = self.model.lm_head(hidden).float() / temperature
         return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
-
-    def rotary(self, positions: torch.Tensor) -> torch.Tensor:
-        """(R, ..., T) positions as the language model takes them: with 1-D ones it knows no R."""
-        return (positions if self.family.position_rows > 1 else positions[0]).to(self.device)

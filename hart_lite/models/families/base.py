@@ -52,6 +52,9 @@ class Family(Protocol):
     def language(self, model: nn.Module) -> nn.Module:
         """The decoder without its head: embeddings and positions in, hidden states out."""
 
+    def rotary_rows(self, language: nn.Module) -> torch.Tensor:
+        """(F,) for each rotary frequency of `language(model)` the row of the positions that it turns by."""
+
     def vision(self, model: nn.Module) -> nn.Module:
         """All that makes features of pixels: the tower and its projector."""
 

@@ -15,9 +15,11 @@ from PIL import Image
 from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from transformers.vision_utils import get_vision_position_ids
 
 from hart_lite.models.families.box_parsing import ANYTHING, NUMBER, REACH, WrittenBox, four, number
 from hart_lite.models.families.chat import ChatFamily
+from hart_lite.models.vision_attention import as_matrix_product
 from hart_lite.types import Box, Tokens
 
 MAX_ASPECT = 100  # smart_resize refuses 200; other engines break earlier
@@ -47,6 +49,11 @@ class Qwen25VL(ChatFamily):
 
     def vision(self, model: nn.Module) -> nn.Module:
         return model.model.visual
+
+    def rotary_rows(self, language: nn.Module) -> torch.Tensor:
+        """m-RoPE: the first frequencies turn by time, the next by height, the last by width."""
+        section = language.config.rope_parameters["mrope_section"]
+        return torch.arange(len(section)).repeat_interleave(torch.tensor(section))
 
     def lora_targets(self, parts: Sequence[str]) -> str:
         patterns = {
@@ -82,15 +89,19 @@ class Qwen25VL(ChatFamily):
     def image_tokens(self, size: tuple[int, int]) -> int:
         return (size[0] // self.factor) * (size[1] // self.factor)
 
+    def load_model(self, **how) -> nn.Module:
+        model = super().load_model(**how)
+        as_matrix_product(model.model.visual.patch_embed)
+        return model
+
     def features(self, model: nn.Module, images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        batch = self.processor(images=list(images), do_resize=False, return_tensors="pt")
-        parameter = next(model.model.visual.parameters())
-        out = model.model.get_image_features(
-            batch["pixel_values"].to(parameter.device, parameter.dtype),
-            batch["image_grid_thw"].to(parameter.device),
-            return_dict=True,
-        )
-        return list(out.pooler_output)
+        """The grid stays on the host: what the tower asks of it is then asked of no card."""
+        batch, tower = self.processor(images=list(images), do_resize=False, return_tensors="pt"), model.model.visual
+        parameter, grid = next(tower.parameters()), batch["image_grid_thw"]
+        pixels = batch["pixel_values"].to(parameter.device, parameter.dtype)
+        places = get_vision_position_ids(grid, tower.spatial_merge_size).to(parameter.device)
+        out = tower(pixels, grid_thw=grid, position_ids=places, return_dict=True).pooler_output
+        return list(out.split((grid.prod(-1) // tower.spatial_merge_size**2).tolist()))
 
     def _pixels(self, images: Sequence[Image.Image], ids: torch.Tensor) -> dict[str, torch.Tensor]:
         pixels = self.processor(images=list(images), do_resize=False, return_tensors="pt")
