@@ -152,4 +152,4 @@ class Branches:
         weights = (torch.cat(scores, dim=-1) * scale).softmax(-1).to(q.dtype)
         shares = weights.split([s.shape[-1] for s in scores], dim=-1)
         mixed = sum(part.weighted(layer, share) for part, share in zip(parts, shares, strict=True))
-        return mixed.view(n, 1, heads, width)
+        return mixed.reshape(n, 1, heads, width)

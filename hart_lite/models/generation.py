@@ -80,6 +80,9 @@ class Response(NamedTuple):
     ids: tuple[int, ...]
     logps: tuple[float, ...] = ()
 
+    def up_to(self, tokens: int) -> Response:
+        return Response(self.ids[:tokens], self.logps[:tokens])
+
 
 @torch.no_grad()
 def generate(policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[Response]:

@@ -20,7 +20,6 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, set_seed
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
-from hart_lite.models import vision_attention
 from hart_lite.models.families.base import Family
 from hart_lite.models.families.internvl3 import InternVL3
 from hart_lite.models.families.llava_onevision import LlavaOneVision
@@ -68,6 +67,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
     set_seed(seed)  # the adapter's first weights are drawn here
     with _readable(section):
         model = _load_unsloth(source, section, how) if section.backend == "unsloth" else family.load_model(**how)
+    family.speed_up_vision(model, attention["vision_config"])
     if section.quant == "nf4" and device.type == "cpu":
         keep_differentiable(model)
     if adapter is not None:  # only now are the files of a Hub model sure to be here
@@ -200,11 +200,11 @@ def pick_dtype(asked: str, device: torch.device) -> torch.dtype:
 
 def pick_attention(asked: str, device: torch.device) -> dict[str, str]:
     """Per part. The decoder's attention is our own (`hart_lite.models.tree_attention`), so the choice is the vision
-    tower's: FlashAttention-2's package, the library's other kernels, or (`auto`) torch's kernels, windows together."""
+    tower's: FlashAttention-2's package, torch's kernels (`sdpa`), or what the library calls `eager`."""
     vision = asked
     if asked == "auto":
         modern = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        vision = "flash_attention_2" if modern and _flash_attn_works() else vision_attention.register()
+        vision = "flash_attention_2" if modern and _flash_attn_works() else "sdpa"
     return {"text_config": "sdpa", "vision_config": vision}
 
 

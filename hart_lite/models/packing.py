@@ -11,6 +11,7 @@ its first sampled one, and sampled tokens are never merged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,8 +84,8 @@ class Pack:
     """One row for the model. T tokens, R position rows, N sampled tokens.
 
     `runs` are the lengths of the trie's nodes, one after the other, and `parents` the run above each, -1 for none. The
-    hidden state at `predict_N` scores `targets_N`; `owners_N`, `offsets_N` say which sampled token that is: the
-    offset-th of sequence `owner`.
+    hidden state at `predict_N` scores `targets_N`, which were drawn with the log-probs `drawn_N` (NaN where they are not
+    known); `owners_N`, `offsets_N` say which sampled token that is: the offset-th of sequence `owner`.
     """
 
     ids_T: torch.Tensor
@@ -94,6 +95,7 @@ class Pack:
     slots: tuple[Slot, ...]
     predict_N: torch.Tensor
     targets_N: torch.Tensor
+    drawn_N: torch.Tensor
     owners_N: torch.Tensor
     offsets_N: torch.Tensor
 
@@ -172,7 +174,7 @@ def _lay_out(
     numbers: dict[int, int] = {}  # node identity -> segment
     parents: list[int] = []
     ids, rows, lengths, slots = [], [], [], []
-    predict, targets, owners, offsets = [], [], [], []
+    predict, targets, drawn, owners, offsets = [], [], [], [], []
     for path in paths:
         parent = -1
         leaf = path[-1]
@@ -192,12 +194,13 @@ def _lay_out(
                 lengths.append(len(node))
             parent = numbers[id(node)]
         shift, offset = len(ids) - leaf.stop, 0  # place in the row minus place in the sequence, inside the leaf
-        for start, stop, _ in sequences[leaf.sequence].sampled:
-            predict += range(start - 1 + shift, stop - 1 + shift)
-            targets += sequences[leaf.sequence].ids[start:stop]
-            owners += [leaf.sequence] * (stop - start)
-            offsets += range(offset, offset + stop - start)
-            offset += stop - start
+        for span in sequences[leaf.sequence].sampled:
+            predict += range(span.start - 1 + shift, span.stop - 1 + shift)
+            targets += sequences[leaf.sequence].ids[span.start : span.stop]
+            drawn += span.logps or [math.nan] * len(span)
+            owners += [leaf.sequence] * len(span)
+            offsets += range(offset, offset + len(span))
+            offset += len(span)
     return Pack(
         ids_T=torch.tensor(ids),
         positions_R_T=torch.cat(rows, dim=1),
@@ -206,6 +209,7 @@ def _lay_out(
         slots=tuple(slots),
         predict_N=torch.tensor(predict, dtype=torch.long),
         targets_N=torch.tensor(targets, dtype=torch.long),
+        drawn_N=torch.tensor(drawn, dtype=torch.float32),
         owners_N=torch.tensor(owners, dtype=torch.long),
         offsets_N=torch.tensor(offsets, dtype=torch.long),
     )

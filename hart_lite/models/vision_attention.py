@@ -1,48 +1,46 @@
-"""Attention of Qwen's vision tower over windows and images side by side, in one call a layer.
+"""Qwen's vision tower with all its windows and images in one call of attention a layer, and its patches as a product.
 
 Without FlashAttention's package the library runs a call for each window of 64 patches, and asks the card for their
-lengths in every layer. Registered under a name that says `flash`, this function is given all of them at once; their
-boundaries stay on the host, where the family keeps them.
+lengths in every layer. The modules and their weights stay the library's; tests/models/test_vision_attention.py holds
+the two against each other.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 from hart_lite.models.kernels import Call, Spans
 from hart_lite.models.tree_attention import Tree, attend
 
-NAME = "hart_lite_flash"
+
+def windows_together(tower: nn.Module) -> None:
+    """Give every attention layer of the tower the forward below."""
+    for block in tower.blocks:
+        block.attn.forward = MethodType(_attention, block.attn)
 
 
-def register() -> str:
-    """Make the function known to transformers, once or again; returns its name."""
-    AttentionInterface.register(NAME, attention)
-    return NAME
-
-
-def attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    cu_seq_lens_q: Tensor,
-    **options,
-) -> tuple[Tensor, None]:
-    """As the library calls it: (1, heads, T, D) of all sequences, in each of which every patch sees every other. Returns
-    (1, T, heads, D)."""
-    ends = cu_seq_lens_q.tolist()
-    spans = Spans.of([stop - start for start, stop in pairwise(ends)], query.device)
-    nothing = torch.zeros(0, dtype=torch.long, device=query.device)
+def _attention(
+    self: nn.Module, hidden_states: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: object
+) -> Tensor:
+    """As the library's block calls it: (T, H) patches of all sequences, in each of which every patch sees every other.
+    `cu_seqlens` is on the host, where the family keeps the grids."""
+    q, k, v = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+    cos, sin = (part[:, None].float() for part in position_embeddings)
+    spans = Spans.of([stop - start for start, stop in pairwise(cu_seqlens.tolist())], q.device)
+    nothing = torch.zeros(0, dtype=torch.long, device=q.device)
     tree = Tree(Call(spans, spans, causal=False), nothing, nothing, None)
-    q, k, v = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
-    return attend(q, k, v, tree, scaling)[None], None
+    mixed = attend(_turned(q, cos, sin), _turned(k, cos, sin), v.contiguous(), tree, self.scaling)
+    return self.proj(mixed.flatten(-2))
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions, in float32 as the library turns them."""
+    first, second = x.float().chunk(2, -1)
+    return (x.float() * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
 
 
 def as_matrix_product(patch_embed: nn.Module) -> None:

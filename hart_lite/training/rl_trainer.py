@@ -276,7 +276,9 @@ class RLTrainer(SealedCheckpoints, Guarded, Trainer):
             mu2_T=None if reference is None else mu2,
         )
         self.accelerator.backward(loss * self._scale)
-        return {name: value.item() for name, value in {"loss": loss.detach(), **metrics}.items()}
+        gap = (logps.detach() - packed.drawn_N.to(logps.device)).abs()
+        metrics |= {"loss": loss.detach(), "sampling_gap": gap.nansum(), "drawn_tokens": gap.isfinite().sum()}
+        return dict(zip(metrics, torch.stack([*metrics.values()]).tolist(), strict=True))  # read at one time
 
     def _share_gradients(self) -> None:
         """Sum the adapters' gradients over processes: packs bypass the wrapper that would do it for a plain model."""

@@ -114,8 +114,8 @@ class Collator:
         batch = self.family.collate(sequences)
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for n, tokens in enumerate(sequences):
-            for start, stop, _ in tokens.sampled:
-                labels[n, start:stop] = torch.tensor(tokens.ids[start:stop])
+            for span in tokens.sampled:
+                labels[n, span.start : span.stop] = torch.tensor(tokens.ids[span.start : span.stop])
         return batch | {"labels": labels, ROWS: torch.tensor([item["row"] for item in numbers])}
 
 

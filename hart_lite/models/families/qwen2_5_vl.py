@@ -19,7 +19,7 @@ from transformers.vision_utils import get_vision_position_ids
 
 from hart_lite.models.families.box_parsing import ANYTHING, NUMBER, REACH, WrittenBox, four, number
 from hart_lite.models.families.chat import ChatFamily
-from hart_lite.models.vision_attention import as_matrix_product
+from hart_lite.models.vision_attention import as_matrix_product, windows_together
 from hart_lite.types import Box, Tokens
 
 MAX_ASPECT = 100  # smart_resize refuses 200; other engines break earlier
@@ -89,10 +89,11 @@ class Qwen25VL(ChatFamily):
     def image_tokens(self, size: tuple[int, int]) -> int:
         return (size[0] // self.factor) * (size[1] // self.factor)
 
-    def load_model(self, **how) -> nn.Module:
-        model = super().load_model(**how)
-        as_matrix_product(model.model.visual.patch_embed)
-        return model
+    def speed_up_vision(self, model: nn.Module, attention: str) -> None:
+        tower = self.vision(model)
+        as_matrix_product(tower.patch_embed)
+        if attention == "sdpa":
+            windows_together(tower)
 
     def features(self, model: nn.Module, images: Sequence[Image.Image]) -> list[torch.Tensor]:
         """The grid stays on the host: what the tower asks of it is then asked of no card."""
