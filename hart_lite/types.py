@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hart_lite.errors import BrokenImageError, HartError
 
@@ -125,7 +125,8 @@ class Slot:
     view: ImageView
 
 
-class Span(NamedTuple):
+@dataclass(frozen=True)
+class Span:
     """Ids `start` to `stop` of a sequence, drawn by the policy in a turn of this kind; `logps` has the log-prob that each
     was drawn with, or nothing where it is not known."""
 
@@ -157,7 +158,7 @@ class Tokens:
         return Tokens(
             self.ids + other.ids,
             self.slots + tuple(Slot(s.start + n, s.length, s.view) for s in other.slots),
-            self.sampled + tuple(s._replace(start=s.start + n, stop=s.stop + n) for s in other.sampled),
+            self.sampled + tuple(Span(s.start + n, s.stop + n, s.kind, s.logps) for s in other.sampled),
         )
 
     @classmethod
