@@ -12,7 +12,7 @@ import torch
 from hart_lite.errors import NotFiniteError
 from hart_lite.models.attention import Branches
 from hart_lite.models.cuda_graph import record
-from hart_lite.models.policy import Policy
+from hart_lite.models.policy import Policy, chosen_logps
 from hart_lite.models.prefill import Prefilled, prefill
 from hart_lite.types import Tokens
 
@@ -75,7 +75,8 @@ def _shared(one: Tokens, other: Tokens) -> int:
 
 class Response(NamedTuple):
     """Sampled ids, the end token included where one was drawn, and the log-prob of each under the temperature it was
-    drawn at, before anything was cut off by `top_p`; without temperature there are none."""
+    drawn at, among all words: those that are never sampled or were cut off by `top_p` included. Without temperature
+    there are none."""
 
     ids: tuple[int, ...]
     logps: tuple[float, ...] = ()
@@ -132,13 +133,12 @@ class _Decoding:
 
     def _draw(self, step: int) -> torch.Tensor:
         """(N,) ids of the next token, noted down."""
-        logits = self.policy.model.lm_head(self.last_N_H).float().index_fill(-1, self.banned, -torch.inf)
-        ids, logps = pick(logits, self.sampling, self.uniforms[self.alive, step])
+        logits, temperature = self.policy.model.lm_head(self.last_N_H).float(), self.sampling.temperature
+        ids = pick(logits.index_fill(-1, self.banned, -torch.inf), self.sampling, self.uniforms[self.alive, step])
         self.ids[self.alive, step] = ids
-        if logps is not None:
-            self.logps[self.alive, step] = logps
-        # NaN comes through a maximum; -inf is what is banned.
-        self.lost = self.lost | (self.going & ~logits.amax(-1).isfinite()).any()
+        if temperature > 0:  # among all words, as a pack has it
+            self.logps[self.alive, step] = chosen_logps(logits / temperature, ids)
+        self.lost = self.lost | (self.going & ~logits.amax(-1).isfinite()).any()  # NaN comes through a maximum
         self.going = self.going & ~torch.isin(ids, self.ends) & (step + 1 < self.limits[self.alive])
         return ids
 
@@ -197,19 +197,15 @@ class _OneToken:
         return decoder(embeds, rotary, lambda layer, q, k, v: branches.attend(layer, q, k, v, decoder.scale))[:, 0]
 
 
-def pick(
-    logits_N_V: torch.Tensor, sampling: Sampling, uniform_N: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(N,) ids, where the cumulative probability passes each row's uniform number, and their log-probs; None for
-    greedy ones."""
+def pick(logits_N_V: torch.Tensor, sampling: Sampling, uniform_N: torch.Tensor) -> torch.Tensor:
+    """(N,) ids, where the cumulative probability passes each row's uniform number."""
     if sampling.temperature == 0:
-        return logits_N_V.argmax(-1), None
-    whole = probs = (logits_N_V / sampling.temperature).softmax(-1)
+        return logits_N_V.argmax(-1)
+    probs = (logits_N_V / sampling.temperature).softmax(-1)
     if sampling.top_p < 1:
         sorted_probs, order = probs.sort(-1, descending=True)
         before = sorted_probs.cumsum(-1) - sorted_probs
         probs = torch.zeros_like(probs).scatter(-1, order, sorted_probs.masked_fill(before >= sampling.top_p, 0.0))
     mass = probs.double().cumsum(-1)  # in single precision a large vocabulary would lose its rare words
     # <=, so that an id without probability is stepped over, also by a uniform number of exactly 0.
-    ids = (mass <= uniform_N[:, None] * mass[:, -1:]).sum(-1)
-    return ids, whole.gather(-1, ids[:, None])[:, 0].log()
+    return (mass <= uniform_N[:, None] * mass[:, -1:]).sum(-1)

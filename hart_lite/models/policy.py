@@ -143,5 +143,9 @@ class Policy:
         return self._head_logps(hidden, targets, temperature)
 
     def _head_logps(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
-        logits = self.model.lm_head(hidden).float() / temperature
-        return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+        return chosen_logps(self.model.lm_head(hidden).float() / temperature, targets)
+
+
+def chosen_logps(logits_N_V: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
+    """(N,) log-probs of one id in each row."""
+    return logits_N_V.gather(-1, ids_N[:, None])[:, 0] - logits_N_V.logsumexp(-1)
