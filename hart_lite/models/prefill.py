@@ -16,7 +16,7 @@ from hart_lite.models.tree_attention import Tree, attend
 from hart_lite.types import Slot, Tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A node of the trie and where its tokens lie among all that are read; `above` are the runs it continues."""
 
@@ -62,21 +62,21 @@ class Prefilled:
 
 
 def prefill(policy: Policy, prompts: Sequence[Tokens]) -> Prefilled:
-    """Every run is read once, in passes of at most `FEED_TOKENS` tokens, unless a run alone is longer."""
+    """Every run is read once, in passes of at most `FEED_TOKENS` tokens."""
     runs = list(_runs(trie(prompts)))
-    store = Store(runs[-1].places.stop)
-    positions = {n: policy.family.positions(prompt) for n, prompt in enumerate(prompts)}
+    embeds_T_H, positions_R_T = _inputs(policy, prompts, runs)
+    store = Store(len(embeds_T_H))
     leaves = [run for run in runs if run.node.leaf]
-    last: dict[int, Tensor] = {}
+    ends = {run.places.stop - 1: run for run in leaves}
+    last: dict[Run, Tensor] = {}
     for part in _passes(runs):
-        hidden = _read(policy, prompts, positions, part, store)
-        ends = torch.tensor([len(run.node) for run in part]).cumsum(0) - 1
-        last.update((run.start, hidden[end]) for run, end in zip(part, ends.tolist(), strict=True) if run.node.leaf)
-    owners = [run.node.sequence for run in leaves]
+        first, stop = part[0].places.start, part[-1].places.stop
+        hidden = _read(policy, embeds_T_H[first:stop], positions_R_T[:, first:stop], part, store)
+        last.update((ends[place], hidden[place - first]) for place in range(first, stop) if place in ends)
     return Prefilled(
-        owners,
-        torch.stack([last[run.start] for run in leaves]),
-        torch.tensor([int(positions[n].max()) + 1 for n in owners], device=policy.device),
+        [run.node.sequence for run in leaves],
+        torch.stack([last[run] for run in leaves]),
+        torch.stack([positions_R_T[:, run.places.stop - 1].max() + 1 for run in leaves]),
         _levels(leaves, store, policy.device),
     )
 
@@ -93,40 +93,61 @@ def _runs(roots: Sequence[Node]) -> Iterator[Run]:
         waiting += [(child, (*above, run)) for child in reversed(node.children)]
 
 
-def _passes(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    part: list[Run] = []
-    for run in runs:
-        if part and run.places.stop - part[0].start > FEED_TOKENS:
-            yield part
-            part = []
-        part.append(run)
-    yield part
-
-
-def _read(
-    policy: Policy, prompts: Sequence[Tokens], positions: dict[int, Tensor], part: Sequence[Run], store: Store
-) -> Tensor:
-    """(T, H) hidden states of some runs, which lie one after the other; their keys and values go to the store."""
-    first, stop = part[0].start, part[-1].places.stop
+def _inputs(policy: Policy, prompts: Sequence[Tokens], runs: Sequence[Run]) -> tuple[Tensor, Tensor]:
+    """(T, H) embeddings and (R, T) positions of all runs, one after the other."""
     ids: list[int] = []
     slots: list[Slot] = []
-    for run in part:
+    positions = {run.node.sequence: policy.family.positions(prompts[run.node.sequence]) for run in runs}
+    for run in runs:
         node, tokens = run.node, prompts[run.node.sequence]
         ids += tokens.ids[node.start : node.stop]
-        moved = run.start - first - node.start
         inside = (s for s in tokens.slots if node.start <= s.start < node.stop)
-        slots += [Slot(s.start + moved, s.length, s.view) for s in inside]
-    rotary = torch.cat([positions[r.node.sequence][:, r.node.start : r.node.stop] for r in part], dim=1)
-    above = [[seen.places for seen in run.above] for run in part]
-    tree = Tree.of([len(run.node) for run in part], above, policy.device)
+        slots += [Slot(s.start + run.start - node.start, s.length, s.view) for s in inside]
+    rotary = torch.cat([positions[r.node.sequence][:, r.node.start : r.node.stop] for r in runs], dim=1)
+    return policy.embed(torch.tensor(ids), slots), rotary.to(policy.device)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a pass reads of a run: all of it, but where the pass is full before it ends."""
+
+    run: Run
+    places: range
+
+    @property
+    def above(self) -> list[range]:
+        before = range(self.run.start, self.places.start)
+        return [*(run.places for run in self.run.above), *([before] if before else [])]
+
+
+def _passes(runs: Sequence[Run]) -> Iterator[list[Piece]]:
+    part: list[Piece] = []
+    room = FEED_TOKENS
+    for run in runs:
+        start = run.start
+        while start < run.places.stop:
+            places = range(start, min(start + room, run.places.stop))
+            part.append(Piece(run, places))
+            start, room = places.stop, room - len(places)
+            if not room:
+                yield part
+                part, room = [], FEED_TOKENS
+    if part:
+        yield part
+
+
+def _read(policy: Policy, embeds_T_H: Tensor, positions_R_T: Tensor, part: Sequence[Piece], store: Store) -> Tensor:
+    """(T, H) hidden states of pieces that lie one after the other; their keys and values go to the store."""
+    places = slice(part[0].places.start, part[-1].places.stop)
+    tree = Tree.of([len(piece.places) for piece in part], [piece.above for piece in part], policy.device)
     decoder = policy.decoder
 
     def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        store.write(layer, slice(first, stop), k[0], v[0])
+        store.write(layer, places, k[0], v[0])
         kept = store.keys[layer], store.values[layer]
         return attend(q[0], k[0], v[0], tree, decoder.scale, kept)[None]
 
-    return decoder(policy.embed(torch.tensor(ids), slots)[None], rotary[:, None].to(policy.device), attention)[0]
+    return decoder(embeds_T_H[None], positions_R_T[:, None], attention)[0]
 
 
 def _levels(leaves: Sequence[Run], store: Store, device: torch.device) -> list[Level]:
