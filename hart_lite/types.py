@@ -127,8 +127,8 @@ class Slot:
 
 @dataclass(frozen=True)
 class Span:
-    """Ids `start` to `stop` of a sequence, drawn by the policy in a turn of this kind; `logps` has the log-prob that each
-    was drawn with, or nothing where it is not known."""
+    """Ids `start` to `stop` of a sequence, drawn by the policy in a turn of this kind. `logps` has the log-prob that
+    each was drawn with, or nothing where it is not known."""
 
     start: int
     stop: int

@@ -183,7 +183,6 @@ def test_nothing_to_pack():
     assert trie([]) == ()
 
 
-
 def test_log_probs_that_are_known_stand_beside_what_they_are_of():
     """Where a conversation was cut short and its words read again, nothing was drawn."""
     one = Tokens((1, 2)) + Tokens.response((5, 6), logps=(-0.5, -1.5)) + sequence((3,), (7,))

@@ -367,9 +367,7 @@ def test_temperature_and_top_p_shape_the_draw(sampling, expected):
 def test_rows_are_drawn_independently():
     """Each row keeps to its own nucleus, wherever its likely ids stand."""
     logits = torch.stack([LOGITS, LOGITS.flip(0)]).repeat(500, 1)
-    ids = pick(logits, Sampling(1, top_p=0.6), torch.rand(1000, generator=torch.Generator().manual_seed(0))).view(
-        -1, 2
-    )
+    ids = pick(logits, Sampling(1, top_p=0.6), torch.rand(1000, generator=torch.Generator().manual_seed(0))).view(-1, 2)
     assert set(ids[:, 0].tolist()) == {0, 1}
     assert set(ids[:, 1].tolist()) == {2, 3}
 

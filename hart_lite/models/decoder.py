@@ -102,8 +102,8 @@ def _check(language: nn.Module) -> None:
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if kinds or getattr(config, "use_sliding_window", False):
         raise ModelError(
-            f"layers of kind {', '.join(sorted(kinds)) or 'sliding window'}: only causal attention over all that stands "
-            "before is supported, since a shared prefix is attended to whole"
+            f"layers of kind {', '.join(sorted(kinds)) or 'sliding window'}: only causal attention over all that "
+            "stands before is supported, since a shared prefix is attended to whole"
         )
     found = {name for name, _ in layer.named_modules() if name.count(".") == 1 or name.endswith("norm")}
     found -= {"mlp.act_fn"}

@@ -25,7 +25,7 @@ def speed_up_adapters(model: nn.Module) -> None:
 
 
 def _is_plain(module: LoraLayer) -> bool:
-    """A linear layer with one adapter and nothing that changes the formula: no dropout, bias or variant such as DoRA."""
+    """A linear layer with one adapter and nothing that changes the formula: no dropout, bias or variant (DoRA)."""
     return (
         list(getattr(module, "lora_A", ())) == [ADAPTER]
         and isinstance(module.lora_A[ADAPTER], nn.Linear)

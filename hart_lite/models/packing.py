@@ -84,8 +84,8 @@ class Pack:
     """One row for the model. T tokens, R position rows, N sampled tokens.
 
     `runs` are the lengths of the trie's nodes, one after the other, and `parents` the run above each, -1 for none. The
-    hidden state at `predict_N` scores `targets_N`, which were drawn with the log-probs `drawn_N` (NaN where they are not
-    known); `owners_N`, `offsets_N` say which sampled token that is: the offset-th of sequence `owner`.
+    hidden state at `predict_N` scores `targets_N`, which were drawn with the log-probs `drawn_N` (NaN where these are
+    not known); `owners_N`, `offsets_N` say which sampled token that is: the offset-th of sequence `owner`.
     """
 
     ids_T: torch.Tensor

@@ -68,7 +68,7 @@ def gap(policy: Policy) -> float:
 @pytest.mark.parametrize("products", [45, 3_900, 23_000, 69_000])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_attention_of_a_sampled_token_keeps_its_precision(products, dtype):
-    """Rows under one prefix at the dimensions of Qwen2.5-7B, whose keys share an offset in one channel, against float64."""
+    """Rows under one prefix at the dimensions of 7B, whose keys share an offset in one channel, against float64."""
     torch.manual_seed(0)
     rows, keys, heads, key_heads, width = 64, 300, 28, 4, 128
     q = torch.randn(rows, 1, heads, width)

@@ -7,8 +7,7 @@ products of queries and keys then pass 65504, where float16 ends (transformers #
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
