@@ -21,7 +21,7 @@ def float32_product(a: Tensor, b: Tensor) -> Tensor:
     """(.., M, K) @ (.., K, N) in float32, whatever the precision of the factors."""
     if a.dtype == torch.float32:
         return a @ b
-    if a.is_cuda and HAS_OUT_DTYPE:
+    if a.device.type != "cpu" and HAS_OUT_DTYPE:
         out = torch.bmm(a.flatten(0, -3), b.flatten(0, -3), out_dtype=torch.float32)
         return out.unflatten(0, a.shape[:-2])
     return a.float() @ b.float()

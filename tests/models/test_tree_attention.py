@@ -77,11 +77,12 @@ def test_what_is_merged_wrongly_shows(wrong, monkeypatch):
         row.tree(CPU).above_K.copy_(row.tree(CPU).above_K.flip(0))
     else:  # backward takes the log-sum-exp of its own call alone
         forward = kernels.forward
-        monkeypatch.setattr(
-            kernels,
-            "forward",
-            lambda *a: tuple(part - 0.3 * n if n == 1 else part for n, part in enumerate(forward(*a))),
-        )
+
+        def lowered(*arguments):
+            out, lse, state = forward(*arguments)
+            return out, lse - 0.3, state
+
+        monkeypatch.setattr(kernels, "forward", lowered)
     assert errors(row, torch.float32) > 1e-2
 
 
