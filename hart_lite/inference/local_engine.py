@@ -18,9 +18,10 @@ from hart_lite.models.families.base import Family
 from hart_lite.models.generation import Response, Sampling, batches, generate
 from hart_lite.models.oom import Budget, within_memory
 from hart_lite.models.policy import Policy
+from hart_lite.models.prompt_cache import PromptCache
 from hart_lite.types import Tokens, Turn
 
-Generate = Callable[[Policy, Sequence[Tokens], Sampling], list[Response]]
+Generate = Callable[[Policy, Sequence[Tokens], Sampling, PromptCache | None], list[Response]]
 
 
 @dataclass
@@ -87,11 +88,11 @@ class LocalEngine:
         """Features of images stay in the policy's cache until `policy.forget_images`."""
         family = self.policy.family
         talks = {n: _Talk(run, next(run)) for n, run in enumerate(runs)}
-        turn = 0
+        turn, cache = 0, PromptCache(self.budget.value)
         while talks:
             for talk in talks.values():
                 talk.ask(family)
-            for n, response in self._sample(talks, decoding, decoding.turn_seed(turn)).items():
+            for n, response in self._sample(talks, cache, decoding, decoding.turn_seed(turn)).items():
                 talk = talks[n]
                 outcome = talk.hear(response, family)
                 if outcome is not None:
@@ -99,7 +100,9 @@ class LocalEngine:
                     yield n, Conversation(tuple(talk.turns), outcome)
             turn += 1
 
-    def _sample(self, talks: dict[int, _Talk], decoding: Decoding, seed: int) -> dict[int, Response]:
+    def _sample(
+        self, talks: dict[int, _Talk], cache: PromptCache, decoding: Decoding, seed: int
+    ) -> dict[int, Response]:
         """A response for each. A prompt that several talks have in common is read greedily once, as far as the longest
         of their limits."""
         groups: dict[tuple, list[int]] = {}
@@ -113,19 +116,27 @@ class LocalEngine:
         drawn: dict[int, Response] = {}
         while waiting:
             batch = next(batches(waiting, limits, self.budget.value))
-            responses = self._within_memory(batch, limits, decoding, seed)
+            going_on = any(talks[n].say.goes_on or not talks[n].say.fresh for n in batch)
+            responses = self._within_memory(batch, limits, decoding, seed, cache if going_on else None)
             if responses is not None:
                 drawn.update(zip(batch, responses, strict=True))
                 waiting = {n: prompt for n, prompt in waiting.items() if n not in batch}
         return {n: drawn[numbers[0]].up_to(talks[n].say.max_tokens) for numbers in groups.values() for n in numbers}
 
     def _within_memory(
-        self, batch: dict[int, Tokens], limits: dict[int, int], decoding: Decoding, seed: int
+        self,
+        batch: dict[int, Tokens],
+        limits: dict[int, int],
+        decoding: Decoding,
+        seed: int,
+        cache: PromptCache | None,
     ) -> list[Response] | None:
         """None where memory ran out and the budget was halved. Raises `ModelError` where a prompt alone is too much."""
         own, rows = tuple(limits[n] for n in batch), tuple(decoding.first + n for n in batch)
         sampling = Sampling(max(own), decoding.temperature, decoding.top_p, seed, rows, own, self.cuda_graph)
-        responses = within_memory(partial(self.generate, self.policy, list(batch.values()), sampling))
+        responses = within_memory(partial(self.generate, self.policy, list(batch.values()), sampling, cache))
+        if responses is None and cache is not None:
+            cache.forget()
         if responses is None and len(batch) == 1:
             [prompt] = batch.values()
             raise ModelError(

@@ -14,6 +14,7 @@ from hart_lite.models.attention import Branches
 from hart_lite.models.cuda_graph import record
 from hart_lite.models.policy import Policy, chosen_logps
 from hart_lite.models.prefill import Prefilled, prefill
+from hart_lite.models.prompt_cache import PromptCache
 from hart_lite.types import Tokens
 
 CHECK_EVERY = 4  # sampled tokens after which the host asks who has ended: a card is waited for
@@ -86,16 +87,18 @@ class Response(NamedTuple):
 
 
 @torch.no_grad()
-def generate(policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[Response]:
-    """One response for each prompt, in order; repeat a prompt to sample it several times. Leaves the model in
-    evaluation mode.
+def generate(
+    policy: Policy, prompts: Sequence[Tokens], sampling: Sampling, cache: PromptCache | None = None
+) -> list[Response]:
+    """One response for each prompt, in order; repeat a prompt to sample it several times. `cache` knows the prompts
+    that these go on from, and is told of them. Leaves the model in evaluation mode.
 
     Raises `NotFiniteError` when scores of the next token are not finite.
     """
     if not prompts:
         return []
     policy.model.eval()
-    return _Decoding(policy, prefill(policy, prompts), sampling).run()
+    return _Decoding(policy, prefill(policy, prompts, cache), sampling).run()
 
 
 class _Decoding:

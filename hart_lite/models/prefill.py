@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from hart_lite.config.limits import FEED_TOKENS
 from hart_lite.models.attention import Level
 from hart_lite.models.packing import Node, trie
 from hart_lite.models.policy import Policy
+from hart_lite.models.prompt_cache import PromptCache, Store
 from hart_lite.models.tree_attention import Tree, attend
 from hart_lite.types import Slot, Tokens
 
@@ -30,27 +31,6 @@ class Run:
 
 
 @dataclass
-class Store:
-    """Keys and values of all runs, (S, heads, D) by layer."""
-
-    size: int
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-
-    def write(self, layer: int, places: slice, k: Tensor, v: Tensor) -> None:
-        if layer == len(self.keys):
-            self.keys.append(k.new_empty(self.size, *k.shape[1:]))
-            self.values.append(v.new_empty(self.size, *v.shape[1:]))
-        self.keys[layer][places], self.values[layer][places] = k, v
-
-    def gather(self, places_n_T: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """(n, heads, T, D) by layer."""
-        return tuple(
-            [stored[places_n_T].transpose(1, 2).contiguous() for stored in part] for part in (self.keys, self.values)
-        )
-
-
-@dataclass
 class Prefilled:
     """Rows in the trie's order: the prompt of each, its last hidden state (N, H) and the rotary position of its next
     token (N,), which text has the same in every position row; and the levels of runs they stand under."""
@@ -61,24 +41,47 @@ class Prefilled:
     levels: list[Level]
 
 
-def prefill(policy: Policy, prompts: Sequence[Tokens]) -> Prefilled:
-    """Every run is read once, in passes of at most `FEED_TOKENS` tokens."""
+def prefill(policy: Policy, prompts: Sequence[Tokens], cache: PromptCache | None = None) -> Prefilled:
+    """Every run is read once, in passes of at most `FEED_TOKENS` tokens; what the cache knows of it is not read again,
+    and what is read goes into the cache."""
     runs = list(_runs(trie(prompts)))
     embeds_T_H, positions_R_T = _inputs(policy, prompts, runs)
     store = Store(len(embeds_T_H))
+    unread = _take_known(prompts, runs, store, cache) if cache is not None else {}
     leaves = [run for run in runs if run.node.leaf]
     ends = {run.places.stop - 1: run for run in leaves}
     last: dict[Run, Tensor] = {}
-    for part in _passes(runs):
-        first, stop = part[0].places.start, part[-1].places.stop
-        hidden = _read(policy, embeds_T_H[first:stop], positions_R_T[:, first:stop], part, store)
-        last.update((ends[place], hidden[place - first]) for place in range(first, stop) if place in ends)
+    for part in _passes(runs, unread):
+        at = torch.cat([torch.arange(piece.places.start, piece.places.stop) for piece in part])
+        on_device = at.to(policy.device)
+        hidden = _read(policy, embeds_T_H[on_device], positions_R_T[:, on_device], on_device, part, store)
+        last.update((ends[place], hidden[n]) for n, place in enumerate(at.tolist()) if place in ends)
+    if cache is not None:
+        cache.add(
+            [prompts[run.node.sequence] for run in leaves],
+            [torch.cat([torch.arange(r.places.start, r.places.stop) for r in (*run.above, run)]) for run in leaves],
+            store,
+        )
     return Prefilled(
         [run.node.sequence for run in leaves],
         torch.stack([last[run] for run in leaves]),
         torch.stack([positions_R_T[:, run.places.stop - 1].max() + 1 for run in leaves]),
         _levels(leaves, store, policy.device),
     )
+
+
+def _take_known(prompts: Sequence[Tokens], runs: Sequence[Run], store: Store, cache: PromptCache) -> dict[Run, int]:
+    """Copy what the cache has of these runs. Returns where in a run the first token stands that it has not."""
+    known = {n: cache.find(prompts[n]) for n in dict.fromkeys(run.node.sequence for run in runs)}
+    unread: dict[Run, int] = {}
+    for run in runs:
+        found, node = known[run.node.sequence], run.node
+        length = min(len(found) if found else 0, node.stop) - node.start
+        if length > 0:
+            places = range(run.start, run.start + length)
+            found.copy_to(store, places, node.start)
+            unread[run] = places.stop
+    return unread
 
 
 def _runs(roots: Sequence[Node]) -> Iterator[Run]:
@@ -120,11 +123,11 @@ class Piece:
         return [*(run.places for run in self.run.above), *([before] if before else [])]
 
 
-def _passes(runs: Sequence[Run]) -> Iterator[list[Piece]]:
+def _passes(runs: Sequence[Run], unread: Mapping[Run, int]) -> Iterator[list[Piece]]:
     part: list[Piece] = []
     room = FEED_TOKENS
     for run in runs:
-        start = run.start
+        start = unread.get(run, run.start)
         while start < run.places.stop:
             places = range(start, min(start + room, run.places.stop))
             part.append(Piece(run, places))
@@ -136,14 +139,20 @@ def _passes(runs: Sequence[Run]) -> Iterator[list[Piece]]:
         yield part
 
 
-def _read(policy: Policy, embeds_T_H: Tensor, positions_R_T: Tensor, part: Sequence[Piece], store: Store) -> Tensor:
-    """(T, H) hidden states of pieces that lie one after the other; their keys and values go to the store."""
-    places = slice(part[0].places.start, part[-1].places.stop)
+def _read(
+    policy: Policy,
+    embeds_T_H: Tensor,
+    positions_R_T: Tensor,
+    places_T: Tensor,
+    part: Sequence[Piece],
+    store: Store,
+) -> Tensor:
+    """(T, H) hidden states of pieces; their keys and values go to `places_T` of the store."""
     tree = Tree.of([len(piece.places) for piece in part], [piece.above for piece in part], policy.device)
     decoder = policy.decoder
 
     def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        store.write(layer, places, k[0], v[0])
+        store.write(layer, places_T, k[0], v[0])
         kept = store.keys[layer], store.values[layer]
         return attend(q[0], k[0], v[0], tree, decoder.scale, kept)[None]
 
