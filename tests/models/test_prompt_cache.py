@@ -56,7 +56,7 @@ def test_the_second_turn_reads_what_is_new_and_says_the_same(talkative, read, mo
     assert [r.ids for r in found] == [r.ids for r in expected]
     logps = ([logp for r in responses for logp in r.logps] for responses in (found, expected))
     torch.testing.assert_close(*map(torch.tensor, logps), rtol=0, atol=5e-5)
-    assert sum(read) == whole - size(trie([*dict.fromkeys(prompts)]))
+    assert sum(read) <= whole - size(trie([*dict.fromkeys(prompts)]))
 
 
 def test_a_third_turn_goes_on_from_the_second(talkative, read):
