@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hart_lite.config.limits import ENCODE_TOKENS, HEAD_TILE
 from hart_lite.config.sections import Lora
+from hart_lite.data.view_loader import ViewLoader
 from hart_lite.models.decoder import Decoder
 from hart_lite.models.families.base import Family
 from hart_lite.models.lora import speed_up_adapters
@@ -56,6 +57,7 @@ class Policy:
         self.decoder = Decoder(language, family.rotary_rows(language), checkpointing)
         # Asked of the model: a loaded adapter may have other parts than the recipe names.
         self.trains_vision = any(p.requires_grad for p in family.vision(model).parameters())
+        self.views = ViewLoader()
         self._features: dict[ImageView, torch.Tensor] = {}
 
     @property
@@ -101,7 +103,7 @@ class Policy:
         for view in [*views, None]:
             tokens = self.family.image_tokens(view.size) if view else 0
             if batch and (view is None or used + tokens > ENCODE_TOKENS):
-                features = self.family.features(self.model, [v.load() for v in batch])
+                features = self.family.features(self.model, self.views.load(batch))
                 out.update(zip(batch, features, strict=True))
                 batch, used = [], 0
             if view:

@@ -154,11 +154,12 @@ class RLTrainer(SealedCheckpoints, Guarded, Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Roll out, weigh, and accumulate the gradients of all packs. Returns the loss, 0 where it is skipped."""
         policy, step = self.runner.policy, self.state.global_step
-        clock = Clock(policy.device)
+        clock, waited = Clock(policy.device), policy.views.waited
         self.standing.agree()
         asked = [self.examples[i] for i in inputs["index"].tolist()]
         first_groups, groups, replaced = self._groups(asked, step)
         clock.lap("rollout")
+        self.runner.look_ahead(self._asked_at(step + 1))
         live = self._summed(torch.tensor(float(sum(not group.flat for group in groups))))
         batch = weigh(groups, self.k, self.recipe.beta, int(live))
         update = self._update(batch, clock)
@@ -172,12 +173,20 @@ class RLTrainer(SealedCheckpoints, Guarded, Trainer):
         self._figures = measure(
             first_groups, replaced, update.packs, update.figures | {"skipped": float(skipped)}, clock
         )
+        self._figures["seconds_images"] = policy.views.waited - waited  # a part of those of the rollout
         self._figures |= {"tokens_per_pack": self.budget.value, "tokens_per_batch": self.runner.engine.budget.value}
         every = self.stage.log_rollouts_every
         if every and self.state.is_world_process_zero and (step % every == 0 or step + 1 == self.stage.steps):
             save_rollouts(self.folder, step, groups)
         # Added up by the Trainer, one that is not finite would never leave its sum.
         return torch.tensor(0.0 if skipped else self._figures["loss"], device=self.args.device)
+
+    def _asked_at(self, step: int) -> list[Example]:
+        """This process's questions of a step; none after the last one."""
+        size, place = self.args.per_device_train_batch_size, self.args.process_index
+        first = (step * self.args.world_size + place) * size
+        asked = range(first, min(first + size, len(self.train_dataset)))
+        return [self.examples[self.train_dataset[n]["index"]] for n in asked]
 
     def _groups(self, asked: Sequence[Example], step: int) -> tuple[list[Group], list[Group], list[Group]]:
         """(the first draw, groups to train on, groups drawn instead of flat ones); nothing where the policy's scores

@@ -96,3 +96,10 @@ def test_no_value_is_asked_of_the_device(monkeypatch, new_policy):
     assert len(calls) == len(policy.model.model.visual.blocks)
     with pytest.raises((NotImplementedError, RuntimeError)):
         torch.ones(2, device="meta").tolist()
+
+
+def test_patches_are_those_of_the_stock_processor(policy_once, images):
+    family = policy_once.family
+    for image in images:
+        theirs = family.processor(images=[image], do_resize=False, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(family.patches(image, torch.device("cpu")), theirs, rtol=0, atol=1e-6)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -97,12 +98,25 @@ class Qwen25VL(ChatFamily):
 
     def features(self, model: nn.Module, images: Sequence[Image.Image]) -> list[torch.Tensor]:
         """The grid stays on the host: what the tower asks of it is then asked of no card."""
-        batch, tower = self.processor(images=list(images), do_resize=False, return_tensors="pt"), model.model.visual
-        parameter, grid = next(tower.parameters()), batch["image_grid_thw"]
-        pixels = batch["pixel_values"].to(parameter.device, parameter.dtype)
+        tower = model.model.visual
+        parameter, side = next(tower.parameters()), self.processor.patch_size
+        grid = torch.tensor([[1, image.height // side, image.width // side] for image in images])
+        patches = torch.cat([self.patches(image, parameter.device) for image in images]).to(parameter.dtype)
         places = get_vision_position_ids(grid, tower.spatial_merge_size).to(parameter.device)
-        out = tower(pixels, grid_thw=grid, position_ids=places, return_dict=True).pooler_output
+        out = tower(patches, grid_thw=grid, position_ids=places, return_dict=True).pooler_output
         return list(out.split((grid.prod(-1) // tower.spatial_merge_size**2).tolist()))
+
+    def patches(self, image: Image.Image, device: torch.device) -> torch.Tensor:
+        """(patches, values) as the stock processor makes them, on the device: a byte a value goes there, not four."""
+        processor = self.processor
+        side, merged, times = processor.patch_size, processor.merge_size, processor.temporal_patch_size
+        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (processor.image_mean, processor.image_std))
+        pixels = torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1)
+        values = (pixels.float() * processor.rescale_factor - mean) / std
+        rows, columns = image.height // side // merged, image.width // side // merged
+        grid = values.reshape(len(values), rows, merged, side, columns, merged, side).permute(1, 4, 2, 5, 0, 3, 6)
+        still = grid[:, :, :, :, :, None].expand(*grid.shape[:5], times, side, side)  # an image is a film of one scene
+        return still.reshape(-1, len(values) * times * side**2)
 
     def _pixels(self, images: Sequence[Image.Image], ids: torch.Tensor) -> dict[str, torch.Tensor]:
         pixels = self.processor(images=list(images), do_resize=False, return_tensors="pt")
