@@ -180,7 +180,7 @@ def test_an_image_is_encoded_once_for_a_whole_step(policy, patches_seen):
 
 
 def test_images_are_encoded_in_batches_of_bounded_size(policy, patches_seen, monkeypatch):
-    monkeypatch.setattr("hart_lite.models.policy.ENCODE_TOKENS", 10)
+    monkeypatch.setattr(policy.encoded, "value", 10)
     views = [photo_view(56, 56, n) for n in range(3)] + [photo_view(112, 112, 9)]  # 4, 4, 4 and 16 tokens
     features = policy.encode(views)
     assert patches_seen == [32, 16, 64]

@@ -74,7 +74,8 @@ class LocalEngine:
         cuda_graph: bool = False,
         generate: Generate = generate,
     ) -> None:
-        self.policy, self.max_batch, self.cuda_graph, self.generate = policy, max_batch, cuda_graph, generate
+        self.policy, self.max_batch, self.generate = policy, max_batch, generate
+        self.cuda_graph = cuda_graph and policy.device.type == "cuda"
         self.budget = Budget("rollout.tokens_per_batch", tokens_per_batch)
 
     @property

@@ -182,9 +182,10 @@ class _OneToken:
 
     def __call__(self, ids_N: torch.Tensor, position_N: torch.Tensor, step: int) -> torch.Tensor:
         shape = (len(ids_N), self.branches.go_to(step))
-        if not self.graph:
+        if not self.graph or step < CHECK_EVERY:  # short answers have ended before a recording would pay
             return self._hidden(ids_N, position_N)
         if shape != self.shape:
+            self.replay = self.hidden = None  # its memory is free for the next one
             ids, positions = self.inputs = ids_N.clone(), position_N.clone()
             self.shape, (self.replay, self.hidden) = shape, record(lambda: self._hidden(ids, positions))
         self.inputs[0].copy_(ids_N)

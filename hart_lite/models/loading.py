@@ -20,6 +20,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, set_seed
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
+from hart_lite.models.card import prepare_card
 from hart_lite.models.families.base import Family
 from hart_lite.models.families.internvl3 import InternVL3
 from hart_lite.models.families.llava_onevision import LlavaOneVision
@@ -52,6 +53,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
     if adapter is not None:
         check_adapter(adapter, section.base)
     device = pick_device(section.device)
+    prepare_card(device)
     dtype = pick_dtype(section.dtype, device)
     attention = pick_attention(section.attention, device)
     how: dict = {"dtype": dtype, "attn_implementation": attention, "device_map": {"": str(device)}}
@@ -67,7 +69,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
     set_seed(seed)  # the adapter's first weights are drawn here
     with _readable(section):
         model = _load_unsloth(source, section, how) if section.backend == "unsloth" else family.load_model(**how)
-    family.speed_up_vision(model, attention["vision_config"])
+    family.speed_up_vision(model, section.attention)
     if section.quant == "nf4" and device.type == "cpu":
         keep_differentiable(model)
     if adapter is not None:  # only now are the files of a Hub model sure to be here

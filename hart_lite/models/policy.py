@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import accumulate
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -20,9 +22,11 @@ from torch.utils.checkpoint import checkpoint
 from hart_lite.config.limits import ENCODE_TOKENS, HEAD_TILE
 from hart_lite.config.sections import Lora
 from hart_lite.data.view_loader import ViewLoader
+from hart_lite.errors import ModelError
 from hart_lite.models.decoder import Decoder
 from hart_lite.models.families.base import Family
 from hart_lite.models.lora import speed_up_adapters
+from hart_lite.models.oom import Budget, within_memory
 from hart_lite.models.packing import Pack
 from hart_lite.models.tree_attention import attend
 from hart_lite.types import ImageView, Slot
@@ -57,7 +61,7 @@ class Policy:
         self.decoder = Decoder(language, family.rotary_rows(language), checkpointing)
         # Asked of the model: a loaded adapter may have other parts than the recipe names.
         self.trains_vision = any(p.requires_grad for p in family.vision(model).parameters())
-        self.views = ViewLoader()
+        self.views, self.encoded = ViewLoader(), Budget("image tokens", ENCODE_TOKENS, in_recipe=False)
         self._features: dict[ImageView, torch.Tensor] = {}
 
     @property
@@ -98,18 +102,29 @@ class Policy:
         return {view: self._features[view] for view in distinct}
 
     def _encode(self, views: list[ImageView]) -> dict[ImageView, torch.Tensor]:
+        """In calls of the tower within its budget of tokens, which shrinks where memory runs out."""
         out: dict[ImageView, torch.Tensor] = {}
-        batch, used = [], 0
-        for view in [*views, None]:
-            tokens = self.family.image_tokens(view.size) if view else 0
-            if batch and (view is None or used + tokens > ENCODE_TOKENS):
-                features = self.family.features(self.model, self.views.load(batch))
+        while waiting := [view for view in views if view not in out]:
+            batch = self._first_batch(waiting)
+            images = self.views.load(batch)
+            if torch.is_grad_enabled():  # the update is made again as a whole
+                features = self.family.features(self.model, images)
+            else:
+                features = within_memory(partial(self.family.features, self.model, images))
+            if features is not None:
                 out.update(zip(batch, features, strict=True))
-                batch, used = [], 0
-            if view:
-                batch.append(view)
-                used += tokens
+            elif len(batch) == 1:
+                width, height = batch[0].size
+                raise ModelError(
+                    f"out of memory: an image of {width} x {height} pixels does not fit the vision tower alone. Lower pixels.full and pixels.crop; `hart-lite plan` says what fits"
+                )
+            else:
+                self.encoded.halve("the vision tower")
         return out
+
+    def _first_batch(self, views: list[ImageView]) -> list[ImageView]:
+        ends = accumulate(self.family.image_tokens(view.size) for view in views)
+        return views[: max(sum(end <= self.encoded.value for end in ends), 1)]
 
     def embed(self, ids_T: torch.Tensor, slots: Sequence[Slot]) -> torch.Tensor:
         """(T, H) input embeddings: word embeddings, with image features in their slots."""

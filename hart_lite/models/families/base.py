@@ -59,7 +59,7 @@ class Family(Protocol):
         """All that makes features of pixels: the tower and its projector."""
 
     def speed_up_vision(self, model: nn.Module, attention: str) -> None:
-        """Let the tower compute the same in fewer calls, where the library's `attention` leaves room for it."""
+        """Let the tower compute the same in fewer calls, where `model.attention` leaves room for it."""
 
     def save_processor(self, folder: Path) -> None:
         """Tokenizer, image processor and chat template, as the base's repository has them."""

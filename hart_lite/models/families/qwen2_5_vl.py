@@ -93,7 +93,7 @@ class Qwen25VL(ChatFamily):
     def speed_up_vision(self, model: nn.Module, attention: str) -> None:
         tower = self.vision(model)
         as_matrix_product(tower.patch_embed)
-        if attention == "sdpa":
+        if attention in ("auto", "sdpa"):
             windows_together(tower)
 
     def features(self, model: nn.Module, images: Sequence[Image.Image]) -> list[torch.Tensor]:

@@ -15,6 +15,7 @@ from hart_lite.config.sections import Lora, PixelBudgets, Rollout
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.rollout import Runner
+from hart_lite.models.card import prepare_card
 from hart_lite.models.loading import DTYPES, keep_differentiable
 from hart_lite.models.policy import Policy
 from hart_lite.perf.model_sizes import Dimensions
@@ -87,6 +88,7 @@ def alternate_rewards(examples: Sequence[Example], trajectories: Sequence[Trajec
 
 def random_model(preset: Preset) -> nn.Module:
     """The same weights on every call."""
+    prepare_card(torch.device(preset.device))
     torch.manual_seed(0)
     config = config_of(preset)
     config._attn_implementation = {"text_config": "sdpa", "vision_config": "sdpa"}
