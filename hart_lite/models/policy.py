@@ -116,7 +116,8 @@ class Policy:
             elif len(batch) == 1:
                 width, height = batch[0].size
                 raise ModelError(
-                    f"out of memory: an image of {width} x {height} pixels does not fit the vision tower alone. Lower pixels.full and pixels.crop; `hart-lite plan` says what fits"
+                    f"out of memory: an image of {width} x {height} pixels does not fit the vision tower alone. "
+                    "Lower pixels.full and pixels.crop; `hart-lite plan` says what fits"
                 )
             else:
                 self.encoded.halve("the vision tower")
