@@ -27,8 +27,8 @@ class Decoder:
     def __init__(self, language: nn.Module, rows_F: Tensor, checkpointing: bool = False) -> None:
         self.language, self.checkpointing = language, checkpointing
         self.layers = language.layers
-        self.rows_F = rows_F
         _check(language)
+        self.rows_F = rows_F.to(language.rotary_emb.inv_freq.device)  # a pass that is recorded may not move it there
         self.width = self.layers[0].self_attn.head_dim
         self.scale = self.layers[0].self_attn.scaling
 
@@ -46,9 +46,7 @@ class Decoder:
     def _angles(self, positions_R_N_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """(N, T, 1, D) cosines, and sines of which the first half is negative: x cos + roll(x) sin turns x."""
         rotary = self.language.rotary_emb
-        device = positions_R_N_T.device
-        inverse_F = rotary.inv_freq.to(device, torch.float32)
-        angles = positions_R_N_T[self.rows_F.to(device)].float().permute(1, 2, 0) * inverse_F
+        angles = positions_R_N_T[self.rows_F].float().permute(1, 2, 0) * rotary.inv_freq.float()
         scaling = getattr(rotary, "attention_scaling", 1.0)
         cos, sin = angles.cos() * scaling, angles.sin() * scaling
         both = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)

@@ -66,7 +66,7 @@ def prefill(policy: Policy, prompts: Sequence[Tokens], cache: PromptCache | None
         [run.node.sequence for run in leaves],
         torch.stack([last[run] for run in leaves]),
         torch.stack([positions_R_T[:, run.places.stop - 1].max() + 1 for run in leaves]),
-        _levels(leaves, store, policy.device),
+        _levels(leaves, store, cache is not None, policy.device),
     )
 
 
@@ -159,20 +159,22 @@ def _read(
     return decoder(embeds_T_H[None], positions_R_T[:, None], attention)[0]
 
 
-def _levels(leaves: Sequence[Run], store: Store, device: torch.device) -> list[Level]:
+def _levels(leaves: Sequence[Run], store: Store, keep: bool, device: torch.device) -> list[Level]:
     """What the rows stand under, depth by depth. A row that has nothing at a depth stands under an empty run there."""
     chains = [(*leaf.above, leaf) for leaf in leaves]
-    levels = []
+    real, rows, places = [], [], []
     for depth in range(max(map(len, chains))):
         at_depth = [chain[depth] if depth < len(chain) else None for chain in chains]
         numbers = {run: n for n, run in enumerate(dict.fromkeys(at_depth))}
         longest = max(len(run.node) for run in numbers if run)
-        places = torch.zeros(len(numbers), longest, dtype=torch.long)
-        real = torch.zeros_like(places, dtype=torch.bool)
+        where = torch.zeros(len(numbers), longest, dtype=torch.long)
+        there = torch.zeros_like(where, dtype=torch.bool)
         for run, n in numbers.items():
             if run:
-                places[n, : len(run.node)] = torch.arange(run.places.start, run.places.stop)
-                real[n, : len(run.node)] = True
-        rows = torch.tensor([numbers[run] for run in at_depth], device=device)
-        levels.append(Level(real.to(device), rows, *store.gather(places.to(device))))
-    return levels
+                where[n, : len(run.node)] = torch.arange(run.places.start, run.places.stop)
+                there[n, : len(run.node)] = True
+        places.append(where.to(device))
+        real.append(there.to(device))
+        rows.append(torch.tensor([numbers[run] for run in at_depth], device=device))
+    kept = store.gather(places, keep)
+    return [Level(*parts, *kv) for *parts, kv in zip(real, rows, kept, strict=True)]

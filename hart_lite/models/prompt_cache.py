@@ -24,11 +24,17 @@ class Store:
             self.values.append(v.new_empty(self.size, *v.shape[1:]))
         self.keys[layer][places], self.values[layer][places] = k, v
 
-    def gather(self, places_n_T: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """(n, heads, T, D) by layer."""
-        return tuple(
-            [stored[places_n_T].transpose(1, 2).contiguous() for stored in part] for part in (self.keys, self.values)
-        )
+    def gather(self, all_places: Sequence[Tensor], keep: bool) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """Keys and values by layer, (n, heads, T, D), for each (n, T) of places. Unless the store is to be kept, a
+        layer of it is let go as soon as it is copied: all of them twice would be the most that a rollout holds."""
+        gathered = [([], []) for _ in all_places]
+        for layer in range(len(self.keys)):
+            for places_n_T, (keys, values) in zip(all_places, gathered, strict=True):
+                keys.append(self.keys[layer][places_n_T].transpose(1, 2).contiguous())
+                values.append(self.values[layer][places_n_T].transpose(1, 2).contiguous())
+            if not keep:
+                self.keys[layer] = self.values[layer] = None
+        return gathered
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from hart_lite.config.sections import Lora
@@ -86,6 +87,8 @@ class Operations(TorchDispatchMode):
         name = str(function).removeprefix("aten.")
         if not name.startswith(self.VIEWS):
             self.names.append(name)
+            devices = {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.dim()}
+            assert devices <= {"meta"}, f"{name} is given a tensor of the host, which a recording does not allow"
         return function(*args, **(kwargs or {}))
 
 
