@@ -43,11 +43,11 @@ def said(model: load.OpenModel) -> list[int]:
 def test_a_run_comes_with_its_budgets(run, policy):
     model = open_model(str(run))
     assert isinstance(model.engine, LocalEngine)
-    assert (model.family, model.engine.frame.name) == ("qwen2_5_vl", "qwen2_5_vl")
+    assert (model.family, model.engine.interface.name) == ("qwen2_5_vl", "qwen2_5_vl")
     recipe = load_recipe(run / "recipe.yaml")
     assert (model.pixels, model.rollout) == (recipe.pixels, recipe.rollout)
     assert model.rollout.max_boxes == 3
-    assert (model.engine.tokens_per_batch, model.engine.at_once) == (999, 5)
+    assert (model.engine.budget.value, model.engine.max_batch) == (999, 5)
     adapted = {name: p for name, p in model.engine.policy.model.named_parameters() if "lora_B" in name}
     assert adapted and all(torch.equal(p, dict(policy.model.named_parameters())[name]) for name, p in adapted.items())
 
@@ -95,14 +95,14 @@ def test_quant_and_device_replace_what_the_recipe_says(run, monkeypatch):
 
 def test_a_model_behind_an_api(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:8000/v1")
-    model = open_model("api:some/model", frame="relative")
+    model = open_model("api:some/model", box_format="relative")
     assert isinstance(model.engine, ApiEngine)
-    assert (model.family, model.engine.model, model.engine.frame.name) == ("api", "some/model", "relative")
+    assert (model.family, model.engine.model, model.engine.interface.name) == ("api", "some/model", "relative")
     assert (model.pixels, model.weights) == (None, {"server": "http://localhost:8000/v1"})
     with pytest.raises(HartError, match="api: names no model"):
         open_model("api:")
-    with pytest.raises(HartError, match="unknown frame 'padded'; allowed: absolute, relative"):
-        open_model("api:x", frame="padded")
+    with pytest.raises(HartError, match="unknown box format 'padded'; allowed: absolute, relative"):
+        open_model("api:x", box_format="padded")
 
 
 def test_what_is_no_model(run, tmp_path, monkeypatch):

@@ -19,22 +19,27 @@ from pathlib import Path
 from hart_lite.config.environment import check_machine
 from hart_lite.config.prompts import Prompts
 from hart_lite.config.recipe import load_recipe
+from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import Evaluate, ModelSection, PixelBudgets, Rollout
 from hart_lite.errors import HartError
 from hart_lite.inference.engine import Engine
 from hart_lite.inference.local_engine import LocalEngine
-from hart_lite.inference.openai_client import Client
 from hart_lite.inference.openai_engine import INTERFACES, ApiEngine
+from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hart_lite.models.fingerprint import fingerprint
-from hart_lite.models.loading import ADAPTER_WEIGHTS, load_policy
+from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
 from hart_lite.runs.layout import ADAPTER, is_run, read_recipe
 from hart_lite.runs.record import RunRecord, recipe_of
+from hart_lite.utils.openai_client import Client
 from hart_lite.utils.text import shown
 
-ADAPTER_CONFIG = "adapter_config.json"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+TOY_WARNING = (
+    "this is the toy base: it knows drawn shapes alone (the scenes of `hart-lite data make`), and what it says of a "
+    "photo means nothing. A base that knows photos: Qwen/Qwen2.5-VL-7B-Instruct"
+)
 _KINDS = "a run directory, a folder with an adapter or a checkpoint, a Hub id (owner/name), `embedded` or `api:NAME`"
 
 
@@ -50,6 +55,11 @@ class OpenModel:
     pixels: PixelBudgets | None
     rollout: Rollout = field(default_factory=Rollout)
     prompts: Prompts = field(default_factory=Prompts)
+
+    @property
+    def toy(self) -> bool:
+        """Whether this is the tiny base in this package, which knows nothing of photos."""
+        return isinstance(self.engine, LocalEngine) and self.engine.policy.family.source == str(EMBEDDED)
 
 
 def open_model(

@@ -228,13 +228,13 @@ class _Case:
         ]
 
     def sft(self, name: str, stage: SFTStage) -> list[Moment]:
-        """The model's own forward pass: no packs, no cached features, the images of a micro-batch in one call."""
+        """A pack for each micro-batch, of rows that have nothing in common, with the features of its images."""
         rows = stage.micro_batch_size
         images = self.full + (self.crops if stage.context == "full+crops" else 0)
         said = self.recipe.rollout.max_tokens_locate  # of rows that repeat a first turn, which see no crops
         row = max(images + TEXT_TOKENS, self.full + TEXT_TOKENS + said)
         features = self.cost.features(rows * images)
-        seen = self._encode(f"{name}: see images", features, rows * images)
+        seen = self._encode(f"{name}: see images", features, min(rows * images, max(ENCODE_TOKENS, self.full)))
         tower = self.cost.tower_kept(self._patches(rows * images))
         return seen + self._backward(name, rows * row, row, rows * said, features, tower)
 

@@ -15,6 +15,7 @@ from hart_lite.config.sections import RLStage
 from hart_lite.report.reader import Run, StageRows
 
 FEW_STEPS = 8  # fewer say nothing of a trend
+FIRST_STEPS = 3  # so many without any signal are worth a word
 TENTH = 10  # a trend is the last part of so many against the first
 GROWN, LARGE = 1.5, 0.1  # coverage: times what it was, and share of the image, from which it is worth a word
 FLAT = 0.6  # share of groups without a signal
@@ -66,9 +67,35 @@ def _coverage(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Cauti
         )
 
 
+def _no_signal(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
+    """From the first steps on: such a run only costs time."""
+    reward = values(stage.rows, "reward")
+    if _without_signal(stage) and not any(reward):
+        yield Caution(
+            "No sample has earned a reward",
+            f"The reward of {stage.name} was 0 in each of its {len(reward):,} steps: nothing can be learned from that.",
+            "Read what the model wrote (stages/*/rollouts/*.jsonl). No box: look at the format, or at "
+            "rollout.max_tokens_locate. Wrong answers: begin with easier questions, give more pixels, or train SFT "
+            "first. Right answers that are not paid: look at `answer` and `choices` in the data, or at your reward.",
+        )
+    elif _without_signal(stage):
+        yield Caution(
+            "Every group is flat",
+            f"In each of the {len(reward):,} steps of {stage.name} all samples of a question earned the same (the mean "
+            f"reward is {fmean(reward):.2f}): nothing can be learned from that.",
+            "Draw more samples (rollout.samples), or hotter ones (rollout.temperature), and ask questions that are "
+            "neither too easy nor out of reach.",
+        )
+
+
+def _without_signal(stage: StageRows) -> bool:
+    flat = values(stage.rows, "flat_groups")
+    return len(flat) >= FIRST_STEPS and min(flat) == 1
+
+
 def _flat(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
     flat, reward = values(stage.rows, "flat_groups"), values(stage.rows, "reward")
-    if len(flat) < FEW_STEPS or not reward:
+    if len(flat) < FEW_STEPS or not reward or _without_signal(stage):
         return
     last = fmean(flat[-len(flat) // 4 :])
     if last <= FLAT:
@@ -146,7 +173,7 @@ def _skipped(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Cautio
 
 def _nothing_learned(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
     ends = first_and_last(values(stage.rows, "reward"))
-    if not ends:
+    if not ends or _without_signal(stage):
         return
     (first, last), gain = ends, fmean(ends[1]) - fmean(ends[0])
     noise = math.sqrt(stdev(first) ** 2 / len(first) + stdev(last) ** 2 / len(last))
@@ -161,7 +188,7 @@ def _nothing_learned(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterato
 
 
 _OF_STAGE: tuple[Callable[[StageRows, RLStage, Recipe], Iterator[Caution]], ...] = (
-    *(_nothing_learned, _coverage, _flat, _kl, _valid, _cut_short, _skipped),
+    *(_no_signal, _nothing_learned, _coverage, _flat, _kl, _valid, _cut_short, _skipped),
 )
 
 
@@ -223,7 +250,7 @@ def _boxes_lost(run: Run) -> Iterator[Caution]:
         yield Caution(
             "Held-out questions without a box",
             f"For {_p(1 - share)} of them the model named no usable box at the last evaluation.",
-            "Look at 'located' in evaluation/*.jsonl: it is what the model wrote instead.",
+            "Look at 'locate' in the turns of evaluation/*/predictions.jsonl: it is what the model wrote instead.",
         )
 
 
