@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hart_lite.errors import BrokenImageError, HartError
 
@@ -125,12 +125,15 @@ class Slot:
     view: ImageView
 
 
-class Span(NamedTuple):
-    """Ids `start` to `stop` of a sequence, drawn by the policy in a turn of this kind."""
+@dataclass(frozen=True)
+class Span:
+    """Ids `start` to `stop` of a sequence, drawn by the policy in a turn of this kind. `logps` has the log-prob that
+    each was drawn with, or nothing where it is not known."""
 
     start: int
     stop: int
     kind: str = ""
+    logps: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -155,13 +158,13 @@ class Tokens:
         return Tokens(
             self.ids + other.ids,
             self.slots + tuple(Slot(s.start + n, s.length, s.view) for s in other.slots),
-            self.sampled + tuple(Span(s.start + n, s.stop + n, s.kind) for s in other.sampled),
+            self.sampled + tuple(Span(s.start + n, s.stop + n, s.kind, s.logps) for s in other.sampled),
         )
 
     @classmethod
-    def response(cls, ids: Sequence[int], kind: str = "") -> Tokens:
-        """Ids drawn by the policy in a turn of this kind."""
-        return cls(tuple(ids), (), (Span(0, len(ids), kind),) if ids else ())
+    def response(cls, ids: Sequence[int], kind: str = "", logps: Sequence[float] = ()) -> Tokens:
+        """Ids drawn by the policy in a turn of this kind, with their log-probs where they are known."""
+        return cls(tuple(ids), (), (Span(0, len(ids), kind, tuple(logps)),) if ids else ())
 
 
 @dataclass(frozen=True)
@@ -180,10 +183,11 @@ class Turn:
     response_tokens: int | None = None
     images: int = 0
     fresh: bool = True
+    logps: tuple[float, ...] = ()  # that the response was drawn with, where they are known
 
     @property
     def tokens(self) -> Tokens:
-        return self.prompt + Tokens.response(self.response, self.kind)
+        return self.prompt + Tokens.response(self.response, self.kind, self.logps)
 
 
 @dataclass(frozen=True)

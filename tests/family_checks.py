@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from pictures import Photo, packed_logps
+from pictures import Photo, drawn, packed_logps
 from transformers import GenerationConfig
 
 from hart_lite.config.sections import Lora, ModelSection, PixelBudgets, Rollout
@@ -19,7 +19,7 @@ from hart_lite.eval.settings import EvalSettings, setting_of
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.protocols.registry import PROTOCOLS
-from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.generation import Sampling
 from hart_lite.models.loading import load_policy
 from hart_lite.models.packing import pack
 from hart_lite.models.policy import Policy
@@ -83,7 +83,7 @@ def everything(family) -> list[Tokens]:
 def stock_logps(policy: Policy, tokens: Tokens, stock: Stock, model: torch.nn.Module | None = None) -> torch.Tensor:
     """Log-probs of the sampled tokens by one plain forward pass of the whole model, which makes its own positions."""
     logits = (model or policy.model)(**stock(policy, tokens), use_cache=False).logits[0].float()
-    at = torch.tensor([i for start, stop, _ in tokens.sampled for i in range(start, stop)])
+    at = torch.tensor([i for span in tokens.sampled for i in range(span.start, span.stop)])
     return logits.log_softmax(-1)[at - 1, torch.tensor(tokens.ids)[at]]
 
 
@@ -139,10 +139,10 @@ def stock_greedy(policy: Policy, prompt: Tokens, stock: Stock, max_tokens: int) 
 
 def check_greedy(policy: Policy, stock: Stock, make: Callable) -> None:
     policy.forget_images()
-    prompts = [Tokens(t.ids[: t.sampled[-1][0]], t.slots, t.sampled[:-1]) for t in make(policy.family)]
+    prompts = [Tokens(t.ids[: t.sampled[-1].start], t.slots, t.sampled[:-1]) for t in make(policy.family)]
     greedy = Sampling(max_tokens=12, temperature=0)
-    together = generate(policy, prompts, greedy)
-    assert together == [generate(policy, [prompt], greedy)[0] for prompt in prompts]
+    together = drawn(policy, prompts, greedy)
+    assert together == [drawn(policy, [prompt], greedy)[0] for prompt in prompts]
     assert together == [stock_greedy(policy, prompt, stock, 12) for prompt in prompts]
     assert len(set(together)) > 1 and min(len(set(response)) for response in together) > 3
 
@@ -155,7 +155,7 @@ def check_collated(policy: Policy) -> None:
     for some in (sequences[:6], sequences[6:], [policy.family.chat(("Which?",)) + said(3, 1)]):
         logits = policy.model(**policy.family.collate(some), use_cache=False).logits.log_softmax(-1)
         for row, tokens, ours in zip(logits, some, packed_logps(policy, some, 4096), strict=True):
-            at = torch.tensor([i for start, stop, _ in tokens.sampled for i in range(start, stop)])
+            at = torch.tensor([i for span in tokens.sampled for i in range(span.start, span.stop)])
             torch.testing.assert_close(ours, row[at - 1, torch.tensor(tokens.ids)[at]], rtol=0, atol=1e-5)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.policy import Policy
 from hart_lite.types import ImageView, Tokens
 
@@ -59,9 +60,14 @@ def stock_inputs(policy: Policy, tokens: Tokens) -> dict[str, torch.Tensor]:
 def stock_logps(policy: Policy, tokens: Tokens, model: torch.nn.Module | None = None) -> torch.Tensor:
     """Log-probs of the sampled tokens by one plain forward pass of the whole model."""
     logits = (model or policy.model)(**stock_inputs(policy, tokens), use_cache=False).logits[0].float()
-    at = torch.tensor([i for start, stop, _ in tokens.sampled for i in range(start, stop)])
+    at = torch.tensor([i for span in tokens.sampled for i in range(span.start, span.stop)])
     targets = torch.tensor(tokens.ids)[at]
     return logits.log_softmax(-1)[at - 1, targets]
+
+
+def drawn(policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
+    """The ids of a response to each prompt."""
+    return [response.ids for response in generate(policy, prompts, sampling)]
 
 
 def packed_logps(policy: Policy, sequences: Sequence[Tokens], tokens_per_pack: int) -> list[torch.Tensor]:

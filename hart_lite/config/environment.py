@@ -19,8 +19,6 @@ def check_machine(recipe: Recipe) -> None:
         problems.append(
             "model.device = 'cuda', but torch sees no CUDA card; use model.device=auto or a CUDA build of torch"
         )
-    if recipe.rollout.cuda_graph and not cuda:
-        problems.append("rollout.cuda_graph = true needs a CUDA card; leave it out")
     if model.dtype == "bfloat16" and cuda and capability < (8, 0):
         name = torch.cuda.get_device_name()
         problems.append(f"model.dtype = 'bfloat16', but {name} cannot compute in it; use model.dtype=float16")

@@ -15,12 +15,13 @@ from hart_lite.errors import ModelError
 from hart_lite.inference.engine import GREEDY, Conversation, Decoding, cut_after
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
 from hart_lite.models.families.base import Family
-from hart_lite.models.generation import Sampling, batches, generate
+from hart_lite.models.generation import Response, Sampling, batches, generate
 from hart_lite.models.oom import Budget, within_memory
 from hart_lite.models.policy import Policy
+from hart_lite.models.prompt_cache import PromptCache
 from hart_lite.types import Tokens, Turn
 
-Generate = Callable[[Policy, Sequence[Tokens], Sampling], list[tuple[int, ...]]]
+Generate = Callable[[Policy, Sequence[Tokens], Sampling, PromptCache | None], list[Response]]
 
 
 @dataclass
@@ -42,14 +43,16 @@ class _Talk:
         ended = bool(stands.ids) and stands.ids[-1] in family.eos_ids
         self.prompt = self.prompt + stands + family.reply(say.content, ended)
 
-    def hear(self, ids: tuple[int, ...], family: Family) -> Outcome | None:
+    def hear(self, response: Response, family: Family) -> Outcome | None:
         """Take the model's response to the protocol: what the conversation came to, or None when it goes on."""
+        ids, logps = response
         whole = family.text(ids)
         text = cut_after(whole, self.say.stop)
         # What was cut is no longer what was drawn.
-        self.said = Tokens.response(ids, self.say.kind) if text == whole else Tokens(family.response_ids(text))
+        drawn = Tokens.response(ids, self.say.kind, logps)
+        self.said = drawn if text == whole else Tokens(family.response_ids(text))
         prompt, counts = self.prompt, (len(self.prompt), len(ids), len(self.prompt.slots))
-        self.turns.append(Turn(self.say.kind, prompt, ids, text, *counts, fresh=self.say.fresh))
+        self.turns.append(Turn(self.say.kind, prompt, ids, text, *counts, self.say.fresh, logps))
         try:
             self.say = self.run.send(text)
         except StopIteration as end:
@@ -71,7 +74,8 @@ class LocalEngine:
         cuda_graph: bool = False,
         generate: Generate = generate,
     ) -> None:
-        self.policy, self.max_batch, self.cuda_graph, self.generate = policy, max_batch, cuda_graph, generate
+        self.policy, self.max_batch, self.generate = policy, max_batch, generate
+        self.cuda_graph = cuda_graph and policy.device.type == "cuda"
         self.budget = Budget("rollout.tokens_per_batch", tokens_per_batch)
 
     @property
@@ -85,19 +89,21 @@ class LocalEngine:
         """Features of images stay in the policy's cache until `policy.forget_images`."""
         family = self.policy.family
         talks = {n: _Talk(run, next(run)) for n, run in enumerate(runs)}
-        turn = 0
+        turn, cache = 0, PromptCache(self.budget.value)
         while talks:
             for talk in talks.values():
                 talk.ask(family)
-            for n, ids in self._sample(talks, decoding, decoding.turn_seed(turn)).items():
+            for n, response in self._sample(talks, cache, decoding, decoding.turn_seed(turn)).items():
                 talk = talks[n]
-                outcome = talk.hear(ids, family)
+                outcome = talk.hear(response, family)
                 if outcome is not None:
                     del talks[n]
                     yield n, Conversation(tuple(talk.turns), outcome)
             turn += 1
 
-    def _sample(self, talks: dict[int, _Talk], decoding: Decoding, seed: int) -> dict[int, tuple[int, ...]]:
+    def _sample(
+        self, talks: dict[int, _Talk], cache: PromptCache, decoding: Decoding, seed: int
+    ) -> dict[int, Response]:
         """A response for each. A prompt that several talks have in common is read greedily once, as far as the longest
         of their limits."""
         groups: dict[tuple, list[int]] = {}
@@ -108,22 +114,30 @@ class LocalEngine:
         limits = {numbers[0]: max(talks[n].say.max_tokens for n in numbers) for numbers in groups.values()}
         # By limit: a batch makes room for its longest response in every row.
         waiting = {n: talks[n].prompt for n in sorted(limits, key=lambda n: (limits[n], n))}
-        drawn: dict[int, tuple[int, ...]] = {}
+        drawn: dict[int, Response] = {}
         while waiting:
             batch = next(batches(waiting, limits, self.budget.value))
-            responses = self._within_memory(batch, limits, decoding, seed)
+            going_on = any(talks[n].say.goes_on or not talks[n].say.fresh for n in batch)
+            responses = self._within_memory(batch, limits, decoding, seed, cache if going_on else None)
             if responses is not None:
                 drawn.update(zip(batch, responses, strict=True))
                 waiting = {n: prompt for n, prompt in waiting.items() if n not in batch}
-        return {n: drawn[numbers[0]][: talks[n].say.max_tokens] for numbers in groups.values() for n in numbers}
+        return {n: drawn[numbers[0]].up_to(talks[n].say.max_tokens) for numbers in groups.values() for n in numbers}
 
     def _within_memory(
-        self, batch: dict[int, Tokens], limits: dict[int, int], decoding: Decoding, seed: int
-    ) -> list[tuple[int, ...]] | None:
+        self,
+        batch: dict[int, Tokens],
+        limits: dict[int, int],
+        decoding: Decoding,
+        seed: int,
+        cache: PromptCache | None,
+    ) -> list[Response] | None:
         """None where memory ran out and the budget was halved. Raises `ModelError` where a prompt alone is too much."""
         own, rows = tuple(limits[n] for n in batch), tuple(decoding.first + n for n in batch)
         sampling = Sampling(max(own), decoding.temperature, decoding.top_p, seed, rows, own, self.cuda_graph)
-        responses = within_memory(partial(self.generate, self.policy, list(batch.values()), sampling))
+        responses = within_memory(partial(self.generate, self.policy, list(batch.values()), sampling, cache))
+        if responses is None and cache is not None:
+            cache.forget()
         if responses is None and len(batch) == 1:
             [prompt] = batch.values()
             raise ModelError(

@@ -7,9 +7,11 @@ The full image never reaches the second turn of `hart`: that turn is a new seque
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+from hart_lite.errors import HartError
 from hart_lite.inference.engine import GREEDY, Conversation, Decoding
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine
@@ -17,6 +19,7 @@ from hart_lite.inference.protocols.base import Protocol, Setting
 from hart_lite.inference.protocols.registry import LOOPS
 from hart_lite.inference.settings import AskSettings, setting_for
 from hart_lite.models.policy import Policy
+from hart_lite.models.views import full_views
 from hart_lite.rl.rewards import TIMEOUT, grade_reward, with_rewards
 from hart_lite.types import Example, Group, Tokens, Trajectory
 
@@ -59,6 +62,14 @@ class Runner:
         runs = [protocol(example, self.setting) for example in examples]
         conversations = dict(self.engine.answer(runs, decoding))
         return [trajectory(conversations[n], self.train_turns) for n in range(len(examples))]
+
+    def look_ahead(self, examples: Sequence[Example]) -> None:
+        """Begin to load the images of questions that will be asked next. One that cannot be read is left for then."""
+        setting, views = self.setting, []
+        for example in examples:
+            with suppress(HartError):
+                views += full_views(example, setting.interface, setting.full_pixels, setting.min_pixels)
+        self.policy.views.ahead(views)
 
     def prompt(self, example: Example, protocol: Protocol, responses: Sequence[str] = ()) -> Tokens:
         """What a protocol asks after these responses, in the conversation that this begins."""

@@ -20,8 +20,8 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, set_seed
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
-from hart_lite.models import attention
 from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from hart_lite.models.card import prepare_card
 from hart_lite.models.families.base import Family
 from hart_lite.models.families.internvl3 import InternVL3
 from hart_lite.models.families.llava_onevision import LlavaOneVision
@@ -53,6 +53,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
     if adapter is not None:
         check_adapter(adapter, section.base)
     device = pick_device(section.device)
+    prepare_card(device)
     dtype = pick_dtype(section.dtype, device)
     attention = pick_attention(section.attention, device)
     how: dict = {"dtype": dtype, "attn_implementation": attention, "device_map": {"": str(device)}}
@@ -68,6 +69,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
     set_seed(seed)  # the adapter's first weights are drawn here
     with _readable(section):
         model = _load_unsloth(source, section, how) if section.backend == "unsloth" else family.load_model(**how)
+    family.speed_up_vision(model, section.attention)
     if section.quant == "nf4" and device.type == "cpu":
         keep_differentiable(model)
     if adapter is not None:  # only now are the files of a Hub model sure to be here
@@ -80,7 +82,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
     # LoRA leaves the embeddings as they are. Not told so, PEFT looks for the base's config at every saving, on the Hub
     # where it finds no folder, to see whether they were resized.
     policy.peft.save_pretrained = partial(policy.peft.save_pretrained, save_embedding_layers=False)
-    if section.gradient_checkpointing:
+    if section.gradient_checkpointing:  # of the vision tower, where it carries adapters; the decoder has its own
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return policy
 
@@ -136,9 +138,9 @@ def keep_differentiable(model: nn.Module) -> None:
 
 def _with_adapter(family: Family, model: nn.Module, section: ModelSection, adapter: Path | None) -> Policy:
     if adapter is None:
-        return Policy(family, model, section.lora)
+        return Policy(family, model, section.lora, None, section.gradient_checkpointing)
     try:
-        policy = Policy(family, model, section.lora, str(adapter))
+        policy = Policy(family, model, section.lora, str(adapter), section.gradient_checkpointing)
         with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
             stored = set(file.keys())
     except (OSError, ValueError, SafetensorError) as error:
@@ -199,10 +201,22 @@ def pick_dtype(asked: str, device: torch.device) -> torch.dtype:
 
 
 def pick_attention(asked: str, device: torch.device) -> dict[str, str]:
-    """Per part. Packs need a boolean tree mask: FlashAttention-2 takes none, eager attention would add it as 0 and 1.
-    So the choice is the vision tower's, and the language model runs SDPA."""
+    """Per part. The decoder's attention is our own (`hart_lite.models.tree_attention`), so the choice is the vision
+    tower's: FlashAttention-2's package, torch's kernels (`sdpa`), or what the library calls `eager`."""
     vision = asked
     if asked == "auto":
         modern = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        vision = "flash_attention_2" if modern and find_spec("flash_attn") else "sdpa"
-    return {"text_config": attention.NAME, "vision_config": vision}
+        vision = "flash_attention_2" if modern and _flash_attn_works() else "sdpa"
+    return {"text_config": "sdpa", "vision_config": vision}
+
+
+def _flash_attn_works() -> bool:
+    """Installed, and built for this torch: a wheel for another one cannot be imported."""
+    if find_spec("flash_attn") is None:
+        return False
+    try:
+        import flash_attn  # noqa: F401
+    except ImportError as error:
+        log.warning("flash-attn is installed and cannot be imported, so torch's kernels are used: %s", error)
+        return False
+    return True

@@ -34,25 +34,31 @@ def within_memory(work: Callable[[], T]) -> T | None:
     return None
 
 
-def ran_out(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+def ran_out(error: BaseException | None) -> bool:
+    """Also where it was raised in the wake of that: the recording of a CUDA graph ends with another error."""
+    if error is None:
+        return False
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _WORDS):
         return True
-    return any(words in str(error) for words in _WORDS)
+    return ran_out(error.__cause__ or error.__context__)
 
 
 @dataclass
 class Budget:
-    """How much is computed at one time, by the recipe's `key`. Halved, it stays so: what did not fit once will not."""
+    """How much is computed at one time, by the recipe's `key` or, where none says it, what it counts. Halved, it stays
+    so: what did not fit once will not."""
 
     key: str
     value: int
+    in_recipe: bool = True
 
     def halve(self, where: str) -> None:
         before, self.value = self.value, max(self.value // 2, 1)
+        advice = f". Set {self.key}={self.value} in the recipe to begin with what fits" if self.in_recipe else ""
         log.warning(
             "memory ran out in %s with %s=%d: again with %d, and so from here on. The samples and the result are the "
-            "same. Set %s=%d in the recipe to begin with what fits",
-            *(where, self.key, before, self.value, self.key, self.value),
+            "same%s",
+            *(where, self.key, before, self.value, advice),
         )
 
 

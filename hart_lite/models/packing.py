@@ -11,15 +11,17 @@ its first sampled one, and sampled tokens are never merged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, groupby
 
 import numpy as np
 import torch
 
 from hart_lite.errors import HartError
+from hart_lite.models.tree_attention import Tree
 from hart_lite.types import ImageView, Slot, Tokens
 
 
@@ -78,59 +80,46 @@ def _node(keys: list[np.ndarray], limits: list[int], group: list[int], start: in
 
 
 @dataclass(frozen=True)
-class Block:
-    """Tokens `start` to `stop` of a row, which attend in one call. `sees_Q_K` says which of the tokens `keys_K` each of
-    them sees; None: they see themselves and each the ones before it, as causal attention has it without a mask."""
-
-    start: int
-    stop: int
-    keys_K: torch.Tensor
-    sees_Q_K: torch.Tensor | None
-
-    def to(self, device: torch.device) -> Block:
-        sees_Q_K = None if self.sees_Q_K is None else self.sees_Q_K.to(device)
-        return Block(self.start, self.stop, self.keys_K.to(device), sees_Q_K)
-
-
-@dataclass(frozen=True)
 class Pack:
-    """One row for the model. T tokens, R position rows, S segments, N sampled tokens.
+    """One row for the model. T tokens, R position rows, N sampled tokens.
 
-    `segments_T` numbers the trie node of each token; `sees_S_S[q, k]` tells whether segment q sees segment k.
-    The hidden state at `predict_N` scores `targets_N`; `owners_N`, `offsets_N` say which sampled token that is:
-    the offset-th of sequence `owner`.
+    `runs` are the lengths of the trie's nodes, one after the other, and `parents` the run above each, -1 for none. The
+    hidden state at `predict_N` scores `targets_N`, which were drawn with the log-probs `drawn_N` (NaN where these are
+    not known); `owners_N`, `offsets_N` say which sampled token that is: the offset-th of sequence `owner`.
     """
 
     ids_T: torch.Tensor
     positions_R_T: torch.Tensor
-    segments_T: torch.Tensor
-    sees_S_S: torch.Tensor
+    runs: tuple[int, ...]
+    parents: tuple[int, ...]
     slots: tuple[Slot, ...]
     predict_N: torch.Tensor
     targets_N: torch.Tensor
+    drawn_N: torch.Tensor
     owners_N: torch.Tensor
     offsets_N: torch.Tensor
-    cuts: tuple[int, ...]  # where blocks begin
 
     def __len__(self) -> int:
         return len(self.ids_T)
 
-    def mask(self) -> torch.Tensor:
-        """(T, T) boolean: a token sees earlier tokens of its own run and of the runs above it."""
-        return self.sees_S_S[self.segments_T[:, None], self.segments_T[None, :]].tril_()
+    @cached_property
+    def above(self) -> list[list[range]]:
+        """For each run the places of the runs above it, from the root down."""
+        starts = [0, *accumulate(self.runs)]
+        out: list[list[range]] = []
+        for parent in self.parents:  # a parent comes before its children
+            out.append([] if parent < 0 else [*out[parent], range(starts[parent], starts[parent + 1])])
+        return out
+
+    def tree(self, device: torch.device) -> Tree:
+        """What attention reads of the pack; made once for each device, since two passes want it."""
+        if device not in self._trees:
+            self._trees[device] = Tree.of(self.runs, self.above, device)
+        return self._trees[device]
 
     @cached_property
-    def blocks(self) -> tuple[Block, ...]:
-        """The mask in pieces without most of its empty parts: tokens that attend in one call. The whole mask is never
-        made: it grows with the square of the row."""
-        places_T, blocks = torch.arange(len(self)), []
-        for start, stop in pairwise((*self.cuts, len(self))):
-            inside, before = self.segments_T[start:stop], self.segments_T[:stop]
-            keys_K = self.sees_S_S[inside.unique()].any(0)[before].nonzero()[:, 0]
-            sees_Q_K = self.sees_S_S[inside[:, None], before[keys_K]] & (keys_K <= places_T[start:stop, None])
-            causal = torch.equal(sees_Q_K, torch.ones_like(sees_Q_K).tril()) and len(keys_K) == stop - start
-            blocks.append(Block(start, stop, keys_K, None if causal else sees_Q_K))
-        return tuple(blocks)
+    def _trees(self) -> dict[torch.device, Tree]:
+        return {}
 
 
 def pack(sequences: Sequence[Tokens], positions: Callable[[Tokens], torch.Tensor], tokens_per_pack: int) -> list[Pack]:
@@ -184,8 +173,8 @@ def _lay_out(
 ) -> Pack:
     numbers: dict[int, int] = {}  # node identity -> segment
     parents: list[int] = []
-    ids, rows, segments, slots = [], [], [], []
-    predict, targets, owners, offsets = [], [], [], []
+    ids, rows, lengths, slots = [], [], [], []
+    predict, targets, drawn, owners, offsets = [], [], [], [], []
     for path in paths:
         parent = -1
         leaf = path[-1]
@@ -202,61 +191,25 @@ def _lay_out(
                 ]
                 ids += tokens.ids[node.start : node.stop]
                 rows.append(rotary[:, node.start : node.stop])
-                segments += [numbers[id(node)]] * len(node)
+                lengths.append(len(node))
             parent = numbers[id(node)]
         shift, offset = len(ids) - leaf.stop, 0  # place in the row minus place in the sequence, inside the leaf
-        for start, stop, _ in sequences[leaf.sequence].sampled:
-            predict += range(start - 1 + shift, stop - 1 + shift)
-            targets += sequences[leaf.sequence].ids[start:stop]
-            owners += [leaf.sequence] * (stop - start)
-            offsets += range(offset, offset + stop - start)
-            offset += stop - start
+        for span in sequences[leaf.sequence].sampled:
+            predict += range(span.start - 1 + shift, span.stop - 1 + shift)
+            targets += sequences[leaf.sequence].ids[span.start : span.stop]
+            drawn += span.logps or [math.nan] * len(span)
+            owners += [leaf.sequence] * len(span)
+            offsets += range(offset, offset + len(span))
+            offset += len(span)
     return Pack(
         ids_T=torch.tensor(ids),
         positions_R_T=torch.cat(rows, dim=1),
-        segments_T=torch.tensor(segments),
-        sees_S_S=_ancestors(parents),
+        runs=tuple(lengths),
+        parents=tuple(parents),
         slots=tuple(slots),
         predict_N=torch.tensor(predict, dtype=torch.long),
         targets_N=torch.tensor(targets, dtype=torch.long),
+        drawn_N=torch.tensor(drawn, dtype=torch.float32),
         owners_N=torch.tensor(owners, dtype=torch.long),
         offsets_N=torch.tensor(offsets, dtype=torch.long),
-        cuts=_cuts(parents, torch.bincount(torch.tensor(segments)).tolist()),
     )
-
-
-def _cuts(parents: list[int], lengths: list[int]) -> tuple[int, ...]:
-    """Where the blocks of a row begin, from each segment's parent and tokens.
-
-    A run that others share attends on its own. Its branches do so together, or each with a copy of the keys above it:
-    the first computes what they are to each other in vain, the second takes memory. They part where they are on average
-    at least a third as long as what each would repeat.
-    """
-    weights = list(lengths)  # tokens of a segment and all below it
-    for segment in reversed(range(len(parents))):
-        if parents[segment] >= 0:
-            weights[parents[segment]] += weights[segment]
-    starts = [0, *accumulate(lengths)]
-    cuts = []
-
-    def walk(segments: list[int], above: int) -> None:
-        for segment in segments:
-            cuts.append(starts[segment])
-            below = [child for child, parent in enumerate(parents) if parent == segment]
-            path = above + lengths[segment]
-            if below and 3 * (weights[segment] - lengths[segment]) >= path * len(below):
-                walk(below, path)
-            elif below:
-                cuts.append(starts[below[0]])
-
-    walk([segment for segment, parent in enumerate(parents) if parent < 0], 0)
-    return tuple(cuts)
-
-
-def _ancestors(parents: list[int]) -> torch.Tensor:
-    """(S, S) boolean: row s marks s and everything above it. Parents come before their children."""
-    sees = torch.eye(len(parents), dtype=torch.bool)
-    for segment, parent in enumerate(parents):
-        if parent >= 0:
-            sees[segment] |= sees[parent]
-    return sees

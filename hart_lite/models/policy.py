@@ -11,25 +11,38 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import accumulate
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from hart_lite.config.limits import ENCODE_TOKENS, HEAD_TILE
 from hart_lite.config.sections import Lora
+from hart_lite.data.view_loader import ViewLoader
+from hart_lite.errors import ModelError
+from hart_lite.models.decoder import Decoder
 from hart_lite.models.families.base import Family
+from hart_lite.models.lora import speed_up_adapters
+from hart_lite.models.oom import Budget, within_memory
 from hart_lite.models.packing import Pack
+from hart_lite.models.tree_attention import attend
 from hart_lite.types import ImageView, Slot
-
-ENCODE_TOKENS = 4096  # image tokens that one call of the vision tower takes at most, to bound its memory
-HEAD_TILE = 512  # sampled tokens whose vocabulary logits exist at one time
 
 
 class Policy:
     """`model` is the family's model with adapters injected; `peft` wraps the same modules for saving."""
 
-    def __init__(self, family: Family, model: nn.Module, lora: Lora, adapter: str | None = None) -> None:
+    def __init__(
+        self,
+        family: Family,
+        model: nn.Module,
+        lora: Lora,
+        adapter: str | None = None,
+        checkpointing: bool = False,
+    ) -> None:
         self.family, self.model, self.lora = family, model, lora
         model.requires_grad_(False)
         if adapter:
@@ -43,8 +56,12 @@ class Policy:
                 task_type="CAUSAL_LM",
             )
             self.peft = get_peft_model(model, config)
+        speed_up_adapters(self.peft)
+        language = family.language(model)
+        self.decoder = Decoder(language, family.rotary_rows(language), checkpointing)
         # Asked of the model: a loaded adapter may have other parts than the recipe names.
         self.trains_vision = any(p.requires_grad for p in family.vision(model).parameters())
+        self.views, self.encoded = ViewLoader(), Budget("image tokens", ENCODE_TOKENS, in_recipe=False)
         self._features: dict[ImageView, torch.Tensor] = {}
 
     @property
@@ -85,18 +102,30 @@ class Policy:
         return {view: self._features[view] for view in distinct}
 
     def _encode(self, views: list[ImageView]) -> dict[ImageView, torch.Tensor]:
+        """In calls of the tower within its budget of tokens, which shrinks where memory runs out."""
         out: dict[ImageView, torch.Tensor] = {}
-        batch, used = [], 0
-        for view in [*views, None]:
-            tokens = self.family.image_tokens(view.size) if view else 0
-            if batch and (view is None or used + tokens > ENCODE_TOKENS):
-                features = self.family.features(self.model, [v.load() for v in batch])
+        while waiting := [view for view in views if view not in out]:
+            batch = self._first_batch(waiting)
+            images = self.views.load(batch)
+            if torch.is_grad_enabled():  # the update is made again as a whole
+                features = self.family.features(self.model, images)
+            else:
+                features = within_memory(partial(self.family.features, self.model, images))
+            if features is not None:
                 out.update(zip(batch, features, strict=True))
-                batch, used = [], 0
-            if view:
-                batch.append(view)
-                used += tokens
+            elif len(batch) == 1:
+                width, height = batch[0].size
+                raise ModelError(
+                    f"out of memory: an image of {width} x {height} pixels does not fit the vision tower alone. "
+                    "Lower pixels.full and pixels.crop; `hart-lite plan` says what fits"
+                )
+            else:
+                self.encoded.halve("the vision tower")
         return out
+
+    def _first_batch(self, views: list[ImageView]) -> list[ImageView]:
+        ends = accumulate(self.family.image_tokens(view.size) for view in views)
+        return views[: max(sum(end <= self.encoded.value for end in ends), 1)]
 
     def embed(self, ids_T: torch.Tensor, slots: Sequence[Slot]) -> torch.Tensor:
         """(T, H) input embeddings: word embeddings, with image features in their slots."""
@@ -126,13 +155,12 @@ class Policy:
 
     def _predictions(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, H) hidden states that predict the sampled tokens, and the (N,) tokens."""
-        hidden = self.family.language(self.model)(
-            inputs_embeds=self.embed(pack.ids_T, pack.slots)[None],
-            position_ids=self.rotary(pack.positions_R_T[:, None]),
-            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device),  # the blocks say who sees whom
-            use_cache=False,
-            blocks=[block.to(self.device) for block in pack.blocks],
-        ).last_hidden_state[0]
+        tree, decoder = pack.tree(self.device), self.decoder
+        hidden = decoder(
+            self.embed(pack.ids_T, pack.slots)[None],
+            pack.positions_R_T[:, None].to(self.device),
+            lambda layer, q, k, v: attend(q[0], k[0], v[0], tree, decoder.scale)[None],
+        )[0]
         return hidden[pack.predict_N.to(self.device)], pack.targets_N.to(self.device)
 
     def _logps(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -147,9 +175,9 @@ class Policy:
         return self._head_logps(hidden, targets, temperature)
 
     def _head_logps(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
-        logits = self.model.lm_head(hidden).float() / temperature
-        return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+        return chosen_logps(self.model.lm_head(hidden).float() / temperature, targets)
 
-    def rotary(self, positions: torch.Tensor) -> torch.Tensor:
-        """(R, ..., T) positions as the language model takes them: with 1-D ones it knows no R."""
-        return (positions if self.family.position_rows > 1 else positions[0]).to(self.device)
+
+def chosen_logps(logits_N_V: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
+    """(N,) log-probs of one id in each row."""
+    return logits_N_V.gather(-1, ids_N[:, None])[:, 0] - logits_N_V.logsumexp(-1)

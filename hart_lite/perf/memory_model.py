@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hart_lite.config.limits import HEAD_TILE
 from hart_lite.config.sections import ModelSection
 from hart_lite.perf.model_sizes import Dimensions
 from hart_lite.perf.vision_sizes import InternVit, Vision
 
 SINGLE = 4  # bytes of a float32: norms, adapters, logits
 NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes of a weight: 4 bits, one byte per 64 and one float32 per 256 of those
-ENCODE_TOKENS = 4096  # of hart_lite.models.policy, as HEAD_TILE; importing it would import torch
-HEAD_TILE = 512
-FEED_TOKENS = 4096  # of hart_lite.models.generation
 DRAW = 3 * SINGLE + 2 * 8 - SINGLE  # bytes of a logit while drawing: it, its probability, that and its sum in double
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from hart_lite.config.limits import ENCODE_TOKENS, FEED_TOKENS
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import RLStage, SFTStage
-from hart_lite.perf.memory_model import ENCODE_TOKENS, FEED_TOKENS, Cost
+from hart_lite.perf.memory_model import Cost
 from hart_lite.perf.model_sizes import Dimensions
 
 GIB = 2**30

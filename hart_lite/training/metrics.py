@@ -65,6 +65,8 @@ def _of_the_update(packs: Sequence[Pack], metrics: dict[str, float]) -> Shares:
     shares = {name: (metrics.get(name, 0.0), 0) for name in ("loss", "policy_loss")}
     if "kl" in metrics:  # neither without a reference nor where every group is flat was it measured
         shares["kl"] = (metrics["kl"], 0)
+    if metrics.get("drawn_tokens"):
+        shares["sampling_gap"] = (metrics["sampling_gap"], metrics["drawn_tokens"])
     return shares | {"packed_tokens": (sum(map(len, packs)), 0), "skipped": (metrics["skipped"], 1)}
 
 

@@ -123,11 +123,14 @@ class RLTrainer(StepTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Roll out, weigh, and accumulate the gradients of all packs. Returns the loss, 0 where it is skipped."""
-        step, clock = self.state.global_step, Clock(self.policy.device)
+        step, clock, views = self.state.global_step, Clock(self.policy.device), self.policy.views
+        waited = views.waited
         self.guard.agree()
         questions = self._questions(step)
         first_groups, groups, replaced = self._groups(questions, step)
         clock.lap("rollout")
+        if step + 1 < self.stage.steps:
+            self.runner.look_ahead(self._questions(step + 1))
         live = self.summed(torch.tensor(float(sum(not group.flat for group in groups))))
         batch = weigh(groups, self.k, self.recipe.beta, int(live))
         update = self._update(batch, clock)
@@ -138,7 +141,7 @@ class RLTrainer(StepTrainer):
         metrics = update.metrics | {"skipped": float(skipped)}
         self.step_metrics = measure(first_groups, replaced, update.packs, metrics, clock)
         budgets = {"tokens_per_pack": self.budget.value, "tokens_per_batch": self.runner.engine.budget.value}
-        self.step_metrics |= budgets
+        self.step_metrics |= budgets | {"seconds_images": views.waited - waited}  # a part of those of the rollout
         every = self.stage.log_rollouts_every
         if every and self.state.is_world_process_zero and (step % every == 0 or step + 1 == self.stage.steps):
             save_rollouts(self.folder, step, groups)
@@ -217,7 +220,7 @@ class RLTrainer(StepTrainer):
         advantages, mu1, mu2, weights = (
             values[owners].to(logps.device) for values in (batch.advantages, batch.mu1, batch.mu2, batch.weights)
         )
-        return policy_loss(
+        loss, metrics = policy_loss(
             logps_T=logps,
             old_logps_T=logps.detach(),  # one update per rollout: the ratio is 1 and the clip never acts
             advantages_T=advantages,
@@ -227,3 +230,5 @@ class RLTrainer(StepTrainer):
             ref_logps_T=reference,
             mu2_T=None if reference is None else mu2,
         )
+        gap = (logps.detach() - packed.drawn_N.to(logps.device)).abs()
+        return loss, metrics | {"sampling_gap": gap.nansum(), "drawn_tokens": gap.isfinite().sum()}

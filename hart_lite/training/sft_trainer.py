@@ -55,6 +55,7 @@ class SFTStageTrainer(StepTrainer):
         numbers = rows_of_step(len(self.rows), self.stage.batch_size, self.args.seed, self.state.global_step)
         own = numbers[self.args.process_index :: self.args.world_size]
         rows, ids = [self.rows[n] for n in own], [self.rows.example_id(n) for n in own]
+        self._look_ahead(rows)
         answers = self.summed(torch.tensor(float(sum(len(span) for row in rows for span in row.sampled))))
         longest = max(map(len, rows), default=0)
         update = self.update_within_memory(
@@ -66,6 +67,14 @@ class SFTStageTrainer(StepTrainer):
         self.step_metrics = over_processes(metrics | {"packed_tokens": (packed, 0), "skipped": (float(skipped), 1)})
         self.step_metrics["micro_batch_size"] = self.budget.value
         return self.reported(skipped)
+
+    def _look_ahead(self, rows: list[Tokens]) -> None:
+        """Begin to load the images of this step and of the next one."""
+        ahead = []
+        if self.state.global_step + 1 < self.args.max_steps:
+            numbers = rows_of_step(len(self.rows), self.stage.batch_size, self.args.seed, self.state.global_step + 1)
+            ahead = [self.rows[n] for n in numbers[self.args.process_index :: self.args.world_size]]
+        self.policy.views.ahead([slot.view for row in (*rows, *ahead) for slot in row.slots])
 
     def _pass(self, rows: list[Tokens], ids: list[str], weight: float) -> Update:
         """One pack for each micro-batch; `weight` is that of one answer token."""

@@ -99,9 +99,11 @@ class StepTrainer(NonFiniteGuard, Trainer):
             for n, packed in enumerate(packs):
                 value, metrics = loss(n)
                 self.accelerator.backward(value * self.scale)
-                for name, part in {"loss": value.detach(), **metrics}.items():
-                    totals[name] += part.item()
-                if not math.isfinite(value.item()):
+                metrics = {"loss": value.detach(), **metrics}
+                parts = torch.stack([part.float() for part in metrics.values()]).tolist()  # read at one time
+                for name, part in zip(metrics, parts, strict=True):
+                    totals[name] += part
+                if not math.isfinite(parts[0]):
                     nonfinite_ids += [ids[n][owner] for owner in packed.owners_N.unique().tolist()]
         finally:
             self.policy.model.eval()

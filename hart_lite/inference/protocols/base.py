@@ -20,6 +20,7 @@ class Say:
 
     `fresh` begins a new conversation (with `system`, or the family's own system words where that is empty); otherwise
     the message continues the last one, in which the model's last response stands as `keep` says (None: as it was).
+    `goes_on` says that a next message may continue this one: what was read of it is worth keeping until then.
     """
 
     content: Content
@@ -29,6 +30,7 @@ class Say:
     keep: str | None = None
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)

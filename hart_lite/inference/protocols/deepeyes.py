@@ -62,7 +62,7 @@ def deepeyes(example: Example, setting: Setting) -> ProtocolRun:
     options = "".join(f"{chr(ord('A') + n)}. {choice}\n" for n, choice in enumerate(example.choices))
     asked = f"Question: {example.question}\n" + (f"Options: \n{options}\n" if options else "") + THINK_FIRST
     limit = min(setting.max_tokens_answer, MAX_TOKENS)
-    say = Say([*full, asked], system=SYSTEM, max_tokens=limit)
+    say = Say([*full, asked], system=SYSTEM, max_tokens=limit, goes_on=True)
     boxes: list[Box] = []
     crops: list[ImageView] = []
     errors = 0
@@ -81,7 +81,7 @@ def deepeyes(example: Example, setting: Setting) -> ProtocolRun:
             boxes.append(box)
             crops.append(view)
             content = ["<tool_response>", view, THINK_FIRST + "</tool_response>"]
-        say = Say(content, "tool", fresh=False, max_tokens=limit)
+        say = Say(content, "tool", fresh=False, max_tokens=limit, goes_on=True)
     # As published, the last call stands for the answer; it is no answer.
     return Outcome(
         text if setting.as_published else "", tuple(boxes), tuple(crops), _counts(boxes, errors) | {"unanswered": 1}

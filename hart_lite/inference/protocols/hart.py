@@ -49,7 +49,7 @@ def full_and_crops(example: Example, setting: Setting) -> ProtocolRun:
 
 
 def keep_image(example: Example, setting: Setting) -> ProtocolRun:
-    boxes, views, counts = yield from _locate(example, setting)
+    boxes, views, counts = yield from _locate(example, setting, goes_on=True)
     words = setting.prompts.continue_with_crops if boxes else setting.prompts.continue_without_crops
     text = yield _answer(example, setting, words, views or _full(example, setting), fresh=False)
     return Outcome(text, boxes, views, counts)
@@ -70,11 +70,13 @@ def _full(example: Example, setting: Setting) -> Views:
     return full_views(example, setting.interface, setting.full_pixels, setting.min_pixels)
 
 
-def _locate(example: Example, setting: Setting) -> Generator[Say, str, tuple[tuple[Box, ...], Views, dict[str, int]]]:
+def _locate(
+    example: Example, setting: Setting, goes_on: bool = False
+) -> Generator[Say, str, tuple[tuple[Box, ...], Views, dict[str, int]]]:
     """Turn 1: the boxes (unpadded), the crops cut around them, and how many boxes were refused."""
     shown, interface = _full(example, setting), setting.interface
     content = locate_content(setting.prompts, example, shown, interface)
-    text = yield _say(setting, content, "locate")
+    text = yield _say(setting, content, "locate", goes_on=goes_on)
     boxes, rejected = read_boxes(example, shown, text, interface, setting.max_boxes, setting.max_box_share)
     return boxes, _crops(example, boxes, setting), {"rejected_boxes": rejected}
 
@@ -90,6 +92,6 @@ def _answer(example: Example, setting: Setting, words: str, views: Views, fresh:
     return _say(setting, fill(words, parts), "verify", fresh)
 
 
-def _say(setting: Setting, content: Content, kind: str, fresh: bool = True) -> Say:
+def _say(setting: Setting, content: Content, kind: str, fresh: bool = True, goes_on: bool = False) -> Say:
     limit = setting.max_tokens_locate if kind == "locate" else setting.max_tokens_answer
-    return Say(content, kind, setting.prompts.system or "", fresh, max_tokens=limit)
+    return Say(content, kind, setting.prompts.system or "", fresh, max_tokens=limit, goes_on=goes_on)

@@ -67,6 +67,7 @@ def mgpo(example: Example, setting: Setting) -> ProtocolRun:
         "locate",
         system=_words(SYSTEM, example, setting),
         max_tokens=min(setting.max_tokens_locate, MAX_TOKENS),
+        goes_on=True,
     )
     kept, boxes, cut, rejected = (_look_as_published if setting.as_published else _look)(example, setting, shown, text)
     choices = choice_lines(example.choices) + "\n" if example.choices else ""

@@ -81,10 +81,11 @@ def pixel_reasoner(example: Example, setting: Setting) -> ProtocolRun:
     asked = f"{setting.wording(example)}\n\n{GUIDELINES}"
     talk = _Talk(list(full), characters=len(SYSTEM) + len(asked))
     limit = min(setting.max_tokens_answer, MAX_CONTEXT)
-    text = yield Say([*full, asked], system=SYSTEM, max_tokens=limit)
+    text = yield Say([*full, asked], system=SYSTEM, max_tokens=limit, goes_on=True)
     talk.characters += len(text)
     while text.endswith(CLOSE) and talk.calls < MAX_CALLS and talk.tokens <= MAX_CONTEXT:
-        text = yield Say(_crop(example, setting, talk, text), "tool", fresh=False, max_tokens=limit)
+        crop = _crop(example, setting, talk, text)
+        text = yield Say(crop, "tool", fresh=False, max_tokens=limit, goes_on=True)
         talk.characters += len(text)
     counts = {"tool_calls": talk.calls, "tool_errors": talk.errors}
     found = tuple(talk.boxes), tuple(talk.images[len(full) :])

@@ -52,8 +52,14 @@ class Family(Protocol):
     def language(self, model: nn.Module) -> nn.Module:
         """The decoder without its head: embeddings and positions in, hidden states out."""
 
+    def rotary_rows(self, language: nn.Module) -> torch.Tensor:
+        """(F,) for each rotary frequency of `language(model)` the row of the positions that it turns by."""
+
     def vision(self, model: nn.Module) -> nn.Module:
         """All that makes features of pixels: the tower and its projector."""
+
+    def speed_up_vision(self, model: nn.Module, attention: str) -> None:
+        """Let the tower compute the same in fewer calls, where `model.attention` leaves room for it."""
 
     def save_processor(self, folder: Path) -> None:
         """Tokenizer, image processor and chat template, as the base's repository has them."""

@@ -72,6 +72,12 @@ class ChatFamily:
     def language(self, model: nn.Module) -> nn.Module:
         return model.model.language_model
 
+    def rotary_rows(self, language: nn.Module) -> torch.Tensor:
+        return torch.zeros(len(language.rotary_emb.inv_freq), dtype=torch.long)
+
+    def speed_up_vision(self, model: nn.Module, attention: str) -> None:
+        pass
+
     def save_processor(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)

@@ -10,14 +10,17 @@ import math
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from transformers.vision_utils import get_vision_position_ids
 
 from hart_lite.models.families.box_parsing import ANYTHING, NUMBER, REACH, WrittenBox, four, number
 from hart_lite.models.families.chat import ChatFamily
+from hart_lite.models.vision_attention import as_matrix_product, windows_together
 from hart_lite.types import Box, Tokens
 
 MAX_ASPECT = 100  # smart_resize refuses 200; other engines break earlier
@@ -47,6 +50,11 @@ class Qwen25VL(ChatFamily):
 
     def vision(self, model: nn.Module) -> nn.Module:
         return model.model.visual
+
+    def rotary_rows(self, language: nn.Module) -> torch.Tensor:
+        """m-RoPE: the first frequencies turn by time, the next by height, the last by width."""
+        section = language.config.rope_parameters["mrope_section"]
+        return torch.arange(len(section)).repeat_interleave(torch.tensor(section))
 
     def lora_targets(self, parts: Sequence[str]) -> str:
         patterns = {
@@ -82,15 +90,33 @@ class Qwen25VL(ChatFamily):
     def image_tokens(self, size: tuple[int, int]) -> int:
         return (size[0] // self.factor) * (size[1] // self.factor)
 
+    def speed_up_vision(self, model: nn.Module, attention: str) -> None:
+        tower = self.vision(model)
+        as_matrix_product(tower.patch_embed)
+        if attention in ("auto", "sdpa"):
+            windows_together(tower)
+
     def features(self, model: nn.Module, images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        batch = self.processor(images=list(images), do_resize=False, return_tensors="pt")
-        parameter = next(model.model.visual.parameters())
-        out = model.model.get_image_features(
-            batch["pixel_values"].to(parameter.device, parameter.dtype),
-            batch["image_grid_thw"].to(parameter.device),
-            return_dict=True,
-        )
-        return list(out.pooler_output)
+        """The grid stays on the host: what the tower asks of it is then asked of no card."""
+        tower = model.model.visual
+        parameter, side = next(tower.parameters()), self.processor.patch_size
+        grid = torch.tensor([[1, image.height // side, image.width // side] for image in images])
+        patches = torch.cat([self.patches(image, parameter.device) for image in images]).to(parameter.dtype)
+        places = get_vision_position_ids(grid, tower.spatial_merge_size).to(parameter.device)
+        out = tower(patches, grid_thw=grid, position_ids=places, return_dict=True).pooler_output
+        return list(out.split((grid.prod(-1) // tower.spatial_merge_size**2).tolist()))
+
+    def patches(self, image: Image.Image, device: torch.device) -> torch.Tensor:
+        """(patches, values) as the stock processor makes them, on the device: a byte a value goes there, not four."""
+        processor = self.processor
+        side, merged, times = processor.patch_size, processor.merge_size, processor.temporal_patch_size
+        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (processor.image_mean, processor.image_std))
+        pixels = torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1)
+        values = (pixels.float() * processor.rescale_factor - mean) / std
+        rows, columns = image.height // side // merged, image.width // side // merged
+        grid = values.reshape(len(values), rows, merged, side, columns, merged, side).permute(1, 4, 2, 5, 0, 3, 6)
+        still = grid[:, :, :, :, :, None].expand(*grid.shape[:5], times, side, side)  # an image is a film of one scene
+        return still.reshape(-1, len(values) * times * side**2)
 
     def _pixels(self, images: Sequence[Image.Image], ids: torch.Tensor) -> dict[str, torch.Tensor]:
         pixels = self.processor(images=list(images), do_resize=False, return_tensors="pt")

@@ -19,6 +19,7 @@ from PIL import Image
 
 from hart_lite.config.sections import ModelSection, PixelBudgets, Rollout
 from hart_lite.data.images import ImageFile
+from hart_lite.models.generation import Response
 from hart_lite.perf.step_time.models import Workload, runner_of, workload
 from hart_lite.perf.step_time.presets import PRESETS, TOKEN, Preset
 from hart_lite.toy.glyphs import GLYPHS
@@ -271,5 +272,7 @@ def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
     return ((found - exact).norm() / exact.norm()).item()
 
 
-def responded(prompts: Sequence[Tokens], responses: Sequence[tuple[int, ...]]) -> list[Tokens]:
-    return [prompt + Tokens.response(ids) for prompt, ids in zip(prompts, responses, strict=True)]
+def responded(prompts: Sequence[Tokens], responses: Sequence[Response]) -> list[Tokens]:
+    return [
+        prompt + Tokens.response(said.ids, logps=said.logps) for prompt, said in zip(prompts, responses, strict=True)
+    ]

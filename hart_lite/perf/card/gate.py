@@ -7,8 +7,7 @@ products of queries and keys then pass 65504, where float16 ends (transformers #
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hart_lite.inference.protocols import hart
-from hart_lite.models.attention import Branches
+from hart_lite.models.attention import Level
 from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.packing import pack
 from hart_lite.models.policy import Policy
@@ -55,8 +54,7 @@ def gate(card: Card, found: dict[str, Any]) -> None:
 
 
 def attend(card: Card) -> list[dict[str, Any]]:
-    """Decode attention of 64 rows under one prefix against float64, at offsets of one channel; and the same with the
-    scores in float32, which a card's bmm writes."""
+    """Decode attention of 64 rows under one prefix against float64, at offsets of one channel."""
     rows, keys, heads, key_heads, width = (64, 1480, 28, 4, 128) if card.cuda else (4, 32, 4, 2, 16)
     found = []
     for dtype in (torch.bfloat16, torch.float16):
@@ -66,14 +64,15 @@ def attend(card: Card) -> list[dict[str, Any]]:
             q[..., 0], k[..., 0] = of_queries, of_keys
             q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
             right = _attend_exactly(q.double(), k.double(), v.double())
-            branches = Branches()
-            branches.feed(torch.ones(1, keys, dtype=torch.bool, device=card.device))
-            branches.levels[0].write(0, k, v)
-            branches.branch(torch.zeros(rows, dtype=torch.long, device=card.device))
+            level = Level(
+                torch.ones(1, keys, dtype=torch.bool, device=card.device),
+                torch.zeros(rows, dtype=torch.long, device=card.device),
+                [k],
+                [v],
+            )
             functions = {
-                "ours": lambda b=branches, q=q: b.attend(0, q, width**-0.5).transpose(1, 2),
+                "ours": lambda level=level, q=q: _attend_level(level, q),
                 "sdpa": lambda q=q, k=k, v=v: _attend_sdpa(q, k, v),
-                "float32 scores": lambda q=q, k=k, v=v: _attend_float32_scores(q, k, v),
             }
             row = {"dtype": str(dtype), "q.k": of_queries * of_keys}
             for name, function in functions.items():
@@ -94,15 +93,12 @@ def _attend_sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def _attend_float32_scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    (rows, heads, _, width), key_heads = q.shape, k.shape[1]
-    grid = q.view(rows, key_heads, -1, width).transpose(0, 1).reshape(key_heads, -1, width)
-    if q.is_cuda:
-        scores = torch.bmm(grid, k[0].transpose(-1, -2), out_dtype=torch.float32)
-    else:
-        scores = grid.float() @ k[0].transpose(-1, -2).float()
-    mixed = torch.bmm((scores * width**-0.5).softmax(-1).to(q.dtype), v[0])
-    return mixed.view(key_heads, rows, -1, width).transpose(0, 1).reshape(rows, heads, 1, width)
+def _attend_level(level: Level, q: Tensor) -> Tensor:
+    """All that the rows sampled has length 0 here."""
+    rows, heads, _, width = q.shape
+    query = q.view(rows, level.keys[0].shape[1], -1, width)
+    weights = (level.scores(0, query) * width**-0.5).softmax(-1).to(q.dtype)
+    return level.weighted(0, weights).reshape(rows, heads, 1, width)
 
 
 # -- float32 -----------------------------------------------------------------------------------------------------------
@@ -124,7 +120,7 @@ def equivalence(work: Workload, example) -> dict[str, Any]:
 def like_the_library(work: Workload, prompt: Tokens) -> dict[str, Any]:
     """Greedy tokens of ours and of `generate` as the library has it, which knows no prefixes."""
     policy, longest = work.runner.policy, work.preset.response
-    [ours, again] = generate(policy, [prompt, prompt], Sampling(longest, temperature=0))
+    ours, again = (said.ids for said in generate(policy, [prompt, prompt], Sampling(longest, temperature=0)))
     batch = policy.family.collate([prompt])
     del batch["position_ids"]
     out = policy.model.generate(
@@ -146,16 +142,16 @@ def graph_like_eager(work: Workload, card: Card) -> dict[str, Any]:
     policy = work.runner.policy
     prompts = [_prompt(work, question(work.preset, card.folder, n)) for n in range(8)]
     free = generate(policy, prompts, Sampling(48))
-    policy.family.eos_ids = tuple({row[8 + 5 * n] for n, row in enumerate(free)})
+    policy.family.eos_ids = tuple({row.ids[8 + 5 * n] for n, row in enumerate(free)})
     try:
         eager, graph = (generate(policy, prompts, Sampling(48, graph=graph)) for graph in (False, True))
     finally:
         policy.family.eos_ids = ()
     first = [
-        next((n for n, (x, y) in enumerate(zip_longest(a, b)) if x != y), None)
+        next((n for n, (x, y) in enumerate(zip_longest(a.ids, b.ids)) if x != y), None)
         for a, b in zip(eager, graph, strict=True)
     ]
-    return {"rows differ from token": first, "lengths": [len(row) for row in eager]}
+    return {"rows differ from token": first, "lengths": [len(row.ids) for row in eager]}
 
 
 # -- 16 bits -----------------------------------------------------------------------------------------------------------
@@ -194,11 +190,9 @@ def _precision(work: Workload, prompt: Tokens, sequences: list[Tokens], exact: T
     policy, samples = work.runner.policy, work.preset.samples
     packed = (_packed(policy, sequences) - exact).abs()
     found = {"packed - float32, mean": packed.mean().item(), "most": packed.max().item()}
-    with _recorded(policy) as steps:
-        said = generate(policy, [prompt] * samples, Sampling(work.preset.response, seed=2))
-    drawn = torch.tensor(said, device=work.device)
-    when_drawn = torch.stack([step.gather(-1, drawn[:, n, None])[:, 0] for n, step in enumerate(steps)], dim=1)
-    gap = (when_drawn.flatten() - _packed(policy, responded([prompt] * samples, said))).abs()
+    said = generate(policy, [prompt] * samples, Sampling(work.preset.response, seed=2))
+    when_drawn = torch.tensor([logp for response in said for logp in response.logps], device=work.device)
+    gap = (when_drawn - _packed(policy, responded([prompt] * samples, said))).abs()
     return found | {"sampling gap, mean": gap.mean().item(), "gap, most": gap.max().item()}
 
 
@@ -209,17 +203,6 @@ def _packed(policy: Policy, sequences: Sequence[Tokens]) -> Tensor:
     logps = policy.logps(packed)
     order = (packed.owners_N * (1 << 20) + packed.offsets_N).argsort()
     return logps[order.to(logps.device)]
-
-
-@contextmanager
-def _recorded(policy: Policy) -> Iterator[list[Tensor]]:
-    """The log-probs of every word at each step of a rollout: (rows, words)."""
-    steps: list[Tensor] = []
-    hook = policy.model.lm_head.register_forward_hook(lambda _, __, out: steps.append(out.float().log_softmax(-1)))
-    try:
-        yield steps
-    finally:
-        hook.remove()
 
 
 def _biases(policy: Policy) -> list[Tensor]:

@@ -36,7 +36,7 @@ def rl(card: Card, found: dict[str, Any]) -> None:
     ours = card_steps(card, work)
     found["first, eager"] = measured(card, work, ours)
     card.sequences = sequences_of(ours.groups)
-    part(found, "masks", masks, card, work)
+    part(found, "packs", packs_of, card)
     found["eager"] = measured(card, work, ours)
     if card.cuda:
         graph = card.work(cuda_graph=True)
@@ -73,20 +73,18 @@ def planned(card: Card, work: Workload) -> dict[str, float]:
     return {moment.name: moment.total / GIB for moment in plan(recipe, work.dims, boxes=1).moments}
 
 
-def masks(card: Card, work: Workload) -> dict[str, Any]:
-    """Of the step's packs: number, tokens, blocks, and seconds of one thread to lay them out and to cut their masks."""
-    policy = work.runner.policy
+def packs_of(card: Card) -> dict[str, Any]:
+    """Of the step's packs: number, tokens, and seconds of one thread to lay them out and to say what sees what."""
     start = time.perf_counter()
-    packs = pack(card.sequences, policy.family.positions, card.sizes.tokens_per_pack)
+    packs = pack(card.sequences, card.work().runner.policy.family.positions, card.sizes.tokens_per_pack)
     laid = time.perf_counter()
-    blocks = sum(len(packed.blocks) for packed in packs)
-    ended = time.perf_counter()
+    pairs = sum(packed.tree(card.device).pairs for packed in packs)
     return {
         "packs": len(packs),
         "tokens": sum(map(len, packs)),
-        "blocks": blocks,
+        "pairs": pairs,
         "lay out seconds": laid - start,
-        "masks seconds": ended - laid,
+        "tree seconds": time.perf_counter() - laid,
     }
 
 

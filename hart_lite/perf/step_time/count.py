@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from hart_lite.inference.protocols import hart
 from hart_lite.models.packing import Node, pack, trie
 from hart_lite.perf.step_time.models import Workload
@@ -62,7 +64,7 @@ def our_count(work: Workload, groups: Sequence[Group]) -> Count:
         rollout += size(trie([turn.prompt for turn in turns if turn.kind == kind]))
     encoded = {slot.view: slot.length for turn in turns for slot in turn.prompt.slots}.values()
     packs = pack(sequences_of(groups), work.runner.policy.family.positions, work.tokens_per_pack)
-    pairs = sum(int(packed.mask().sum()) for packed in packs)
+    pairs = sum(packed.tree(torch.device("cpu")).pairs for packed in packs)
     return Count(rollout, sum(map(len, packs)), sum(encoded), pairs, _patch_pairs(work, encoded))
 
 

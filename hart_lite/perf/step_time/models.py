@@ -15,7 +15,7 @@ from hart_lite.config.sections import Lora, PixelBudgets, Rollout
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.rollout import Runner
-from hart_lite.models import attention
+from hart_lite.models.card import prepare_card
 from hart_lite.models.loading import DTYPES, keep_differentiable
 from hart_lite.models.policy import Policy
 from hart_lite.perf.model_sizes import Dimensions
@@ -59,9 +59,9 @@ def workload(preset: Preset, folder: Path) -> Workload:
     config_of(preset).save_pretrained(folder)
     family = FixedLength(str(folder))
     family.seen = family.fit((preset.image_side,) * 2, preset.full_tokens * TOKEN, TOKEN)
-    policy = Policy(family, random_model(preset, attention.NAME), Lora())
-    if preset.gradient_checkpointing:
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    model = random_model(preset)
+    family.speed_up_vision(model, "sdpa")
+    policy = Policy(family, model, Lora(), checkpointing=preset.gradient_checkpointing)
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():
             if "lora_B" in name:
@@ -86,11 +86,12 @@ def alternate_rewards(examples: Sequence[Example], trajectories: Sequence[Trajec
     return [replace(t, reward=float(n % 2)) for n, t in enumerate(trajectories)]
 
 
-def random_model(preset: Preset, text_attention: str = "sdpa") -> nn.Module:
-    """The same weights on every call. `text_attention`: what the language model runs on."""
+def random_model(preset: Preset) -> nn.Module:
+    """The same weights on every call."""
+    prepare_card(torch.device(preset.device))
     torch.manual_seed(0)
     config = config_of(preset)
-    config._attn_implementation = {"text_config": text_attention, "vision_config": "sdpa"}
+    config._attn_implementation = {"text_config": "sdpa", "vision_config": "sdpa"}
     dtype = DTYPES[preset.dtype]
     if preset.quant == "none":
         with torch.device(preset.device):  # a card draws them in no time

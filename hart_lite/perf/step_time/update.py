@@ -54,9 +54,9 @@ def unpacked_pass(work: Workload, sequences: list[Tokens]) -> Pass:
         hidden = policy.model.model(**batch, use_cache=False).last_hidden_state
         logps = []
         for n, tokens in enumerate(sequences):
-            for start, stop, _ in tokens.sampled:
-                logits = policy.model.lm_head(hidden[n, start - 1 : stop - 1]).float()
-                targets = torch.tensor(tokens.ids[start:stop], device=work.device)
+            for span in tokens.sampled:
+                logits = policy.model.lm_head(hidden[n, span.start - 1 : span.stop - 1]).float()
+                targets = torch.tensor(tokens.ids[span.start : span.stop], device=work.device)
                 logps.append(logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0])
         (-torch.cat(logps).sum()).backward()
         return torch.cat(logps).detach()
