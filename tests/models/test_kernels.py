@@ -19,8 +19,10 @@ KERNELS = {
     ),
     "_efficient_attention_forward": ((*ROWS, "dropout_p", "custom_mask_type", "compute_log_sumexp"), 6),
     "_efficient_attention_backward": (
-        ("grad_out_", *ROWS[:4], "out", *ROWS[4:], "logsumexp", "dropout_p", "philox_seed", "philox_offset")
-        + ("custom_mask_type", "bias_requires_grad"),
+        (
+            *("grad_out_", *ROWS[:4], "out", *ROWS[4:], "logsumexp", "dropout_p", "philox_seed", "philox_offset"),
+            *("custom_mask_type", "bias_requires_grad"),
+        ),
         4,
     ),
     "_scaled_dot_product_flash_attention_for_cpu": (("query", "key", "value", "dropout_p", "is_causal"), 2),

@@ -166,7 +166,7 @@ def test_an_unknown_stage_is_refused(tmp_path, capsys, monkeypatch):
     assert "no stage is called cook; --only takes some of imports, " in capsys.readouterr().err
 
 
-# -- attention of a pack ------------------------------------------------------------------------------------------------
+# -- attention of a pack -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
