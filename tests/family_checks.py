@@ -239,7 +239,7 @@ def check_processor_files(base: Path, folder: Path, kinds: tuple[str, ...], nest
 def check_protocols(policy: Policy, pixels: PixelBudgets) -> None:
     """The peers' protocols too, which have limits and tools of their own."""
     engine = LocalEngine(policy, 65_536, 8)
-    model = OpenModel(engine, policy.family.name, {}, pixels, Rollout())
+    model = OpenModel("tiny", engine, policy.family.name, {}, pixels, Rollout())
     asked = EvalSettings(max_tokens=8, full_pixels=pixels.full, crop_pixels=pixels.crop)
 
     def runs() -> list:

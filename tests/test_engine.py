@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from pictures import Photo
+from pictures import Photo, drawn
 
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.sections import ModelSection
@@ -18,11 +18,12 @@ from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
 from hart_lite.inference.protocols.registry import LOOPS, PROTOCOLS
 from hart_lite.inference.rollout import Runner
-from hart_lite.models.attention import Branches
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
-from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.generation import Response, Sampling, generate
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
+from hart_lite.models.prompt_cache import PromptCache
+from hart_lite.models.tree_attention import Tree
 from hart_lite.types import Box, ImageView, Tokens, Turn
 
 TINY = load_recipe("tiny_cpu")
@@ -77,16 +78,17 @@ def test_a_rollout_of_one_greedy_sample_is_an_evaluation(seeing, questions, mode
 
 
 def test_what_prompts_share_is_read_once(seeing, questions, monkeypatch):
-    """Every distinct beginning of a prompt is read once, every view is encoded once, and every prompt is asked once."""
+    """Every distinct beginning of a prompt is read once, in its call and in those before it; every view is encoded once
+    and every prompt is asked once."""
     seeing.forget_images()
-    calls, fed, encoded = [], [], []
-    feed, features = Branches.feed, Qwen25VL.features
+    calls, read, encoded = [], [], []
+    tree, features = Tree.of, Qwen25VL.features
 
-    def watched(policy, prompts, sampling):
+    def watched(policy, prompts, sampling, cache):
         calls.append(prompts)
-        return generate(policy, prompts, sampling)
+        return generate(policy, prompts, sampling, cache)
 
-    monkeypatch.setattr(Branches, "feed", lambda self, real: (fed.append(int(real.sum())), feed(self, real))[1])
+    monkeypatch.setattr(Tree, "of", lambda lengths, *rest: (read.extend(lengths), tree(lengths, *rest))[1])
     monkeypatch.setattr(Qwen25VL, "features", lambda self, m, i: (encoded.extend(i), features(self, m, i))[1])
     on_one_image = [e for e in questions if e.images == questions[0].images]
     assert len(on_one_image) == 2
@@ -96,8 +98,9 @@ def test_what_prompts_share_is_read_once(seeing, questions, monkeypatch):
     # two questions in six modes, of which `crops` and `full+crops` look in the same words
     assert len(calls[0]) == 10
     assert len(encoded) == len({slot.view for prompts in calls for prompt in prompts for slot in prompt.slots})
-    per_call = [len({key for prompt in prompts for key in distinct(prompt)}) for prompts in calls]
-    assert sum(fed) == sum(per_call) < sum(len(prompt) for prompts in calls for prompt in prompts) * 0.7
+    per_call = [{key for prompt in prompts for key in distinct(prompt)} for prompts in calls]
+    assert sum(read) == len(set().union(*per_call)) < sum(map(len, per_call))
+    assert sum(read) < sum(len(prompt) for prompts in calls for prompt in prompts) * 0.7
     engine.forget_images()
     answered = len(encoded)
     list(engine.answer(runs(seeing, on_one_image, ["full"])))
@@ -121,10 +124,13 @@ class Scripted:
     prompts: list[Tokens] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
 
-    def __call__(self, policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
+    def __call__(
+        self, policy: Policy, prompts: Sequence[Tokens], sampling: Sampling, cache: PromptCache | None
+    ) -> list[Response]:
         self.prompts += prompts
         self.samplings.append(sampling)
-        return [policy.family.response_ids(self.reply(policy.family.tokenizer.decode(p.ids))) for p in prompts]
+        texts = (self.reply(policy.family.tokenizer.decode(prompt.ids)) for prompt in prompts)
+        return [Response(policy.family.response_ids(text)) for text in texts]
 
 
 VIEW = ImageView(Photo(56, 56), (56, 56))
@@ -198,16 +204,16 @@ def test_limits_of_one_call_differ(policy):
     says = [Say(["What?"], max_tokens=n) for n in limits] + [Say([VIEW, "Where?"], max_tokens=2)]
     samplings = []
 
-    def watched(policy, prompts, sampling):
+    def watched(policy, prompts, sampling, cache):
         samplings.append(sampling)
-        return generate(policy, prompts, sampling)
+        return generate(policy, prompts, sampling, cache)
 
     done = dict(LocalEngine(policy, 10_000, 1, generate=watched).answer([conversation(say) for say in says]))
     [sampling] = samplings
     assert (sampling.max_tokens, sampling.limits, sampling.temperature) == (7, (2, 7), 0)
     lengths = [done[n].turns[0].response_tokens for n in range(5)]
     assert lengths == [3, 7, 5, 7, 2]
-    alone = [generate(policy, [policy.family.chat(s.content)], Sampling(s.max_tokens, temperature=0))[0] for s in says]
+    alone = [drawn(policy, [policy.family.chat(s.content)], Sampling(s.max_tokens, temperature=0))[0] for s in says]
     assert [done[n].outcome.text for n in range(5)] == [policy.family.text(ids) for ids in alone]
 
 
