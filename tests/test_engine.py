@@ -38,7 +38,7 @@ def seeing() -> Policy:
 
 @pytest.fixture(scope="module")
 def questions():
-    return list(BENCHMARK.read("scenes=3"))
+    return list(BENCHMARK.read("scenes=2"))
 
 
 def model_of(policy: Policy) -> OpenModel:
@@ -47,7 +47,7 @@ def model_of(policy: Policy) -> OpenModel:
 
 def runs(policy: Policy, examples, modes=MODES, **settings) -> list[ProtocolRun]:
     model = model_of(policy)
-    asked = EvalSettings(**{"max_tokens": 24} | settings)
+    asked = EvalSettings(**{"max_tokens": 12} | settings)
     return [PROTOCOLS[m](e, setting_of(Question(BENCHMARK, e), m, asked, model)) for e in examples for m in modes]
 
 
