@@ -323,6 +323,7 @@ def test_a_rollout_of_the_tiny_model_is_scored_in_full(policy):
             logps = packed_logps(policy, sequences, 512)
         assert [len(lp) for lp in logps] == [sum(map(len, s.sampled)) for s in sequences]
         assert all(lp.isfinite().all() and (lp <= 0).all() for lp in logps)
+        torch.testing.assert_close(logps_of(groups), torch.cat(logps), rtol=0, atol=1e-5)  # those it was drawn with
 
 
 # -- memory --------------------------------------------------------------------------------------------------------
