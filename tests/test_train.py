@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.data.images import ImageFile
 from hart_lite.errors import HartError
-from hart_lite.inference.rollout import Runner
+from hart_lite.eval.results import read_evaluation
 from hart_lite.models.loading import load_policy
 from hart_lite.runs.checkpoints import damage
 from hart_lite.runs.splits import load_splits
@@ -95,20 +95,24 @@ def test_a_run_leaves_everything_it_took_and_made(finished):
     assert json.loads((run / "summary.json").read_text()) == summary
     assert "| before | after-1-rl | after-2-sft |" in (run / "summary.md").read_text()
     during = [f"during-{stage}-{step:05d}" for stage in ("1-rl", "2-sft") for step in (2, 4)]
-    assert {p.stem for p in (run / "evaluation").glob("*.json")} == {*names, *during}
-    assert len((run / "evaluation" / "before.jsonl").read_text().splitlines()) == summary["before"]["questions"] == 4
+    assert {p.name for p in (run / "evaluation").iterdir()} == {*names, *during}
+    for name in (*names, *during):
+        evaluation = read_evaluation(run / "evaluation" / name)
+        assert len(evaluation.rows) == 4 * len(recipe.evaluate.modes) and not evaluation.bad_rows
+    assert summary["before"]["questions"] == 4
     assert {"accuracy", "valid_box", "grounding", "joint"} <= set(summary["before"])
     assert not list(run.rglob("*.part"))
     assert {p.name for p in run.iterdir()} == {
         "recipe.yaml",
         "versions.json",
         "metrics.jsonl",
+        "timing.jsonl",
         "stages",
         "evaluation",
         "adapter",
         "summary.json",
         "summary.md",
-        "progress",
+        "tracked",
         "report.html",
     }
 
@@ -209,8 +213,9 @@ def test_a_run_killed_twice_ends_like_an_unbroken_one(finished, tmp_path):
     assert train(recipe, resume=True) == summary
     assert without_timings(metrics(run)) == without_timings(metrics(unbroken.run_dir))
     assert adapter_of(run) == adapter_of(unbroken.run_dir)
-    for name in ("during-1-rl-00004.jsonl", "after-2-sft.jsonl"):
-        assert (run / "evaluation" / name).read_bytes() == (unbroken.run_dir / "evaluation" / name).read_bytes()
+    for name in ("during-1-rl-00004", "after-2-sft"):
+        rows = Path("evaluation") / name / "predictions.jsonl"
+        assert (run / rows).read_bytes() == (unbroken.run_dir / rows).read_bytes()
 
     before = adapter_of(run)
     assert train(recipe, resume=True) == summary  # a finished run is left as it is
