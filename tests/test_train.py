@@ -21,6 +21,7 @@ from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.data.images import ImageFile
 from hart_lite.errors import HartError
 from hart_lite.eval.results import read_evaluation
+from hart_lite.inference.protocols import hart
 from hart_lite.models.loading import load_policy
 from hart_lite.runs.checkpoints import damage
 from hart_lite.runs.splits import load_splits
@@ -427,14 +428,14 @@ def test_real_photos_go_through_the_whole_pipeline(tiny_base, tmp_path, monkeypa
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
     seen = []
-    crop_view = Runner.crop_view
+    crop_view = hart.crop_view
 
-    def recorded(self, example, box):
-        view = crop_view(self, example, box)
+    def recorded(example, box, *limits):
+        view = crop_view(example, box, *limits)
         seen.append((example, box, view))
         return view
 
-    monkeypatch.setattr(Runner, "crop_view", recorded)
+    monkeypatch.setattr(hart, "crop_view", recorded)
     stages = [rl_stage(steps=1), sft_stage(steps=1, batch_size=1)]
     source = {"train": str(data), "eval": str(data), "eval_size": 2}
     recipe = small_recipe(tiny_base, tmp_path / "run", stages, data=source, rollout={"samples": 2})
