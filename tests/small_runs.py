@@ -13,6 +13,7 @@ from hart_lite.config.schema import Recipe
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.types import Example, Group, Tokens, Trajectory, Turn
 
+
 def even_length(text: str, answer: str, choices: Sequence[str] = ()) -> bool:
     """A grader: right is what has an even number of characters."""
     return len(text) % 2 == 0

@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from own_process import own_process
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
@@ -26,6 +26,7 @@ from hart_lite.models.loading import load_policy
 from hart_lite.runs.checkpoints import damage
 from hart_lite.runs.splits import load_splits
 from hart_lite.toy.model import build
+from hart_lite.training import callbacks, checkpointing
 from hart_lite.training import train as training
 from hart_lite.training.train import train
 
@@ -152,42 +153,37 @@ def test_the_same_seed_gives_the_same_run_and_another_another(finished, tiny_bas
 
 # -- killed and resumed --------------------------------------------------------------------------------------------
 
-DRIVER = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads({threads})
-from small_runs import make_up
-from hart_lite.config.recipe import load_recipe
-from hart_lite.training import callbacks, checkpointing
-from hart_lite.training.train import train
 
-def die(*args, **kwargs):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def before(target, name, happens):
+def die_before(target: object, name: str, happens: Callable[..., bool]) -> None:
+    """Kills this process when `target.name` is called with arguments for which it `happens`."""
     real = getattr(target, name)
+
     def wrapped(*args, **kwargs):
         if happens(*args):
-            die()
+            os.kill(os.getpid(), signal.SIGKILL)
         return real(*args, **kwargs)
+
     setattr(target, name, wrapped)
 
-make_up()
-if {moment!r} == "before the seal":
-    before(checkpointing, "seal", lambda folder: "1-rl" in str(folder) and folder.name == "checkpoint-4")
-else:
-    before(callbacks.MetricsFile, "on_step_begin", lambda self, args, state, control:
-           self.stage == "2-sft" and state.global_step == 3)
-train(load_recipe({recipe!r}), resume={resume})
-"""
+
+def train_until_killed(recipe_file: Path, moment: str, resume: bool, threads: int) -> None:
+    torch.set_num_threads(threads)
+    make_up()
+    if moment == "before the seal":
+        die_before(checkpointing, "seal", lambda folder: folder.name == "checkpoint-4" and "1-rl" in str(folder))
+    else:
+        die_before(
+            callbacks.MetricsFile,
+            "on_step_begin",
+            lambda file, args, state, control: file.stage == "2-sft" and state.global_step == 3,
+        )
+    train(load_recipe(recipe_file), resume=resume)
 
 
 def killed(recipe_file: Path, moment: str, resume: bool) -> None:
-    values = {"recipe": str(recipe_file), "moment": moment, "resume": resume}
-    script = DRIVER.format(tests=str(Path(__file__).parent), threads=torch.get_num_threads(), **values)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | {})
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    process = own_process(train_until_killed, recipe_file, moment, resume, torch.get_num_threads())
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_run_killed_twice_ends_like_an_unbroken_one(finished, tmp_path):

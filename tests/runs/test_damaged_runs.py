@@ -8,7 +8,6 @@ import pytest
 from damage import as_json, check_reader
 from PIL import Image
 
-from hart_lite.errors import HartError
 from hart_lite.report.reader import read_run
 from hart_lite.runs import checkpoints
 from hart_lite.runs.metrics_file import rewind_metrics
