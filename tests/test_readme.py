@@ -27,6 +27,7 @@ SMALL = [
     "stages.0.steps=1",
     "stages.0.questions_per_step=2",
     "stages.1.steps=1",
+    "evaluate.watch=1",
 ]
 
 
@@ -108,6 +109,7 @@ def test_make_targets_exist():
     assert {"train", "test"} <= named <= targets
 
 
+@pytest.mark.slow
 def test_every_hart_lite_command_runs(workplace, capsys):
     for command in COMMANDS:
         if command[0] != "hart-lite":

@@ -158,6 +158,7 @@ def small_disk(tmp_path):
         disk.close()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_write_costs_nothing_that_was_saved(tiny_base, tmp_path, small_disk, monkeypatch):
     make_up(monkeypatch.setattr)
     unbroken, run = tmp_path / "unbroken", small_disk.place / "run"
