@@ -25,8 +25,8 @@ def test_what_is_written_is_what_is_in_memory(tmp_path):
 def test_seed_and_questions_are_those_given(tmp_path):
     one = load_examples(write_toy_data(tmp_path / "one", 2, questions_per_scene=1))
     other = load_examples(write_toy_data(tmp_path / "other", 2, seed=1, questions_per_scene=1))
-    assert [e.id for e in one] == ["world-0-0-0", "world-0-1-0"]
-    assert [e.id for e in other] == ["world-1-0-0", "world-1-1-0"]
+    assert [e.id for e in one] == ["toy-0-0-0", "toy-0-1-0"]
+    assert [e.id for e in other] == ["toy-1-0-0", "toy-1-1-0"]
     assert one[0].images[0].load().tobytes() != other[0].images[0].load().tobytes()
 
 
