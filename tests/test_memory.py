@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from scripted import without_logps
 from small_runs import make_up, metrics, small_recipe, without_timings
 from trainers import adapters, rl_trainer, runner_of, same, sft_trainer
 
@@ -166,7 +167,7 @@ def test_sampling_that_does_not_fit_draws_the_same_in_smaller_batches(policy, ti
 
     runner, most = runner_of(recipe, policy), 4
     runner.engine.generate = short
-    assert runner.rollout(questions, "hart", 3, seed=1) == expected
+    assert without_logps(runner.rollout(questions, "hart", 3, seed=1)) == without_logps(expected)
     assert sizes[0] == 9 and max(sizes[-4:]) <= 4
     assert runner.engine.budget.value < recipe.rollout.tokens_per_batch
     assert f"Set rollout.tokens_per_batch={runner.engine.budget.value} in the recipe" in caplog.text
