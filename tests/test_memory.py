@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from scripted import without_logps
 from small_runs import make_up, metrics, small_recipe, without_timings
 from trainers import adapters, rl_trainer, runner_of, same, sft_trainer
 
 from hart_lite.errors import HartError
-from hart_lite.inference import local_engine
+from hart_lite.models.generation import generate
 from hart_lite.models.oom import Budget, Draws, ran_out, within_memory
 from hart_lite.models.policy import Policy
 from hart_lite.runs.splits import load_splits
@@ -37,31 +38,31 @@ def run_out(place: str) -> None:
 
 @contextmanager
 def limited(trainer, place: str, most: int, passes: int):
-    """Lets the model's passes over more than `most` tokens run out of memory, in their `place`: after the first
-    `passes` of them, whose gradients are there by then. Yields the sizes of those that did."""
+    """Lets the policy's passes over packs of more than `most` tokens run out of memory, in their `place`: after the
+    first `passes` of them, whose gradients are there by then. Yields the sizes of those that did."""
     seen, failed = [], []
-    language = trainer.policy.family.language(trainer.policy.model)
 
-    def check(module, args, kwargs, output=None) -> None:
-        tokens = kwargs["inputs_embeds"].shape[1]
-        if torch.is_grad_enabled() == (place == "reference") or tokens <= most or "blocks" not in kwargs:
-            return
-        seen.append(tokens)
-        if len(seen) <= passes:
-            return
-        if place != "backward":
-            failed.append(tokens)
-            run_out(place)
-        output.last_hidden_state.register_hook(lambda gradient: (failed.append(tokens), run_out(place)))
+    def on_a_small_card(read):
+        def run(pack, *rest):
+            tokens = len(pack)
+            counts = tokens > most and torch.is_grad_enabled() == (place != "reference")
+            seen.extend([tokens] if counts else [])
+            fails = counts and len(seen) > passes
+            if fails and place != "backward":
+                failed.append(tokens)
+                run_out(place)
+            out = read(pack, *rest)
+            if fails:
+                logps = out[0] if isinstance(out, tuple) else out
+                logps.register_hook(lambda gradient: (failed.append(tokens), run_out(place)))
+            return out
 
-    if place == "backward":
-        hook = language.register_forward_hook(check, with_kwargs=True)
-    else:
-        hook = language.register_forward_pre_hook(check, with_kwargs=True)
-    try:
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("logps", "logps_and_hits"):
+            patch.setattr(trainer.policy, name, on_a_small_card(getattr(trainer.policy, name)))
         yield failed
-    finally:
-        hook.remove()
 
 
 def new_rl(new_policy, tiny_base, run, budget: int, **stage) -> RLTrainer:
@@ -151,22 +152,22 @@ def test_a_sequence_longer_than_the_halved_budget_is_still_tried(new_policy, tin
 # -- sampling ------------------------------------------------------------------------------------------------------
 
 
-def test_sampling_that_does_not_fit_draws_the_same_in_smaller_batches(policy, tiny_base, monkeypatch, caplog):
+def test_sampling_that_does_not_fit_draws_the_same_in_smaller_batches(policy, tiny_base, caplog):
     recipe = small_recipe(tiny_base, "unused")
     questions = load_splits(recipe).rl[:3]
     whole = runner_of(recipe, policy)
     expected = whole.rollout(questions, "hart", 3, seed=1)
-    generate, sizes = local_engine.generate, []
+    sizes = []
 
-    def short(policy, prompts, sampling):
+    def short(policy, prompts, sampling, cache):
         sizes.append(len(prompts))
         if len(prompts) > most:
             run_out("forward")
-        return generate(policy, prompts, sampling)
+        return generate(policy, prompts, sampling, cache)
 
-    monkeypatch.setattr(local_engine, "generate", short)
     runner, most = runner_of(recipe, policy), 4
-    assert runner.rollout(questions, "hart", 3, seed=1) == expected
+    runner.engine.generate = short
+    assert without_logps(runner.rollout(questions, "hart", 3, seed=1)) == without_logps(expected)
     assert sizes[0] == 9 and max(sizes[-4:]) <= 4
     assert runner.engine.budget.value < recipe.rollout.tokens_per_batch
     assert f"Set rollout.tokens_per_batch={runner.engine.budget.value} in the recipe" in caplog.text
