@@ -129,7 +129,7 @@ class _Case:
 
     def small_budgets(self) -> list[str]:
         """Budgets of pixels in which a family that sees tiles has room for none."""
-        least, pixels = self.dims.vision.least_pixels, self.recipe.pixels
+        least, pixels = self.dims.vision.min_pixels, self.recipe.pixels
         budgets = {"full": pixels.full, "crop": pixels.crop}
         return [
             f"pixels.{name} is {budget}, and this model is shown {least} pixels at least: training would stop there; "

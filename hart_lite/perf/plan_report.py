@@ -48,7 +48,7 @@ def _gentler(recipe: Recipe, dims: Dimensions) -> Iterator[Override]:
         yield "rollout.max_boxes", recipe.rollout.max_boxes // 2
     for name in ("crop", "full"):
         half = getattr(recipe.pixels, name) // 2
-        if half >= recipe.pixels.min and dims.vision.tokens(half) >= FEWEST_TOKENS and half >= dims.vision.least_pixels:
+        if half >= recipe.pixels.min and dims.vision.tokens(half) >= FEWEST_TOKENS and half >= dims.vision.min_pixels:
             yield f"pixels.{name}", half
     for n, stage in enumerate(recipe.stages):
         if isinstance(stage, RLStage) and stage.questions_per_step > 1:
