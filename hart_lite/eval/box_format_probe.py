@@ -17,6 +17,7 @@ from hart_lite.config.sections import ModelSection, PixelBudgets, Rollout
 from hart_lite.data.dataset import load_examples
 from hart_lite.errors import HartError
 from hart_lite.eval.grounding import grounding
+from hart_lite.eval.prediction import Grounding
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.protocols import hart
@@ -94,7 +95,7 @@ def compare(answers: Sequence[Answer]) -> dict[str, object]:
     scores = {frame: [grounding(a.boxes(frame), a.truth, a.original) for a in answers] for frame in FRAMES}
     frames = {frame: _figures(rows) for frame, rows in scores.items()}
     best, second = sorted(FRAMES, key=lambda frame: -frames[frame]["iou"])[:2]
-    pairs = [(a["iou"], b["iou"]) for a, b in zip(scores[best], scores[second], strict=True)]
+    pairs = [(a.iou, b.iou) for a, b in zip(scores[best], scores[second], strict=True)]
     better, worse = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
     chance = sign_test(better, worse)
     return {
@@ -112,7 +113,7 @@ def compare(answers: Sequence[Answer]) -> dict[str, object]:
     }
 
 
-def _figures(rows: Sequence[dict]) -> dict[str, float]:
+def _figures(rows: Sequence[Grounding]) -> dict[str, float]:
     n = len(rows)
     return {
         "iou": sum(row.iou for row in rows) / n,
