@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from hart_lite.eval.grounding import mutual_information
-from hart_lite.eval.metrics import findings
+from hart_lite.eval.metrics import metrics
 from hart_lite.eval.results import is_evaluation, read_evaluation
 from hart_lite.report.paper_tables.published import paper_table
 from hart_lite.report.paper_tables.rows import JOINT
@@ -196,7 +196,7 @@ def measured_information(folder: Path) -> list[tuple[str, float, float]]:
     """(what, I of answers at a glance, I of answers from the crops alone), both with the boxes of one model, for every
     benchmark of an evaluation, or every evaluation of a run, the one before training first."""
     if is_evaluation(folder):
-        parts = findings(read_evaluation(folder))
+        parts = metrics(read_evaluation(folder))
     else:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         parts = {

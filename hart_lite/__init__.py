@@ -2,7 +2,7 @@
 
     import hart_lite
 
-    print(hart_lite.plan("qwen7b_lora")["peak_gib"])  # what it needs, before any download
+    print(hart_lite.plan("qwen7b_lora").peak_gib)  # what it needs, before any download
     run = hart_lite.train("tiny_cpu", "output=runs/mine")
     model = hart_lite.load(run.folder)
     answer = hart_lite.ask(model, "photo.jpg", "What does the sign say?")

@@ -7,10 +7,23 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before a library reads
 import pytest
 import torch
 from chat_server import Server, running
+from hypothesis import HealthCheck, settings
 
 from hart_lite.config.sections import ModelSection
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
+
+# The same examples on every machine, however slow. `pytest --hypothesis-profile=search` looks for new ones.
+settings.register_profile(
+    "tests",
+    max_examples=60,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile("search", settings.get_profile("tests"), max_examples=2000, derandomize=False)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

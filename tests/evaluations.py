@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hart_lite.eval.grounding import grounding
+from hart_lite.eval.prediction import Prediction, read_prediction
 from hart_lite.types import Box
 
 SIZE = (1000, 800)
@@ -121,6 +122,10 @@ def rows_of(
             row["grounding"] = grounding(boxes, [question.target], [SIZE]).model_dump()
         out.append(row)
     return out
+
+
+def typed(rows: Iterable[dict]) -> list[Prediction]:
+    return [read_prediction(row, "a row by hand") for row in rows]
 
 
 def write_evaluation(folder: Path, rows: Sequence[dict], **settings) -> Path:

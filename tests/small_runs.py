@@ -13,7 +13,14 @@ from hart_lite.config.schema import Recipe
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.types import Example, Group, Tokens, Trajectory, Turn
 
-TIMINGS = {"tokens_per_second", "peak_memory_gib", "seconds_rollout", "seconds_reference", "seconds_update"}
+TIMINGS = {
+    "tokens_per_second",
+    "peak_memory_gib",
+    "seconds_step",
+    "seconds_rollout",
+    "seconds_reference",
+    "seconds_update",
+}
 
 
 def even_length(text: str, answer: str, choices: Sequence[str] = ()) -> bool:
@@ -48,11 +55,10 @@ def small_recipe(base: Path, output: Path, stages: list[dict] | None = None, **c
         "pixels": {"full": 4 * 784, "crop": 784, "min": 784},
         "data": {"world": {"scenes": 8, "eval_scenes": 2, "questions_per_scene": 2, "size": 168}},
         "rollout": {"samples": 3, "temperature": 8.0, "max_tokens_locate": 4, "max_tokens_answer": 3},
-        "evaluate": {"batch_size": 4},
         "stages": stages or [rl_stage(), sft_stage()],
     }
     for key, value in changes.items():
-        raw[key] = raw[key] | value if isinstance(value, dict) else value
+        raw[key] = raw.get(key, {}) | value if isinstance(value, dict) else value
     return Recipe.model_validate(raw)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hart_lite.cli import main
-from hart_lite.inference import prompts
+from hart_lite.inference.protocols.hart import full
 from hart_lite.models import packing
 from hart_lite.perf.model_sizes import PUBLISHED, Dimensions
 from hart_lite.perf.step_time.count import image_share, our_count, sequences_of, stock_count
@@ -133,7 +133,7 @@ def test_steps_take_their_turn_on_one_trainer(work, hart, folder):
 
 def test_tokens_are_counted_by_hand(work, hart, folder):
     example = question(TINY, folder, 0)
-    prompt = work.runner.policy.family.chat(prompts.direct_content(example, work.runner.full_views(example)))
+    prompt = work.runner.prompt(example, full)
     stock = stock_count(work, example)
     assert (stock.rollout, stock.images) == (4 * (len(prompt) + 4), 3 * 4 * 16)
     direct = our_count(work, work.runner.rollout([example], "direct", 4, seed=0))

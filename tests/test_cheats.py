@@ -38,7 +38,7 @@ def test_a_model_that_only_seems_good(server, rows, monkeypatch, model, right, g
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("NO_PROXY", "*")
     out = rows.parent / "eval"
-    words = ["eval", f"api:{model}", "--benchmark", f"rows={rows}", "--mode", "crops", "--frame", "relative"]
+    words = ["eval", f"api:{model}", "--benchmark", f"rows={rows}", "--mode", "crops", "--box-format", "relative"]
     assert main.main([*words, "--full-pixels", "50176", "--crop-pixels", "12544", "--out", str(out)]) == 0
     figures = json.loads((out / "summary.json").read_text())["benchmarks"]["rows"]["crops"]
     assert figures["questions"] == SIGNS

@@ -22,10 +22,11 @@ from hart_lite.eval.benchmarks import custom, listing, registry, toy
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.eval.evaluator import evaluate_benchmarks
 from hart_lite.eval.questions import Question, batches_by_image, read_questions
-from hart_lite.eval.settings import NO_LIMIT, EvalSettings, setting_of
-from hart_lite.inference import prompts
+from hart_lite.eval.settings import EvalSettings, setting_of
 from hart_lite.inference.load import open_model
+from hart_lite.inference.prompts import question_text
 from hart_lite.inference.protocols.registry import PROTOCOLS
+from hart_lite.inference.settings import NO_LIMIT
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
 MODES = tuple(PROTOCOLS)
@@ -146,7 +147,7 @@ def test_killed_and_run_again(tmp_path):
 
 def test_a_finished_evaluation_is_not_asked_again(unbroken, monkeypatch):
     before = (unbroken / "predictions.jsonl").read_bytes()
-    monkeypatch.setattr("hart_lite.inference.local_engine.LocalEngine.answer", lambda self, runs: 1 / 0)
+    monkeypatch.setattr("hart_lite.inference.local_engine.LocalEngine.answer", lambda *asked: 1 / 0)
     assert "| world | mgpo | 6 |" in evaluate_benchmarks("embedded", SMALL, unbroken).table
     assert (unbroken / "predictions.jsonl").read_bytes() == before
 
@@ -192,14 +193,14 @@ def test_places_that_cannot_be_gone_on_with(unbroken, tmp_path):
             evaluate_benchmarks("embedded", SMALL, tmp_path / place)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "eval.json").write_text("{")
-    with pytest.raises(HartError, match=r"eval.json is damaged"):
+    with pytest.raises(HartError, match=r"eval.json: not JSON"):
         evaluate_benchmarks("embedded", SMALL, tmp_path / "damaged")
     (tmp_path / "middle").mkdir()
     for file in unbroken.iterdir():
         (tmp_path / "middle" / file.name).write_bytes(file.read_bytes())
     found = lines(unbroken)
     (tmp_path / "middle" / "predictions.jsonl").write_bytes(b"".join([*found[:3], found[3][:50] + b"\n", *found[4:]]))
-    with pytest.raises(HartError, match=r"predictions.jsonl:4 is damaged; take the line out"):
+    with pytest.raises(HartError, match=r"(?s)predictions.jsonl:4: not JSON .*Take the line out and run again"):
         evaluate_benchmarks("embedded", SMALL, tmp_path / "middle")
 
 
@@ -341,11 +342,11 @@ def test_budgets_of_a_recipe_of_options_and_of_protocols(tiny_base):
         for model, least in ((recipe, 784), (plain, 800)):
             assert budgets(mode, model, full_pixels=900, crop_pixels=800, max_tokens=7) == (900, 800, least, 7, 7)
     setting = setting_of(question, "full", EvalSettings(), recipe)
-    assert setting.question == prompts.question_lines(question.example)
+    assert setting.wording(question.example) == question_text(recipe.prompts, question.example)
     assert (setting.crop_pad, setting.max_boxes) == (tiny.rollout.crop_pad, tiny.rollout.max_boxes)
     official = replace(question, benchmark=replace(toy.BENCHMARK, prompt=lambda e: f"Official: {e.question}"))
     asked = setting_of(official, "full", EvalSettings(prompt="official", as_published=True), recipe)
-    assert asked.question == f"Official: {question.example.question}"
+    assert asked.wording(question.example) == f"Official: {question.example.question}"
     assert asked.as_published
 
 
@@ -395,9 +396,20 @@ def test_the_command_prints_the_table_and_where_it_is(capsys, tmp_path, monkeypa
     assert len(rows(tmp_path / "runs/eval/embedded")) == 4
 
 
+def test_where_nothing_was_answered_it_says_why(server, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("NO_PROXY", "*")
+    words = ["api:echo-error", "--benchmark", "world=scenes=1", "--mode", "full", "--out", tmp_path / "eval"]
+    code, out, err = command(*words, capsys=capsys)
+    assert code == 1
+    assert out.startswith(f"\nno answers\n\nevaluation: {tmp_path / 'eval'}")
+    assert "2 without an answer: HTTP 400: bad header" in err
+    assert "2 answers are missing; run the same command again" in err
+
+
 def test_help_and_the_list_import_no_torch():
-    calls = "cli._parser().parse_args(['eval', '--help'])"
-    code = f"import sys\nfrom hart_lite import cli\ntry: {calls}\nexcept SystemExit: print('torch' in sys.modules)"
+    call = "from hart_lite.cli.main import main; main(['eval', '--help'])"
+    code = f"import sys\ntry: {call}\nexcept SystemExit: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "hart-lite eval runs/tiny_cpu --benchmark world" in done.stdout
     assert done.stdout.splitlines()[-1] == "False", done.stderr

@@ -28,7 +28,7 @@ def run(new_policy, tiny_base, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     policy = new_policy()
     policy.peft.peft_config["default"].base_model_name_or_path = str(tiny_base)
-    changes = {"rollout": {"max_boxes": 3, "tokens_per_batch": 999}, "evaluate": {"batch_size": 5}}
+    changes = {"rollout": {"max_boxes": 3, "tokens_per_batch": 999}}
     dump_recipe(small_recipe(tiny_base, folder, model={"lora": {"r": 16}}, **changes), folder / "recipe.yaml")
     save_adapter(policy, folder / "adapter")
     return folder
@@ -43,11 +43,12 @@ def said(model: load.OpenModel) -> list[int]:
 def test_a_run_comes_with_its_budgets(run, policy):
     model = open_model(str(run))
     assert isinstance(model.engine, LocalEngine)
-    assert (model.family, model.engine.frame.name) == ("qwen2_5_vl", "qwen2_5_vl")
+    assert (model.family, model.engine.interface.name) == ("qwen2_5_vl", "qwen2_5_vl")
     recipe = load_recipe(run / "recipe.yaml")
     assert (model.pixels, model.rollout) == (recipe.pixels, recipe.rollout)
     assert model.rollout.max_boxes == 3
-    assert (model.engine.tokens_per_batch, model.engine.at_once) == (999, 5)
+    image, longest = recipe.pixels.full // 784, max(recipe.rollout.max_tokens_locate, recipe.rollout.max_tokens_answer)
+    assert (model.engine.budget.value, model.engine.max_batch) == (999, 999 // (image + longest))
     adapted = {name: p for name, p in model.engine.policy.model.named_parameters() if "lora_B" in name}
     assert adapted and all(torch.equal(p, dict(policy.model.named_parameters())[name]) for name, p in adapted.items())
 
@@ -95,14 +96,14 @@ def test_quant_and_device_replace_what_the_recipe_says(run, monkeypatch):
 
 def test_a_model_behind_an_api(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:8000/v1")
-    model = open_model("api:some/model", frame="relative")
+    model = open_model("api:some/model", box_format="relative")
     assert isinstance(model.engine, ApiEngine)
-    assert (model.family, model.engine.model, model.engine.frame.name) == ("api", "some/model", "relative")
+    assert (model.family, model.engine.model, model.engine.interface.name) == ("api", "some/model", "relative")
     assert (model.pixels, model.weights) == (None, {"server": "http://localhost:8000/v1"})
     with pytest.raises(HartError, match="api: names no model"):
         open_model("api:")
-    with pytest.raises(HartError, match="unknown frame 'padded'; allowed: absolute, relative"):
-        open_model("api:x", frame="padded")
+    with pytest.raises(HartError, match="unknown box format 'padded'; allowed: absolute, relative"):
+        open_model("api:x", box_format="padded")
 
 
 def test_what_is_no_model(run, tmp_path, monkeypatch):

@@ -1,4 +1,3 @@
-import contextlib
 import importlib.util
 import subprocess
 import sys
@@ -249,14 +248,3 @@ def test_the_reference_says_of_every_key_what_it_takes_and_means():
 
     known = {row[0].strip("`") for row in rows}
     assert set(leaves(load_recipe("tiny_cpu").model_dump())) <= known | {"eval_world"}
-
-
-@pytest.mark.parametrize(
-    ("trl", "interpreted", "refused"), [("1.15.0", "", True), ("1.15.0", "1", False), ("1.16.0", "", False)]
-)
-def test_a_trl_whose_loss_needs_a_card_is_refused_without_one(trl, interpreted, refused, monkeypatch):
-    monkeypatch.setattr(environment, "version", {"trl": trl}.__getitem__)
-    monkeypatch.setenv("TRITON_INTERPRET", interpreted)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(HartError, match=r"trl 1\.15\.0 computes losses") if refused else contextlib.nullcontext():
-        check_machine(load_recipe("tiny_cpu"))

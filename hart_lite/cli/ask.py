@@ -1,4 +1,4 @@
-"""ask, demo, report: use a model on a photo, in a terminal or on a page; look back on a run."""
+"""ask, demo, report, watch: use a model on a photo, in a terminal or on a page; look at a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NO_MODEL = (
     "hart-lite: no --model given, so the embedded base answers: it knows the scenes of `hart-lite data make`, and "
-    "nothing of photos"
+    "nothing of photos. For those: --model Qwen/Qwen2.5-VL-7B-Instruct --quant nf4"
 )
 EXAMPLES = """examples:
   hart-lite ask street.jpg "What does the red sign say?" --model runs/qwen7b_lora
@@ -69,6 +69,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("folder", type=Path, metavar="RUN", help="a run directory, or the folder of an evaluation")
     command.set_defaults(run=report)
 
+    command = commands.add_parser(
+        "watch", help="a run's page while it trains", description=inspect.cleandoc(watch.__doc__)
+    )
+    command.add_argument("folder", type=Path, metavar="RUN", help="a run directory")
+    command.add_argument("--every", type=_seconds, default=30, metavar="SECONDS", help="how often to look; default: 30")
+    command.set_defaults(run=watch)
+
 
 def ask(arguments: argparse.Namespace) -> int:
     """Ask questions about one photo: where the model looked, what it answered, and a picture of both.
@@ -78,7 +85,7 @@ def ask(arguments: argparse.Namespace) -> int:
     from hart_lite.data.images import ImageFile
     from hart_lite.inference.ask import ask as answer
     from hart_lite.inference.ask import check
-    from hart_lite.inference.load import open_model
+    from hart_lite.inference.load import TOY_WARNING, open_model
     from hart_lite.report.answer_picture import picture_places
 
     questions, choices = list(_questions(arguments.questions)), _choices(arguments.choices)
@@ -94,6 +101,8 @@ def ask(arguments: argparse.Namespace) -> int:
     model = open_model(
         arguments.model or "embedded", quant=arguments.quant, device=arguments.device, box_format=arguments.box_format
     )
+    if arguments.model and model.toy:
+        print(f"hart-lite: {TOY_WARNING}", file=sys.stderr)
     found = answer(model, image, questions, choices, arguments.mode)
     for asked, place in zip(found, places, strict=True):
         picture = _picture(asked, image, place) if place and not asked.failure else None
@@ -112,22 +121,22 @@ def demo(arguments: argparse.Namespace) -> int:
     the base beside what was trained on it. Only this machine reaches it, and it reaches no other."""
     from importlib.util import find_spec
 
-    if find_spec("gradio") is None:
-        raise HartError("the demo needs gradio: pip install 'hart-lite[demo]'")
-    from hart_lite.demo.gate import listening
+    if not (find_spec("starlette") and find_spec("uvicorn")):
+        raise HartError("the demo needs starlette and uvicorn: pip install 'hart-lite[demo]'")
+    from hart_lite.demo.server import listening
 
     with listening(arguments.port) as listener:  # before a large model is loaded for nothing
-        from hart_lite.demo.app import serve
+        from hart_lite.demo.examples import find_examples
+        from hart_lite.demo.server import serve
         from hart_lite.demo.session import Demo
         from hart_lite.inference.load import open_model
 
         quiet_libraries()
         if arguments.model is None:
-            print(NO_MODEL.replace("--model", "MODEL"), file=sys.stderr)
+            print(NO_MODEL.replace("--model", "MODEL", 1).replace("--model ", ""), file=sys.stderr)
         model = open_model(arguments.model or "embedded", quant=arguments.quant, device=arguments.device)
-        # Ends as Ctrl+C does, so that the photos are removed.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        serve(Demo(model), _who(arguments.model, "adapter" in model.weights), listener)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does
+        serve(Demo(model, find_examples(model)), _who(model.name, "adapter" in model.weights), listener)
     return 0
 
 
@@ -141,6 +150,16 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def watch(arguments: argparse.Namespace) -> int:
+    """Write RUN/report.html anew while the run goes on, each time that it has got further, until it is finished. A
+    browser that shows the page reads it again by itself."""
+    from hart_lite.report.watch import watch as follow
+
+    for line in follow(arguments.folder, arguments.every):
+        print(line, flush=True)
+    return 0
+
+
 def _port(word: str) -> int:
     number = int(word)
     if not 1 <= number <= 65535:
@@ -148,10 +167,15 @@ def _port(word: str) -> int:
     return number
 
 
-def _who(model: str | None, trained: bool) -> str:
+def _seconds(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: at least 1 second is needed")
+    return number
+
+
+def _who(model: str, trained: bool) -> str:
     """Who answers, as the page says it."""
-    if model is None or model == "embedded":
-        return "The embedded base answers: it knows the scenes below, and nothing of photos."
     return f"{model} answers" + (", beside its base: the same weights without the adapter." if trained else ".")
 
 

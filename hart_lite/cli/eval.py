@@ -90,7 +90,9 @@ def _add_evaluations(commands: argparse._SubParsersAction) -> None:
 
     command = commands.add_parser("gallery", help="look at an evaluation", description=gallery.__doc__)
     command.add_argument("folder", type=Path, metavar="EVAL", help="folder of an evaluation")
-    command.add_argument("--limit", type=int, default=12, metavar="N", help="questions of each kind; default: 12")
+    command.add_argument("--limit", type=int, default=24, metavar="N", help="questions of each outcome; default: 24")
+    command.add_argument("--before", type=Path, metavar="EVAL", help="an earlier evaluation, to show beside this one; "
+                         "default: for one in RUN/evaluation, the one before training")  # fmt: skip
     command.set_defaults(run=gallery)
 
 
@@ -110,6 +112,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         raise HartError("a benchmark or mode is named twice")
     quiet_libraries()
     from hart_lite.eval.evaluator import evaluate_benchmarks
+    from hart_lite.eval.results import is_finished
     from hart_lite.eval.settings import EvalSettings
     from hart_lite.report.eval_report import write_evaluation_page
 
@@ -118,7 +121,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     chosen = {name: getattr(arguments, name) for name in same} | ({"modes": tuple(modes)} if modes else {})
     out = arguments.out or Path("runs/eval") / "".join(c if c.isalnum() or c in ".-_" else "-" for c in arguments.model)
     result = evaluate_benchmarks(arguments.model, EvalSettings(benchmarks=asked, **chosen), out)
-    write_evaluation_page(out)
+    if is_finished(out):  # else there is no answer, and below it says why
+        write_evaluation_page(out)
     print(f"\n{result.table}\n\nevaluation: {out}")
     if result.bad:
         print(f"{result.bad} rows could not be asked; {out / 'bad_rows.jsonl'} says why")
@@ -153,19 +157,21 @@ def table(arguments: argparse.Namespace) -> int:
 
 
 def gallery(arguments: argparse.Namespace) -> int:
-    """Write a page of questions with their boxes, crops and answers, grouped by what was right, and the curve of
-    grounding over IoU thresholds. The images are read where the evaluation read them."""
+    """Write a page of questions with their boxes, crops and answers, by outcome, and the curve of grounding over IoU
+    thresholds. The images are read where the evaluation read them."""
     from hart_lite.eval.questions import images_of
     from hart_lite.eval.results import read_evaluation
-    from hart_lite.report.curves import write_iou_curve
+    from hart_lite.report.charts import write_iou_curve
     from hart_lite.report.gallery import write_gallery
+    from hart_lite.runs.layout import evaluation_before
 
     evaluation = read_evaluation(arguments.folder)
-    page = write_gallery(arguments.folder, images_of(evaluation), arguments.limit)
+    before = arguments.before or evaluation_before(arguments.folder)
+    page = write_gallery(arguments.folder, images_of(evaluation), arguments.limit, before)
     print(f"gallery: {page}")
     if any(row.grounding for row in evaluation.rows):
         curve = arguments.folder / "iou_curve.png"
-        write_iou_curve([arguments.folder], curve)
+        write_iou_curve({"before": read_evaluation(before), "after": evaluation} if before else {"": evaluation}, curve)
         print(f"curve: {curve}")
     return 0
 

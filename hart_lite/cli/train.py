@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hart_lite.errors import HartError
 from hart_lite.utils.libraries import quiet_libraries
+from hart_lite.utils.phase import begin_phase
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def _write_report(run: Path) -> None:
 
     if not PartialState().is_main_process:
         return
+    begin_phase("report")
     try:
         log.info("report: %s", write_report(run))
     except HartError as error:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from importlib.metadata import version
 from importlib.util import find_spec
-
-from packaging.version import Version
 
 from hart_lite.config.schema import Recipe
 from hart_lite.errors import HartError
@@ -38,11 +34,6 @@ def check_machine(recipe: Recipe) -> None:
                 "model.attention = 'flash_attention_2', but flash-attn is not installed; "
                 "`pip install flash-attn --no-build-isolation`, or use model.attention=sdpa"
             )
-    if not cuda and Version(version("trl")) < Version("1.16") and os.environ.get("TRITON_INTERPRET") != "1":
-        problems.append(
-            f"trl {version('trl')} computes losses by Triton kernels, which need a CUDA card; "
-            "`pip install 'trl>=1.16'`, or set TRITON_INTERPRET=1, which is slow"
-        )
     if model.quant == "nf4" and find_spec("bitsandbytes") is None:
         problems.append(
             "model.quant = 'nf4' needs bitsandbytes, not installed; `pip install bitsandbytes`, or use model.quant=none"

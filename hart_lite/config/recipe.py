@@ -131,7 +131,7 @@ def _remove(raw: dict[str, Any], location: list[str]) -> None:
     for part in location:
         if isinstance(node, dict) and part in node:
             owner, last, node = node, part, node[part]
-        elif isinstance(node, list):
+        elif isinstance(node, list) and part in map(str, range(len(node))):  # a short list lacks the item
             node = node[int(part)]
         else:
             break

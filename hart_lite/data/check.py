@@ -43,7 +43,7 @@ def check_dataset(
 ) -> CheckReport:
     """Checks every row (arguments as `load_examples`) and writes nothing but the contact sheet, if `preview` names one.
 
-    Raises `HartError` when there is no such data set or the sheet cannot be drawn.
+    Raises `DataError` when there is no such data set or the sheet cannot be drawn.
     """
     rows = read_rows(source, format=format, columns=columns, split=split, image_dir=image_dir)
     good: list[Example] = []

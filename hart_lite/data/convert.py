@@ -15,7 +15,7 @@ from hart_lite.data.formats.csv_folder import read_csv_folder
 from hart_lite.data.formats.mgpo import read_mgpo
 from hart_lite.data.rows import Row
 from hart_lite.data.writer import ROWS, data_folder
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError, HartError
 from hart_lite.types import Example
 from hart_lite.utils.progress import progress
 
@@ -53,7 +53,7 @@ def convert(
     of a Hub data set (llava, sharegpt, mgpo), `question` and `category_answer` of coco (see `read_coco`), `lite` of
     mme_realworld: the Lite benchmark, which is left out. Image files are named relative to `out`, with `copy_images`
     copied into it; encoded ones are written there. A row whose image path leaves the folder is dropped.
-    Raises `HartError`, and writes nothing, if the source cannot be read or no row of it can be used.
+    Raises `DataError`, and writes nothing, if the source cannot be read or no row of it can be used.
     """
     rows = _rows(str(source), format, image_dir, split, question, category_answer, lite)
     dropped: list[str] = []
@@ -67,7 +67,7 @@ def convert(
                 long_answers += _is_long(result)
         if not folder.count:
             reasons = f"none of {len(dropped)} rows can be used:" + _first(dropped) if dropped else "no rows"
-            raise HartError(f"{source}: {reasons}")
+            raise DataError(f"{source}: {reasons}")
         if dropped:
             text = "".join(f"{line}\n" for line in dropped)
             (folder.path / DROPPED).write_text(text, encoding="utf-8")
@@ -111,9 +111,9 @@ def _rows(
     category_answer: bool,
     lite: str | Path | None,
 ) -> Iterator[Row]:
-    """The rows of a layout, unchecked. Raises `HartError` for an option that is another layout's."""
+    """The rows of a layout, unchecked. Raises `DataError` for an option that is another layout's."""
     if format not in FORMATS:
-        raise HartError(f"Unknown layout {format!r}; allowed: {', '.join(FORMATS)}")
+        raise DataError(f"Unknown layout {format!r}; allowed: {', '.join(FORMATS)}")
     for given, name, formats in (
         (question, "--question", ("coco",)),
         (category_answer, "--category-answer", ("coco",)),
@@ -121,7 +121,7 @@ def _rows(
         (split, "--split", ("llava", "sharegpt", "mgpo")),
     ):
         if given and format not in formats:
-            raise HartError(f"{name} is for {', '.join(formats)}, not for {format}")
+            raise DataError(f"{name} is for {', '.join(formats)}, not for {format}")
     if format == "coco":
         return read_coco(source, image_dir, question, category_answer)
     if format == "csv":
@@ -134,7 +134,7 @@ def _rows(
 def _mme_realworld(source: str, lite: str | Path | None, image_dir: ImageDir) -> Iterator[Row]:
     """The paper's training set; what Lite holds is dropped as any row that cannot be used."""
     if lite is None:
-        raise HartError("mme_realworld needs --lite: the JSON of the Lite benchmark, which must not be trained on")
+        raise DataError("mme_realworld needs --lite: the JSON of the Lite benchmark, which must not be trained on")
     kept, left_out = without_lite(source, lite, image_dir or Path(source).parent)
     yield from kept
     for row in left_out:

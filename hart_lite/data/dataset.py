@@ -14,7 +14,7 @@ from typing import Any
 
 from hart_lite.data.images import ImageFile
 from hart_lite.data.rows import FIELDS, MAX_PATH, ImageCell, Row, Source, nearest, read_mme_realworld, read_rows
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError, HartError
 from hart_lite.grading import answer_letter
 from hart_lite.types import Box, Example, ImageSource
 from hart_lite.utils.text import cut, shown
@@ -41,7 +41,7 @@ def load_examples(
     `columns` names the column of a table for each field to be read, `{"question": "Text", ..}`; without it columns
     bear our names. `split` names a table's split.
     Relative image paths start at `image_dir`, else at the file's folder.
-    Raises one `HartError` for all bad rows; with `strict=False` they are left out with a warning.
+    Raises one `DataError` for all bad rows; with `strict=False` they are left out with a warning.
     """
     rows = read_rows(source, format=format, columns=columns, split=split, image_dir=image_dir)
     return _collect(rows, str(source), strict)
@@ -63,7 +63,7 @@ def without_lite(full_json: str | Path, lite_json: str | Path, image_dir: str | 
     lite = list(read_mme_realworld(Path(lite_json), Path(image_dir)))
     for row in lite:
         if row.problem:  # left out, it would leave its image in the training set
-            raise HartError(f"{row.where}: {row.problem}")
+            raise DataError(f"{row.where}: {row.problem}")
     ids = {str(row.fields["id"]) for row in lite}
     endings = [_path_endings(str(row.fields["image"])) for row in lite]
     whole, parts = {ending[0] for ending in endings}, {part for ending in endings for part in ending}
@@ -77,7 +77,7 @@ def without_lite(full_json: str | Path, lite_json: str | Path, image_dir: str | 
     for row in read_mme_realworld(Path(full_json), Path(image_dir)):
         (left_out if not row.problem and in_lite(row) else kept).append(row)
     if not left_out:
-        raise HartError(
+        raise DataError(
             f"{lite_json}: none of its {len(lite)} questions or images is in {full_json}; Lite is a part of the full "
             "set, so one of the two files is not what it should be"
         )
@@ -103,10 +103,10 @@ def _collect(rows: Iterator[Row], source: str, strict: bool) -> list[Example]:
         more = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         message = f"{source}: {len(problems)} of {total} rows are bad:{shown}{more}"
         if strict or not examples:
-            raise HartError(message)
+            raise DataError(message)
         log.warning("%s\n  They are left out.", message)
     if not examples:
-        raise HartError(f"{source}: no rows; a data set needs at least one")
+        raise DataError(f"{source}: no rows; a data set needs at least one")
     return examples
 
 
@@ -130,11 +130,11 @@ class _RowCheck:
 
     def example(self, row: Row) -> Example:
         if row.problem:
-            raise HartError(row.problem)
+            raise DataError(row.problem)
         fields = {name: value for name, value in row.fields.items() if value is not None}
         for name in fields:
             if name not in FIELDS:
-                raise HartError(f"unknown field {shown(name)}{nearest(name, FIELDS)}; allowed: {', '.join(FIELDS)}")
+                raise DataError(f"unknown field {shown(name)}{nearest(name, FIELDS)}; allowed: {', '.join(FIELDS)}")
         question = _text(fields, "question")
         choices = _choices(fields.get("choices", []))
         answer = _text(fields, "answer")
@@ -153,17 +153,17 @@ class _RowCheck:
 
     def _id(self, value: Any, where: str) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-            raise HartError(f"id: {shown(value)} given; text or a whole number is allowed")
+            raise DataError(f"id: {shown(value)} given; text or a whole number is allowed")
         if str(value) in self._first:
-            raise HartError(f"id: {shown(str(value))} is taken by {self._first[str(value)]}; ids must differ")
+            raise DataError(f"id: {shown(str(value))} is taken by {self._first[str(value)]}; ids must differ")
         return str(value)
 
     def _images(self, fields: Mapping[str, Any], row: Row) -> tuple[ImageSource, ...]:
         if ("image" in fields) == ("images" in fields):
-            raise HartError("a row needs either `image` or `images`")
+            raise DataError("a row needs either `image` or `images`")
         values = [fields["image"]] if "image" in fields else fields["images"]
         if not isinstance(values, list) or not values:
-            raise HartError(f"images: {shown(values)} given; a list of at least one image is allowed")
+            raise DataError(f"images: {shown(values)} given; a list of at least one image is allowed")
         images = tuple(image_source(value, row.folder, row.inside) for value in values)
         for image in images:
             if image.key not in self._sizes:
@@ -172,7 +172,7 @@ class _RowCheck:
 
     def _boxes(self, values: Any, images: Sequence[ImageSource]) -> tuple[Box, ...]:
         if not isinstance(values, list):
-            raise HartError(f"boxes: {shown(values)} given; a list of [x1, y1, x2, y2] is allowed")
+            raise DataError(f"boxes: {shown(values)} given; a list of [x1, y1, x2, y2] is allowed")
         return tuple(self._box(value, images) for value in values)
 
     def _box(self, value: Any, images: Sequence[ImageSource]) -> Box:
@@ -180,59 +180,59 @@ class _RowCheck:
         form = "[x1, y1, x2, y2, image number from 0]" if several else "[x1, y1, x2, y2]"
         numbers = isinstance(value, list) and all(type(v) in (int, float) and abs(v) < math.inf for v in value)
         if not numbers or len(value) != 4 + several:
-            raise HartError(f"boxes: {shown(value)} given; {form} in original pixels is allowed")
+            raise DataError(f"boxes: {shown(value)} given; {form} in original pixels is allowed")
         x1, y1, x2, y2 = value[:4]
         number = value[4] if several else 0
         if number not in range(len(images)):
-            raise HartError(
+            raise DataError(
                 f"boxes: {shown(value)} lies on image {shown(number)}; the row has images 0 to {len(images) - 1}"
             )
         width, height = self._sizes[images[int(number)].key]
         if not (x1 < x2 and y1 < y2):
-            raise HartError(f"boxes: {shown(value)} is empty; x1 < x2 and y1 < y2 are needed")
+            raise DataError(f"boxes: {shown(value)} is empty; x1 < x2 and y1 < y2 are needed")
         if not (min(x1, y1) >= 0 and x2 <= width and y2 <= height):
-            raise HartError(f"boxes: {shown(value)} reaches outside its image of {width} x {height} pixels")
+            raise DataError(f"boxes: {shown(value)} reaches outside its image of {width} x {height} pixels")
         return Box(x1, y1, x2, y2, int(number))
 
 
 def image_source(value: Any, folder: Path, inside: Sequence[Path] = ()) -> ImageFile | ImageCell:
-    """An image as a row has it. Nothing is read; raises `HartError` for what cannot be one, and for a path that leads
+    """An image as a row has it. Nothing is read; raises `DataError` for what cannot be one, and for a path that leads
     out of the folders `inside`: a data set from elsewhere must not pick images of this machine, least of all for a
     model behind an API."""
     if isinstance(value, str) and 0 < len(value) < MAX_PATH and "\0" not in value:
         path = folder / value
         if inside and not any(Path(os.path.abspath(path)).is_relative_to(os.path.abspath(top)) for top in inside):
-            raise HartError(f"image: {shown(value)} leads out of {inside[0]}, the folder of its images (image_dir)")
+            raise DataError(f"image: {shown(value)} leads out of {inside[0]}, the folder of its images (image_dir)")
         return ImageFile(path)
     if isinstance(value, ImageCell):
         return value
-    raise HartError(f"image: {shown(value)} given; a path or, in a table, an encoded image is allowed")
+    raise DataError(f"image: {shown(value)} given; a path or, in a table, an encoded image is allowed")
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name)
     if value is None:
-        raise HartError(f"no {name}; every row needs one")
+        raise DataError(f"no {name}; every row needs one")
     if not isinstance(value, str):
-        raise HartError(f'{name}: {shown(value)} given; text is allowed (in quotes: "{cut(str(value))}")')
+        raise DataError(f'{name}: {shown(value)} given; text is allowed (in quotes: "{cut(str(value))}")')
     if not value.strip():
-        raise HartError(f"{name}: {shown(value)} is empty")
+        raise DataError(f"{name}: {shown(value)} is empty")
     return value.strip()
 
 
 def _choices(values: Any) -> tuple[str, ...]:
     """The choices' texts. Labels '(A) ..', '(B) ..' in the data are dropped: prompts label the choices themselves."""
     if not isinstance(values, list) or len(values) == 1 or not all(isinstance(v, str) and v.strip() for v in values):
-        raise HartError(f"choices: {shown(values)} given; a list of at least two texts is allowed")
+        raise DataError(f"choices: {shown(values)} given; a list of at least two texts is allowed")
     labels = [_LABELLED.match(value.strip()) for value in values]
     if not values or not all(labels):
         return tuple(value.strip() for value in values)
     expected = [chr(ord("A") + i) for i in range(len(values))]
     if [label[1] for label in labels] != expected:
-        raise HartError(f"choices: {shown(values)} are labelled out of order; {', '.join(expected)} is needed")
+        raise DataError(f"choices: {shown(values)} are labelled out of order; {', '.join(expected)} is needed")
     texts = tuple(value.strip()[label.end() :] for value, label in zip(values, labels, strict=True))
     if not all(texts):
-        raise HartError(f"choices: {shown(values)} given; a choice has a label but no text")
+        raise DataError(f"choices: {shown(values)} given; a choice has a label but no text")
     return texts
 
 
@@ -278,10 +278,10 @@ def _image_clusters(examples: Sequence[Example]) -> list[list[Example]]:
 
 
 def check_disjoint(rl: Sequence[Example], sft: Sequence[Example]) -> None:
-    """Raises `HartError` if an image occurs in both parts."""
+    """Raises `DataError` if an image occurs in both parts."""
     shared = {image.key for e in rl for image in e.images} & {image.key for e in sft for image in e.images}
     if shared:
-        raise HartError(
+        raise DataError(
             f"RL and SFT share {len(shared)} images, {', '.join(sorted(shared)[:3])} among them; "
             "they must be disjoint by image: split one data set, or take these images out of one"
         )

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError
 
 MAX_SCANS = 100  # passes of a JPEG over its pixels, of which ten are usual; libtiff has the same limit
 
@@ -49,7 +49,7 @@ def check_scans(stream: BinaryIO, name: str) -> None:
     while (marker := _MARKER.search(data, at)) and marker[1] != _JPEG_ENDS:
         scans += marker[1] == _SCAN
         if scans > MAX_SCANS:
-            raise HartError(f"{name}: a JPEG of over {MAX_SCANS} scans; no camera writes that many. Save it anew")
+            raise DataError(f"{name}: a JPEG of over {MAX_SCANS} scans; no camera writes that many. Save it anew")
         skipped = 0 if marker[1] == _JPEG_BEGINS else int.from_bytes(data[marker.end() : marker.end() + 2])
         at = marker.end() + skipped
 

@@ -1,6 +1,6 @@
-"""Pixels: decode safely, crop from the original, show at the size the model sees, frame boxes.
+"""Pixels: decode safely, crop from the original, show at the size the model sees.
 
-Whatever a decoder is given ends as upright RGB (EXIF orientation applied) or as one `HartError` naming the file.
+Whatever a decoder is given ends as upright RGB (EXIF orientation applied) or as one `DataError` naming the file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import stat
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
 from hart_lite.data.image_headers import DECODE_ERRORS, UPRIGHT, check_scans, length_of, orientation
-from hart_lite.errors import HartError
-from hart_lite.types import Box
+from hart_lite.errors import DataError
 from hart_lite.utils.text import cut, printable
 
 MAX_PIXELS = 300_000_000  # 1.2 GB as RGB; the largest images of the benchmarks have about a tenth of it
@@ -34,6 +33,8 @@ FREE_PIXELS, PIXELS_A_BYTE = 2**25, 1000
 CACHE_BYTES = 512 * 2**20  # decoded images kept: one 8K frame takes 127 MiB
 # Named so that PIL never tries the rest: EPS, for one, would start Ghostscript on a file from a data set.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
+
+HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # brands of its container
 
 # PIL warns from 89 million pixels and refuses from 179 million, for the whole process; the limit here is our own.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -93,7 +94,7 @@ class ImageFile:
         return os.path.realpath(self.path)
 
     def load(self) -> Image.Image:
-        """RGB, upright, shared with other callers: do not draw on it. Raises `HartError` naming the file."""
+        """RGB, upright, shared with other callers: do not draw on it. Raises `DataError` naming the file."""
         with self._stream() as stream:
             found = os.fstat(stream.fileno())  # a file written anew is read anew
             version = (self.key, found.st_mtime_ns, found.st_size)
@@ -109,15 +110,15 @@ class ImageFile:
 
     def _stream(self) -> BinaryIO:
         if os.path.exists(self.path) and not os.path.isfile(self.path):  # a pipe would be waited for without end
-            raise HartError(f"{self.name}: not a file" + (", but a folder" if os.path.isdir(self.path) else ""))
+            raise DataError(f"{self.name}: not a file" + (", but a folder" if os.path.isdir(self.path) else ""))
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):  # a pipe would be waited for
-                raise HartError(f"{self.name}: cannot be read: it is no regular file")
+                raise DataError(f"{self.name}: cannot be read: it is no regular file")
             return open(self.path, "rb")
         except FileNotFoundError:
-            raise HartError(f"{self.name}: no such image file") from None
+            raise DataError(f"{self.name}: no such image file") from None
         except OSError as error:
-            raise HartError(f"{self.name}: cannot be read: {error.strerror}") from error
+            raise DataError(f"{self.name}: cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class ImageBytes:
         return content_key(self.data)
 
     def load(self) -> Image.Image:
-        """RGB, upright, shared with other callers: do not draw on it. Raises `HartError` with the name."""
+        """RGB, upright, shared with other callers: do not draw on it. Raises `DataError` with the name."""
         return DECODED.get((self.key,), lambda: decode(io.BytesIO(self.data), self.name))
 
     def size(self) -> tuple[int, int]:
@@ -163,7 +164,7 @@ def content_key(data: bytes) -> str:
 
 
 def decode(stream: BinaryIO, name: str) -> Image.Image:
-    """The first frame of an encoded image as upright RGB. Raises `HartError` starting with `name`."""
+    """The first frame of an encoded image as upright RGB. Raises `DataError` starting with `name`."""
     with _opened(stream, name) as image:
         turn = UPRIGHT.get(orientation(image, stream))
         if image.format in ("JPEG", "MPO"):
@@ -174,7 +175,7 @@ def decode(stream: BinaryIO, name: str) -> Image.Image:
 
 
 def upright_size(stream: BinaryIO, name: str) -> tuple[int, int]:
-    """(width, height) after EXIF orientation, read from the header. Raises `HartError` starting with `name`."""
+    """(width, height) after EXIF orientation, read from the header. Raises `DataError` starting with `name`."""
     with _opened(stream, name) as image:
         width, height = image.size
         return (height, width) if orientation(image, stream) >= 5 else (width, height)
@@ -182,7 +183,7 @@ def upright_size(stream: BinaryIO, name: str) -> tuple[int, int]:
 
 def checked_size(stream: BinaryIO, name: str) -> tuple[int, int]:
     """`upright_size` of an image that does not break off. Its last bytes tell; one that ends in others (a phone may
-    append a film) is decoded. Raises `HartError` starting with `name`."""
+    append a film) is decoded. Raises `DataError` starting with `name`."""
     size = upright_size(stream, name)
     stream.seek(0)
     head = stream.read(8)
@@ -199,22 +200,28 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
     try:
         with Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise HartError(
+                raise DataError(
                     f"{name}: {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded. Scale it down"
                 )
             if image.width * image.height > max(FREE_PIXELS, PIXELS_A_BYTE * length_of(stream)):
-                raise HartError(
+                raise DataError(
                     f"{name}: {image.width} x {image.height} pixels in {length_of(stream):,} bytes: its header is "
                     f"damaged, or it is made to fill the memory. Over {FREE_PIXELS:,} pixels need a byte for "
                     f"{PIXELS_A_BYTE:,}"
                 )
             yield image
     except _BOMB as error:
-        raise HartError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are decoded. Scale it down") from error
+        raise DataError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are decoded. Scale it down") from error
     except Image.UnidentifiedImageError as error:
-        raise HartError(f"{name}: not an image (readable are {', '.join(FORMATS)})") from error
+        stream.seek(4)
+        if (brand := stream.read(8)).startswith(b"ftyp") and brand[4:] in HEIC:
+            raise DataError(
+                f"{name}: HEIC, as iPhones save photos, cannot be read. Convert it to JPEG; on the phone: Settings, "
+                "Camera, Formats, Most Compatible"
+            ) from error
+        raise DataError(f"{name}: not an image (readable are {', '.join(FORMATS)})") from error
     except DECODE_ERRORS as error:
-        raise HartError(f"{name}: damaged image: {error}") from error
+        raise DataError(f"{name}: damaged image: {error}") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -237,16 +244,6 @@ def _eight_bit(values: np.ndarray, mode: str) -> np.ndarray:
         usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
         low, high = 0.0, next((top for top in usual if high <= top), high)
     return np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
-
-
-def draw_boxes(image: Image.Image, boxes: Sequence[Box], colour: str = "red", width: int = 3) -> Image.Image:
-    """A copy with each box framed. Boxes are in the pixels of `image`; the frame lies around them, not on them."""
-    image = image.copy()
-    draw = ImageDraw.Draw(image)
-    for box in boxes:
-        left, top, right, bottom = box.whole_pixels(image.size)
-        draw.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline=colour, width=width)
-    return image
 
 
 def jpeg(image: Image.Image, quality: int) -> bytes:

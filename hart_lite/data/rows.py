@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hart_lite.data.images import ImageBytes, content_key
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
@@ -86,17 +86,17 @@ def read_rows(
     image_dir: str | Path | None = None,
     fields: Sequence[str] = FIELDS,
 ) -> Iterator[Row]:
-    """The rows of a data set (arguments as `data.load_examples`). Raises `HartError` if there is no such set.
+    """The rows of a data set (arguments as `data.load_examples`). Raises `DataError` if there is no such set.
 
     `fields` are the columns that are read of a table without `columns`: ours, or those of another layout.
     """
     if format not in FORMATS:
-        raise HartError(f"Unknown data format {format!r}; allowed: {', '.join(FORMATS)}")
+        raise DataError(f"Unknown data format {format!r}; allowed: {', '.join(FORMATS)}")
     if format == "auto":
         format = _guess_format(source)
     if format in ("jsonl", "mme_realworld"):
         if columns or split:
-            raise HartError(f"{source}: `columns` and `split` are for parquet and Hub data sets, not for {format}")
+            raise DataError(f"{source}: `columns` and `split` are for parquet and Hub data sets, not for {format}")
         path = Path(source)
         read = _read_jsonl if format == "jsonl" else read_mme_realworld
         return read(path, Path(image_dir) if image_dir else path.parent)
@@ -114,18 +114,18 @@ def _guess_format(source: Source) -> str:
     if not path.exists() and _HUB_NAME.fullmatch(str(source)):
         return "hub"
     if path.exists():
-        raise HartError(f"{source}: the name does not tell the format; set format to one of {', '.join(FORMATS[1:])}")
-    raise HartError(
+        raise DataError(f"{source}: the name does not tell the format; set format to one of {', '.join(FORMATS[1:])}")
+    raise DataError(
         f"{source}: no such data set; give a .jsonl file, a .parquet file or folder, or a Hub name (owner/name)"
     )
 
 
 def read_bytes(path: Path) -> bytes:
-    """Raises `HartError` naming the file."""
+    """Raises `DataError` naming the file."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise HartError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _read_jsonl(path: Path, folder: Path) -> Iterator[Row]:
@@ -156,9 +156,9 @@ def read_mme_realworld(path: Path, folder: Path) -> Iterator[Row]:
     try:
         rows = parse_json(read_bytes(path))
     except (ValueError, RecursionError) as error:
-        raise HartError(f"{path}: not JSON: {error}") from error
+        raise DataError(f"{path}: not JSON: {error}") from error
     if not isinstance(rows, list):
-        raise HartError(f"{path}: MME-RealWorld is a JSON list of questions, not {type(rows).__name__}")
+        raise DataError(f"{path}: MME-RealWorld is a JSON list of questions, not {type(rows).__name__}")
     wanted = (*_MME_FIELDS.values(), "Task", "Subtask")
     for index, row in enumerate(rows):
         place = (f"{path}[{index}]", str(index), folder)
@@ -216,24 +216,24 @@ def open_table(source: Source, format: str, split: str | None, config: str | Non
         arguments: dict[str, Any] = {"path": str(source)} | ({"name": config} if config else {})
     elif isinstance(source, str | Path) and Path(source).is_dir():
         if not any(Path(source).rglob("*.parquet")):
-            raise HartError(f"{source}: the folder holds no .parquet file; for JSONL, name the .jsonl file itself")
+            raise DataError(f"{source}: the folder holds no .parquet file; for JSONL, name the .jsonl file itself")
         arguments = {"path": "parquet", "data_dir": str(source)}
     else:
         files = [source] if isinstance(source, str | Path) else source
         if not files:
-            raise HartError("An empty list of parquet files was given; at least one is needed")
+            raise DataError("An empty list of parquet files was given; at least one is needed")
         for file in files:
             if not Path(file).is_file():
-                raise HartError(f"{file}: no such parquet file")
+                raise DataError(f"{file}: no such parquet file")
         arguments = {"path": "parquet", "data_files": [str(file) for file in files]}
     try:
         found = datasets.load_dataset(**arguments, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise HartError(f"{_title(source)}: the data set cannot be opened: {error.__cause__ or error}") from error
+        raise DataError(f"{_title(source)}: the data set cannot be opened: {error.__cause__ or error}") from error
     if isinstance(found, datasets.Dataset):
         return found
     if len(found) > 1:
-        raise HartError(f"{_title(source)}: has several splits; set split to one of {', '.join(found)}")
+        raise DataError(f"{_title(source)}: has several splits; set split to one of {', '.join(found)}")
     return next(iter(found.values()))
 
 
@@ -250,13 +250,13 @@ def _column_names(
     if not columns:
         names = {name: name for name in fields if name in available}
         if not names:
-            raise HartError(f"{source}: none of the columns {', '.join(fields)}; there are: {', '.join(available)}")
+            raise DataError(f"{source}: none of the columns {', '.join(fields)}; there are: {', '.join(available)}")
         return names
     for ours, theirs in columns.items():
         if ours not in FIELDS:
-            raise HartError(f"columns: unknown field {ours!r}{nearest(ours, FIELDS)}; allowed: {', '.join(FIELDS)}")
+            raise DataError(f"columns: unknown field {ours!r}{nearest(ours, FIELDS)}; allowed: {', '.join(FIELDS)}")
         if theirs not in available:
-            raise HartError(
+            raise DataError(
                 f"{source}: no column {theirs!r} (for {ours!r}){nearest(theirs, available)}; "
                 f"there are: {', '.join(available)}"
             )

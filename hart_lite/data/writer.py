@@ -15,7 +15,7 @@ from PIL import Image
 
 from hart_lite.data.images import FORMATS, ImageFile
 from hart_lite.data.rows import ImageCell
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError
 from hart_lite.types import Example, ImageSource
 from hart_lite.utils.text import shown
 
@@ -27,15 +27,15 @@ def data_folder(out: str | Path, copy_images: bool = False) -> Iterator[DataFold
     """A data set to add examples to. It appears as `out` when the block ends, and not at all when the block raises.
 
     Image files stay where they are and are named relative to `out`, unless `copy_images`. Other images, those in a
-    table or drawn ones, are written to `out`/images. Raises `HartError` if `out` is not a new name.
+    table or drawn ones, are written to `out`/images. Raises `DataError` if `out` is not a new name.
     """
     out = Path(out)
     if out.suffix == ".jsonl":
-        raise HartError(f"{out}: name a folder, {shown(str(out.with_suffix('')))} say; the rows become its {ROWS}")
+        raise DataError(f"{out}: name a folder, {shown(str(out.with_suffix('')))} say; the rows become its {ROWS}")
     if os.path.lexists(out):
-        raise HartError(f"{out}: is already there; give a new name, or remove it first")
+        raise DataError(f"{out}: is already there; give a new name, or remove it first")
     if not out.parent.is_dir():
-        raise HartError(f"{out}: there is no folder {out.parent}; make it first")
+        raise DataError(f"{out}: there is no folder {out.parent}; make it first")
     with tempfile.TemporaryDirectory(prefix=".hart-lite-", dir=out.parent) as temporary:
         partial = Path(temporary, "data")
         partial.mkdir()
@@ -59,7 +59,7 @@ class DataFolder:
         return len(self._images)
 
     def add(self, example: Example) -> None:
-        """One more row. Raises `HartError` for an image that cannot be read."""
+        """One more row. Raises `DataError` for an image that cannot be read."""
         names = [self._name(image) for image in example.images]
         several = len(names) > 1
         row = {"id": example.id} | ({"images": names} if several else {"image": names[0]})

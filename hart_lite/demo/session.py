@@ -7,30 +7,30 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from hart_lite.config.recipe import load_recipe
 from hart_lite.data.images import ImageBytes
 from hart_lite.errors import HartError
 from hart_lite.inference.ask import DEFAULT_MODE, Answer, ask, check
 from hart_lite.inference.load import OpenModel
-from hart_lite.toy.scenes import HELD_OUT, examples, make_world
-from hart_lite.types import Example, ImageSource
+from hart_lite.types import Box, Example, ImageSource
 
 MAX_BYTES = 64 * 2**20  # of a photo's file
 MAX_PIXELS = 64_000_000  # of a photo: 0.26 GB decoded, and three times as much on the way there
 MAX_WORDS = 500  # characters of the questions together, and of the choices
 MAX_QUESTIONS = 4
-SCENES = 5  # held-out scenes to try, a question each
 
 BASE, TRAINED, ONLY = "base", "trained", "model"
 
 
 @dataclass(frozen=True)
 class Request:
+    """`boxes`: where to look instead of asking the model, in original pixels. `truth`: the example that this is."""
+
     photo: ImageSource
     questions: tuple[str, ...]
     choices: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    truth: Example | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Demo:
     """A model and those who answer with it: `base` and `trained` are the same weights, without the adapter and with."""
 
     model: OpenModel
+    examples: Sequence[Example] = ()
     _turn: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @property
@@ -51,15 +52,16 @@ class Demo:
         """
         for who in self.answerers:
             with self._turn, self._weights(who):
-                found = ask(self.model, request.photo, request.questions, request.choices)
+                found = ask(self.model, request.photo, request.questions, request.choices, boxes=request.boxes)
             yield who, found
 
     def _weights(self, who: str) -> AbstractContextManager:
         return self.model.engine.policy.reference() if who == BASE else contextlib.nullcontext()
 
 
-def read_request(photo: Path | None, questions: str, choices: str) -> Request:
-    """`questions` has one a line; `choices` has them apart by commas, or one a line. Raises `HartError`."""
+def read_request(photo: ImageSource, questions: str, choices: str, box: str, example: Example | None) -> Request:
+    """`questions` has one a line; `choices` has them apart by commas, or one a line; `box` is "left,top,right,bottom"
+    or empty. The `example` is the truth as long as it is asked as it stands. Raises `HartError`."""
     for name, text in (("questions", questions), ("choices", choices)):
         if len(text) > MAX_WORDS:
             raise HartError(f"the {name} have {len(text):,} characters; at most {MAX_WORDS} are read. Shorten them")
@@ -71,20 +73,24 @@ def read_request(photo: Path | None, questions: str, choices: str) -> Request:
     between = "\n" if "\n" in choices.strip() else ","
     options = tuple(choice.strip() for choice in choices.strip().split(between)) if choices.strip() else ()
     check(asked, options, DEFAULT_MODE)
-    return Request(read_photo(photo), asked, options)
+    same = example is not None and asked == (example.question.strip(),) and options == example.choices
+    return Request(photo, asked, options, _read_box(box), example if same else None)
 
 
-def read_photo(path: Path | None) -> ImageBytes:
-    """The photo's bytes, and it can be decoded. Raises `HartError`, which calls it "the photo": its path is our own."""
-    if path is None:
-        raise HartError("there is no photo; drop one first")
+def _read_box(text: str) -> tuple[Box, ...]:
+    if not text:
+        return ()
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise HartError("the photo is no longer here; drop it again") from error
-    if len(data) > MAX_BYTES:
-        raise HartError(f"the photo has more than {MAX_BYTES // 2**20} MiB; scale it down")
+        left, top, right, bottom = (float(number) for number in text.split(","))
+    except ValueError as error:
+        raise HartError("the box should be four numbers: left, top, right, bottom") from error
+    return (Box(left, top, right, bottom),)
+
+
+def read_photo(data: bytes) -> ImageBytes:
+    """The photo, which can be decoded. Raises `HartError`."""
+    if not data:
+        raise HartError("there is no photo; drop one first")
     photo = ImageBytes(data, "the photo")
     width, height = photo.size()
     if width * height > MAX_PIXELS:
@@ -95,20 +101,6 @@ def read_photo(path: Path | None) -> ImageBytes:
     return photo
 
 
-def held_out_examples() -> list[Example]:
-    """A question about each of the first held-out scenes that has one about a small thing: those need a close look."""
-    world, found = make_world(load_recipe("tiny_cpu").data.world), {}
-    index = HELD_OUT
-    while len(found) < SCENES:
-        found.update({e.images[0].key: e for e in examples(world, range(index, index + 1)) if e.category == "small"})
-        index += 1
-    return list(found.values())
-
-
-def as_request(example: Example) -> Request:
-    return Request(example.images[0], (example.question,), example.choices)
-
-
 def choice_words(choices: Sequence[str]) -> str:
     """What is typed for these choices."""
-    return ", ".join(choices)
+    return ("\n" if any("," in choice for choice in choices) else ", ").join(choices)

@@ -46,7 +46,7 @@ class Grounding(_Row):
 
     grounded: bool  # one of the targets is covered by more than 0.3 by one box
     grounded_targets: Count
-    targets: Count
+    targets: Annotated[int, Field(ge=1, lt=_LARGEST)]
     iogt: Number = 0.0  # the best
     iou: Number  # of each target the best, averaged
     coverage: Number  # share of the images that the boxes cover
@@ -74,7 +74,7 @@ class Prediction(_Row):
     choices: list[str]
     truth: str
     text: str
-    answer: str | None = None
+    answer: str | None
     strict: bool  # right by the grader of the rewards
     official: bool  # right by the benchmark's own scorer
     boxes: list[BoxField]

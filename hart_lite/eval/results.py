@@ -19,9 +19,8 @@ from typing import Any
 from hart_lite.errors import DataError
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.eval.prediction import Key, Prediction, read_prediction
-from hart_lite.utils.files import write_whole
+from hart_lite.utils.files import LOCK, FolderLock, write_whole
 from hart_lite.utils.jsonl import append_jsonl, read_jsonl, read_object, write_jsonl
-from hart_lite.utils.locks import LOCK, FolderLock
 from hart_lite.utils.text import shown
 
 SETTINGS = "eval.json"

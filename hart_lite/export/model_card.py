@@ -11,17 +11,18 @@ from typing import Literal
 
 import yaml
 
+from hart_lite.config.prompts import Prompts
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import RLStage, SFTStage
-from hart_lite.errors import HartError
+from hart_lite.errors import CheckpointError
 from hart_lite.eval.run_summary import run_summary_table
-from hart_lite.inference.prompts import LOCATE
+from hart_lite.inference.prompts import fill
 from hart_lite.models.loading import FAMILIES
+from hart_lite.runs.methods import rl_method
 from hart_lite.runs.record import HUB_ID, PICTURES, Picture, RunRecord
 from hart_lite.utils.text import cut
 
 Kind = Literal["adapter", "merged"]
-METHODS = {("hart", "ap_grpo"): "AP-GRPO", ("mgpo", "grpo"): "MGPO", ("direct", "grpo"): "GRPO"}
 _MARKUP = re.compile(r"[\\`*_{}\[\]<>&|~#!@$^=\"']|(?<=\w):(?=//)|(?<=www)\.")
 
 
@@ -85,8 +86,6 @@ def _looks_first(recipe: Recipe | None) -> bool:
 
 
 def _use(record: RunRecord, kind: Kind, repo: str) -> str:
-    family = FAMILIES.get(record.family or "")
-    question = f"What does the red sign say?\n{LOCATE}{family.locate_words if family else ''}."
     merged, embedded = kind == "merged", record.base == "embedded"
     base = "EMBEDDED" if embedded else json.dumps(record.base if record.on_hub else f"path/to/{record.base}")
     source = json.dumps(repo) if merged else base
@@ -101,9 +100,7 @@ def _use(record: RunRecord, kind: Kind, repo: str) -> str:
         f'model = AutoModelForImageTextToText.from_pretrained({source}{at}, dtype="auto", device_map="auto")',
         *([] if merged else [f"model = PeftModel.from_pretrained(model, {json.dumps(repo)})"]),
         f"processor = AutoProcessor.from_pretrained({source}{at})",
-        f"question = {question!r}",
-        'content = [{"type": "image", "image": Image.open("photo.jpg")}, {"type": "text", "text": question}]',
-        'chat = [{"role": "user", "content": content}]',
+        *_first_turn(record),
         "inputs = processor.apply_chat_template(",
         '    chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"',
         ").to(model.device)",
@@ -113,16 +110,31 @@ def _use(record: RunRecord, kind: Kind, repo: str) -> str:
     command = f'hart-lite ask photo.jpg "What does the red sign say?" --model {repo}'
     return (
         f"With hart-lite: the box, the crop from the original pixels, the answer.\n\n{fenced(command, 'bash')}\n\n"
-        f"The first of these turns with plain transformers{'' if merged else ' and PEFT'}, where the numbers of a box "
-        f"are the base's own:\n\n{fenced(chr(10).join(lines), 'python')}"
+        f"The first of these turns with transformers{'' if merged else ', PEFT'} and torchvision, which the processor "
+        f"needs; the numbers of a box are the base's own:\n\n{fenced(chr(10).join(lines), 'python')}"
     )
 
 
+def _first_turn(record: RunRecord) -> list[str]:
+    """Lines of Python that make `chat`: the question that asks for a box, in the words of the recipe."""
+    prompts = record.recipe.prompts if record.recipe else Prompts()
+    family = FAMILIES.get(record.family or "")
+    words = {"question": "What does the red sign say?", "box_format": family.locate_words if family else ""}
+    texts = ["".join(map(str, fill(part, words))) for part in prompts.locate.split("{image}")]
+    before, after = ([f'    {{"type": "text", "text": {text!r}}},'] if text else [] for text in texts)
+    system = f'{{"role": "system", "content": {prompts.system!r}}}, ' if prompts.system else ""
+    return [
+        "content = [",
+        *before,
+        '    {"type": "image", "image": Image.open("photo.jpg")},',
+        *after,
+        "]",
+        f'chat = [{system}{{"role": "user", "content": content}}]',
+    ]
+
+
 def _method(recipe: Recipe, stage: RLStage | SFTStage) -> str:
-    if isinstance(stage, SFTStage):
-        return "SFT"
-    how = (stage.loop or recipe.loop, stage.objective or recipe.objective)
-    return METHODS.get(how, f"{how[1]} in the loop {how[0]}")
+    return "SFT" if isinstance(stage, SFTStage) else rl_method(recipe, stage)
 
 
 def _training(recipe: Recipe, libraries: dict[str, str]) -> str:
@@ -176,7 +188,7 @@ def _evaluation(record: RunRecord, kind: Kind) -> str:
         named = {plain(name): _plain_figures(figures) for name, figures in record.evaluations.items()}
         table = run_summary_table(named)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise HartError(
+        raise CheckpointError(
             f"the run's evaluations are damaged: {error!r}; evaluate it again, or leave them out"
         ) from error
     about = (

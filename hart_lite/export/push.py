@@ -16,27 +16,29 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
-from hart_lite.errors import HartError
-from hart_lite.export.lora import CONFIG, find_adapter, read_config
+from hart_lite.errors import ConfigError, HartError, ModelError
+from hart_lite.export.lora import find_adapter
 from hart_lite.export.model_card import Kind, model_card
-from hart_lite.export.shards import Checkpoint
-from hart_lite.models.loading import ADAPTER_BASE, ADAPTER_WEIGHTS
+from hart_lite.export.shards import INDEX, Checkpoint
+from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
+from hart_lite.models.loading import ADAPTER_BASE
 from hart_lite.runs.record import PICTURES, RECORD, RunRecord, public_name, record_of
 from hart_lite.utils.text import cut, shown
 
 CARD = "README.md"
 GOES = (
-    *("config.json", "generation_config.json", "model.safetensors.index.json", CONFIG, ADAPTER_BASE),
+    *("config.json", "generation_config.json", INDEX, ADAPTER_CONFIG, ADAPTER_BASE),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json"),
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
 )
 LICENCES = ("LICENSE", "LICENCE", "NOTICE")
-FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # of the client: the Hub, the line, an answer, its Rust part
+# What huggingface_hub raises: for a refusal, a broken connection, an answer it cannot read, and from its Rust part.
+FAILURES = (HTTPError, OSError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
-class Parcel:
+class UploadPlan:
     """What goes up. `files`: name in the repository -> a file here, or its content."""
 
     kind: Kind
@@ -63,49 +65,51 @@ def push(source: str | Path, repo: str, dry_run: bool = False, private: bool = F
     it was to be private, and a connection that breaks; run again, it goes on where it was.
     """
     _check_name(repo)
-    parcel = pack(Path(source), repo, pictures)
+    plan = plan_upload(Path(source), repo, pictures)
     if dry_run:
-        return f"{parcel.text()}\n\n{parcel.card}"
+        return f"{plan.text()}\n\n{plan.card}"
     token = get_token()
     if token is None:
-        raise HartError(
+        raise ConfigError(
             "there is no token to upload with: make one that may write at https://huggingface.co/settings/tokens, then "
             "`hf auth login`, or set HF_TOKEN"
         )
     with tempfile.TemporaryDirectory(prefix="hart-lite-push-") as folder:
-        lay_out(parcel, Path(folder))
+        lay_out(plan, Path(folder))
         failed = None
         try:
-            _upload(HfApi(token=token), Path(folder), repo, private, f"Upload {parcel.kind} with hart-lite")
+            _upload(HfApi(token=token), Path(folder), repo, private, f"Upload {plan.kind} with hart-lite")
         except FAILURES as error:
             failed = _explained(error, repo, token)
     if failed:
-        raise failed  # out here: the client's error, which knows the request, is not chained to it
-    return f"{parcel.text()}\n\n{constants.ENDPOINT}/{repo}"
+        raise failed  # outside of the handler, since the client's error holds the request with the token
+    return f"{plan.text()}\n\n{constants.ENDPOINT}/{repo}"
 
 
 def _upload(api: HfApi, folder: Path, repo: str, private: bool, message: str) -> None:
     # None: as the owner's settings have it, where --private does not ask for more.
     api.create_repo(repo, private=private or None, exist_ok=True)
     if private and not api.repo_info(repo).private:
-        raise HartError(f"{repo} is there already, and public: make it private in its settings, or choose another name")
+        raise ConfigError(
+            f"{repo} is there already, and public: make it private in its settings, or choose another name"
+        )
     api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
 
 
-def pack(source: Path, repo: str, pictures: bool = True) -> Parcel:
+def plan_upload(source: Path, repo: str, pictures: bool = True) -> UploadPlan:
     """Raises `HartError` for a folder that holds neither an adapter nor a whole merged model."""
-    if (source / "config.json").is_file() and not (source / CONFIG).is_file():
+    if (source / "config.json").is_file() and not (source / ADAPTER_CONFIG).is_file():
         kind, folder = "merged", source
         weights = Checkpoint.open(folder).shards  # half a model stays here
         record, shots = _record_of_merge(folder)
         own: dict[str, Path | bytes] = {}
     else:
         kind, folder, weights = "adapter", find_adapter(source), (ADAPTER_WEIGHTS,)
-        config = read_config(folder)
+        config = read_adapter_config(folder)
         base = config.get("base_model_name_or_path") or "unnamed base"
         record, shots = record_of(folder, base)
         config["base_model_name_or_path"] = public_name(base)  # PEFT writes the path of a local base here
-        own = {CONFIG: json.dumps(config, indent=2).encode()}
+        own = {ADAPTER_CONFIG: json.dumps(config, indent=2).encode()}
     shots = shots if pictures else {}
     record = record.model_copy(update={"pictures": [p for p in record.pictures if p.file in shots]})
     card = model_card(record, kind, repo)
@@ -114,22 +118,23 @@ def pack(source: Path, repo: str, pictures: bool = True) -> Parcel:
     there = {path.name: path for path in folder.iterdir() if path.is_file()}
     files = {name: path for name, path in there.items() if name in (*GOES, *weights) or name.startswith(LICENCES)}
     stays = sorted(path.name for path in folder.iterdir() if path.name not in {*files, *own, PICTURES})
-    return Parcel(kind, card, dict(sorted((files | own).items())), tuple(stays))
+    return UploadPlan(kind, card, dict(sorted((files | own).items())), tuple(stays))
 
 
 def _record_of_merge(folder: Path) -> tuple[RunRecord, dict[str, bytes]]:
     record = RunRecord.load(folder)
     if record is None or record.merged is None:
-        raise HartError(
+        raise ModelError(
             f"{folder} holds a model that hart-lite merge did not make ({RECORD} is missing), so nothing is known of "
             "it; push a run, an adapter or a merge"
         )
     return record, record.load_pictures(folder)
 
 
-def lay_out(parcel: Parcel, folder: Path) -> None:
-    """The parcel as a folder, weights as links: the client takes a folder, and nobody has twice the disk."""
-    for name, content in parcel.files.items():
+def lay_out(plan: UploadPlan, folder: Path) -> None:
+    """Write the plan into a folder, files of this machine as links: the client uploads a folder, and copies would take
+    the disk twice."""
+    for name, content in plan.files.items():
         target = folder / name
         target.parent.mkdir(exist_ok=True)
         if isinstance(content, bytes):
@@ -145,7 +150,7 @@ def _check_name(repo: str) -> None:
     except ValueError:
         named = False
     if not named:
-        raise HartError(
+        raise ConfigError(
             f"{shown(repo)} should look like OWNER/NAME: your name or an organisation's on the Hub, then letters, "
             "digits, '-', '_' and '.'"
         )

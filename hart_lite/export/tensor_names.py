@@ -1,15 +1,14 @@
 """Which tensor of a checkpoint's files is which parameter of the model.
 
 The Hub's Qwen2.5-VL has `model.layers.0..` and `visual.blocks.0..` where the model in transformers 5 has
-`model.language_model.layers.0..` and `model.visual.blocks.0..`. The model class renames at loading; this asks the same
-rules.
+`model.language_model.layers.0..` and `model.visual.blocks.0..`. The rules by which transformers renames at loading are
+applied here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,21 +16,21 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from hart_lite.errors import HartError
+from hart_lite.errors import ModelError
 from hart_lite.export.lora import Pair
 from hart_lite.export.shards import FLOATS, Checkpoint
 
 
 @dataclass(frozen=True)
-class Names:
+class TensorNames:
     checkpoint: Checkpoint
     model: nn.Module  # on the meta device: shapes and names, no weights
     stored: dict[str, str]  # parameter of the model -> its name in the files
-    shared: frozenset[str]  # parameters that are one with another, such as a tied head
+    shared: frozenset[str]  # parameters that are one tensor with another, such as a tied head
 
     @classmethod
-    def of(cls, folder: Path, checkpoint: Checkpoint) -> Names:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    def of(cls, checkpoint: Checkpoint) -> TensorNames:
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)
         parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -40,35 +39,35 @@ class Names:
         return cls(checkpoint, model, _stored(checkpoint, model), shared)
 
     def weight(self, module: str, pair: Pair) -> str:
-        """The stored name of the weight that a pair belongs to. Raises `HartError` where it has no place."""
+        """The stored name of the weight that a pair belongs to. Raises `ModelError` where it has no place."""
         parameter = f"{module}.weight"
         name = self.stored.get(parameter)
         if parameter in self.shared:
-            raise HartError(
+            raise ModelError(
                 f"the adapter changes {parameter}, which is one tensor for words going in and coming out here; merged, "
                 "it would change both. Train without an adapter on it"
             )
         if name is None:
-            raise HartError(
+            raise ModelError(
                 f"the adapter changes {parameter}, which the base in {self.checkpoint.folder} does not have: it "
                 "belongs to another base, or was saved with another version of transformers"
             )
-        place, shape = self.checkpoint.places[name], (pair.B.shape[0], pair.A.shape[1])
-        if place.shape != shape or place.dtype not in FLOATS:
-            raise HartError(
-                f"the adapter's {parameter} is {shape}, the base's {name} is {place.dtype} {place.shape}: it belongs "
+        slot, shape = self.checkpoint.slots[name], (pair.B.shape[0], pair.A.shape[1])
+        if slot.shape != shape or slot.dtype not in FLOATS:
+            raise ModelError(
+                f"the adapter's {parameter} is {shape}, the base's {name} is {slot.dtype} {slot.shape}: it belongs "
                 "to another base"
             )
         return name
 
-    def everywhere(self) -> dict[str, str]:
-        """{parameter: stored name}, of tied parameters each."""
+    def with_tied(self) -> dict[str, str]:
+        """{parameter: stored name}, where tied parameters each have an entry."""
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         tensors = {id(parameters[name]): stored for name, stored in self.stored.items() if name in parameters}
         return {name: tensors[id(tensor)] for name, tensor in parameters.items() if id(tensor) in tensors}
 
-    def quantised(self, left_out: tuple[str, ...]) -> dict[str, str]:
-        """{parameter: stored name} of the weights that are kept in 4 bits when the model is loaded so."""
+    def quantised(self, left_out: tuple[str, ...]) -> set[str]:
+        """The stored names of the weights that are kept in 4 bits when the model is loaded so, all but `left_out`."""
         from bitsandbytes.nn import Linear4bit
         from transformers.integrations import replace_with_bnb_linear
 
@@ -78,8 +77,8 @@ class Names:
         model = replace_with_bnb_linear(model, list(left_out), config)
         found = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear4bit)}
         if missing := sorted(found - self.stored.keys()):
-            raise HartError(f"the base in {self.checkpoint.folder} lacks {missing[0]}; it is not a whole checkpoint")
-        return {parameter: self.stored[parameter] for parameter in found}
+            raise ModelError(f"the base in {self.checkpoint.folder} lacks {missing[0]}; it is not a whole checkpoint")
+        return {self.stored[parameter] for parameter in found}
 
 
 def _stored(checkpoint: Checkpoint, model: nn.Module) -> dict[str, str]:
@@ -88,13 +87,13 @@ def _stored(checkpoint: Checkpoint, model: nn.Module) -> dict[str, str]:
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
     parameters = model.state_dict()
     stored: dict[str, str] = {}
-    for name in checkpoint.places:
+    for name in checkpoint.slots:
         parameter, converted = rename_source_key(name, renamings, converters, model.base_model_prefix, parameters)
         if parameter not in parameters and name in parameters:
             parameter = name
         if converted is not None or parameter not in parameters:
-            continue  # made of several tensors, or nothing of the model's: no adapter goes there
+            continue  # made of several tensors, or not a parameter of the model: no adapter changes it
         if parameter in stored:
-            raise HartError(f"{checkpoint.folder}: {stored[parameter]} and {name} are both {parameter}")
+            raise ModelError(f"{checkpoint.folder}: {stored[parameter]} and {name} are both {parameter}")
         stored[parameter] = name
     return stored

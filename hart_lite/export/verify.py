@@ -1,34 +1,37 @@
-"""Is a merged checkpoint what it should be? Asked of the files on the disk, in two ways:
+"""Checks of a merged checkpoint, made on the files on the disk, in two ways:
 
 weights: rows of some of them are W + scale * B @ A in float64, to within the rounding of one sum; others are untouched.
-logits:  the merged model, in its plain class, says what PEFT's adapter on the base says, about one picture.
+logits:  the merged model, in its plain class, gives the logits of PEFT's adapter on the base, for one image.
 
-Weights are in memory one at a time in both, so that the proof takes no more than the merge did.
+Both hold one weight in memory at a time, so the check takes no more memory than the merge.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from PIL import Image
+from torch import nn
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
+from transformers import AutoModelForImageTextToText
 
 from hart_lite.data.images import ImageBytes
-from hart_lite.errors import HartError
-from hart_lite.export.lora_sum import Sum
-from hart_lite.export.shards import FLOATS, Checkpoint
-from hart_lite.export.streamed import streamed
-from hart_lite.export.tensor_names import Names
+from hart_lite.errors import ModelError
+from hart_lite.export.lora import MergedTensor
+from hart_lite.export.shards import Change, Checkpoint, raw
+from hart_lite.export.tensor_names import TensorNames
 from hart_lite.models.families.base import Family
 from hart_lite.types import ImageView
 from hart_lite.utils.progress import progress
 
-SAMPLE, ROWS = 12, 32  # changed tensors looked at, rows of each; as many unchanged ones
+SAMPLE, ROWS = 12, 32  # changed tensors that are checked, rows of each; as many unchanged ones
 # Mean difference of logits, as a share of their standard deviation: rounding each changed weight once. Measured on 28
 # layers of random weights: 1e-6 in float32, 0.0012 in float16, 0.0074 in bfloat16.
 ALLOWED = {torch.float32: 2e-5, torch.float16: 0.005, torch.bfloat16: 0.04}
@@ -45,7 +48,9 @@ class Logits:
 
 
 @dataclass(frozen=True)
-class Proof:
+class MergeCheck:
+    """What was checked of a merge, and passed."""
+
     changed: int
     tensors: int
     sampled: int
@@ -72,85 +77,92 @@ class Proof:
         return "\n".join(lines)
 
 
-def prove(folder: Path, adapter: Path, base: Names, sums: Mapping[str, Sum], family: Family) -> Proof:
-    """Of a merged checkpoint in `folder`, made of `base` by `sums`. Raises `HartError` where it fails."""
+def check_merge(
+    folder: Path, adapter: Path, base: TensorNames, changes: Mapping[str, MergedTensor], family: Family
+) -> MergeCheck:
+    """Of a merged checkpoint in `folder`, made of `base` by `changes`. Raises `ModelError` where it fails."""
     merged = Checkpoint.open(folder)
-    sampled, untouched, worst = prove_weights(merged, base.checkpoint, sums)
-    return Proof(
-        changed=len(sums),
-        tensors=len(merged.places),
+    sampled, untouched, worst = check_weights(merged, base.checkpoint, changes)
+    return MergeCheck(
+        changed=len(changes),
+        tensors=len(merged.slots),
         sampled=sampled,
         untouched=untouched,
         worst=worst,
-        logits=prove_logits(Names.of(folder, merged), adapter, base, sums, family),
-        is_zero=not any(s.pair.B.any() for s in sums.values() if s.pair),
+        logits=check_logits(TensorNames.of(merged), adapter, base, changes, family),
+        is_zero=not any(change.pair.B.any() for change in changes.values() if change.pair),
     )
 
 
-def prove_weights(merged: Checkpoint, base: Checkpoint, sums: Mapping[str, Sum]) -> tuple[int, int, float]:
-    """(changed tensors looked at, unchanged ones, largest error as a share of what rounding explains). Raises
-    `HartError` for a tensor that is not what it should be."""
-    if merged.places.keys() != base.places.keys():
-        raise HartError("the merged checkpoint holds other tensors than the base")
+def check_weights(merged: Checkpoint, base: Checkpoint, changes: Mapping[str, MergedTensor]) -> tuple[int, int, float]:
+    """(changed tensors checked, unchanged ones, largest error as a share of what rounding explains).
+
+    Raises `ModelError` for a tensor that is not what it should be.
+    """
+    if merged.slots.keys() != base.slots.keys():
+        raise ModelError("the merged checkpoint holds other tensors than the base")
     worst = 0.0
-    sample = _spread(sorted(sums))
+    sample = _spread(sorted(changes))
     for name in sample:
-        error = _error(sums[name], base.read(name), merged.read(name))
+        error = _error(changes[name], base.read(name), merged.read(name))
         if not error <= 1:
-            raise HartError(f"{name} is not W + scale * B @ A: the error is {error:.3g} times what rounding explains")
+            raise ModelError(f"{name} is not W + scale * B @ A: the error is {error:.3g} times what rounding explains")
         worst = max(worst, error)
-    untouched = _spread([name for name in base.places if name not in sums])
+    untouched = _spread([name for name in base.slots if name not in changes])
     for name in untouched:
-        if merged.raw(name) != base.raw(name):
-            raise HartError(f"{name} was to stay as it is in the base, and differs")
+        if not torch.equal(raw(merged.read(name)), raw(base.read(name))):
+            raise ModelError(f"{name} was to stay as it is in the base, and differs")
     return len(sample), len(untouched), worst
 
 
-def _error(sum_: Sum, before: torch.Tensor, after: torch.Tensor) -> float:
+def _error(change: MergedTensor, before: torch.Tensor, after: torch.Tensor) -> float:
     """The largest |after - (W + scale * B @ A)| in some rows, each over what rounding explains: half a unit in the last
     place of the result, and float32's errors in a sum of r + 1 terms before that."""
     rows = torch.linspace(0, len(after) - 1, min(ROWS, len(after))).long()
-    exact = sum_.start(before)[rows].double()
+    exact = change.start(before)[rows].double()
     size = exact.abs()
-    if sum_.pair is not None:
-        A, B = sum_.pair.A.double(), sum_.pair.B[rows].double()
-        exact = exact + sum_.scale * (B @ A)
-        size = size + abs(sum_.scale) * (B.abs() @ A.abs())
+    if change.pair is not None:
+        A, B = change.pair.A.double(), change.pair.B[rows].double()
+        exact = exact + change.scale * (B @ A)
+        size = size + abs(change.scale) * (B.abs() @ A.abs())
     kind = torch.finfo(after.dtype)
-    terms = 1 if sum_.pair is None else len(sum_.pair.A) + 1
+    terms = 1 if change.pair is None else len(change.pair.A) + 1
     explained = kind.eps / 2 * exact.abs() + terms * torch.finfo(torch.float32).eps * size + kind.tiny * kind.eps
     return ((after[rows].double() - exact).abs() / explained).max().item()
 
 
 def _spread(names: Sequence[str]) -> list[str]:
-    """At most `SAMPLE`, from all over."""
+    """At most `SAMPLE` of them, evenly spread."""
     if len(names) <= SAMPLE:
         return list(names)
     return [names[i * (len(names) - 1) // (SAMPLE - 1)] for i in range(SAMPLE)]
 
 
-def prove_logits(merged: Names, adapter: Path, base: Names, sums: Mapping[str, Sum], family: Family) -> Logits:
-    """Runs the base with the adapter, the base alone, and the merged model. Raises `HartError` where the first and the
-    last differ by more than rounding. `sums` say what stands for a quantised weight, and how changed ones are stored.
+def check_logits(
+    merged: TensorNames, adapter: Path, base: TensorNames, changes: Mapping[str, MergedTensor], family: Family
+) -> Logits:
+    """Runs the base with the adapter, the base alone, and the merged model. Raises `ModelError` where the first and the
+    last differ by more than rounding. `changes` say what stands for a quantised weight, and which dtypes are stored.
     """
-    batch = picture_and_question(family)
-    with progress(total=3, desc="prove", unit="pass", leave=False) as bar:
-        model = PeftModel.from_pretrained(streamed(base, {name: s.start for name, s in sums.items()}), adapter).eval()
+    batch = image_and_question(family)
+    with progress(total=3, desc="check", unit="pass", leave=False) as bar:
+        starts = {name: change.start for name, change in changes.items()}
+        model = PeftModel.from_pretrained(streamed(base, starts), adapter).eval()
         with_adapter = _logits(model, batch, bar)
         with model.disable_adapter():
             alone = _logits(model, batch, bar)
         del model
         found = _logits(streamed(merged), batch, bar)
     spread = with_adapter.std()
-    kinds = {FLOATS[base.checkpoint.places[name].dtype] for name in sums}
+    dtypes = {base.checkpoint.slots[name].dtype for name in changes}
     logits = Logits(
         difference=((found - with_adapter).abs().mean() / spread).item(),
         moved=((with_adapter - alone).abs().mean() / spread).item(),
-        allowed=max(ALLOWED.get(kind, ALLOWED[torch.float32]) for kind in kinds),
+        allowed=max(ALLOWED.get(dtype, ALLOWED[torch.float32]) for dtype in dtypes),
         positions=with_adapter.shape[1],
     )
     if not logits.difference <= logits.allowed:
-        raise HartError(
+        raise ModelError(
             "the merged model does not say what the adapter on its base says: logits differ by "
             f"{logits.difference:.2g} of their standard deviation, {logits.allowed:g} is allowed (the adapter moves "
             f"them by {logits.moved:.2g})"
@@ -159,17 +171,68 @@ def prove_logits(merged: Names, adapter: Path, base: Names, sums: Mapping[str, S
 
 
 @torch.no_grad()
-def _logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], bar: tqdm) -> torch.Tensor:
+def _logits(model: nn.Module, batch: dict[str, torch.Tensor], bar: tqdm) -> torch.Tensor:
     logits = model(**batch, use_cache=False).logits
     bar.update()
     return logits
 
 
-def picture_and_question(family: Family) -> dict[str, torch.Tensor]:
-    """A picture of gradients and a sentence: every part of the model takes part."""
+def image_and_question(family: Family) -> dict[str, torch.Tensor]:
+    """A batch of one image of gradients and a sentence, which every part of the model works on."""
     ramp = Image.linear_gradient("L")
     data = io.BytesIO()
     Image.merge("RGB", [ramp, Image.radial_gradient("L"), ramp.rotate(90)]).save(data, "PNG")
     source = ImageBytes(data.getvalue(), "gradients")
     view = ImageView(source, family.fit(source.size(), 1 << 20, 784))
     return family.collate([family.chat([view, "Which part of the picture is red, and what does it say there?"])])
+
+
+def streamed(names: TensorNames, changes: Mapping[str, Change] | None = None) -> nn.Module:
+    """The plain model class in float32 on CPU, whose weights stay in their files: those of a module are read when it
+    runs, and let go when it has run. `changes`: what becomes of a weight when it is read, by its stored name.
+
+    accelerate has both halves of this, and neither fits. The hooks of its `disk_offload` keep weights on the meta
+    device, to which PEFT then moves A and B, and the logits are NaN. Its `init_empty_weights` makes every weight and
+    lets go of it at some later garbage collection: 96 MB of address space did not do for a model of 346 MB.
+
+    Raises `ModelError` for a checkpoint that lacks one of the model's weights.
+    """
+    with _EmptyWeights():
+        model = AutoModelForImageTextToText.from_config(names.model.config, dtype=torch.float32)
+    stored = names.with_tied()
+    for path, module in model.named_modules():
+        own = {key: f"{path}.{key}" if path else key for key, _ in module.named_parameters(recurse=False)}
+        if missing := [parameter for parameter in own.values() if parameter not in stored]:
+            raise ModelError(f"{names.checkpoint.folder} lacks {missing[0]}; it is not a whole checkpoint")
+        if own:
+            files = {key: stored[parameter] for key, parameter in own.items()}
+            _stream(module, partial(_read, files, names.checkpoint, changes or {}))
+    return model.eval()
+
+
+class _EmptyWeights(TorchFunctionMode):
+    """Weights, which begin as memory without values, are made without memory. Buffers are computed from the config, and
+    so they are made as usual."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
+
+
+def _stream(module: nn.Module, read: Callable[[], dict[str, torch.Tensor]]) -> None:
+    def put(weights: Mapping[str, torch.Tensor]) -> None:
+        for key, weight in weights.items():
+            setattr(module, key, nn.Parameter(weight, requires_grad=False))
+
+    # One number in the place of a weight: it has the weight's shape, and is on the CPU, where PEFT makes A and B then.
+    empty = {key: torch.zeros(()).expand(weight.shape) for key, weight in module.named_parameters(recurse=False)}
+    put(empty)
+    module.register_forward_pre_hook(lambda *_: put(read()))
+    module.register_forward_hook(lambda *_: put(empty))
+
+
+def _read(files: Mapping[str, str], checkpoint: Checkpoint, changes: Mapping[str, Change]) -> dict[str, torch.Tensor]:
+    weights = {}
+    for key, name in files.items():
+        weight = checkpoint.read(name)
+        weights[key] = (changes[name](weight) if name in changes else weight).float()
+    return weights

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from hart_lite.boxes import valid_boxes
 from hart_lite.errors import HartError
 from hart_lite.grading import choice_lines, read_answer
 from hart_lite.inference.engine import Conversation
 from hart_lite.inference.load import OpenModel
+from hart_lite.inference.protocols import hart
 from hart_lite.inference.protocols import registry as protocols
 from hart_lite.inference.settings import AskSettings, setting_for
 from hart_lite.types import Box, Example, ImageSource, ImageView
@@ -38,7 +40,7 @@ class Answer:
     rejected: int = 0
     located: str = ""
     tokens: int | None = None
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)  # equal is what was answered alike
     failure: str = ""
 
     @property
@@ -53,15 +55,18 @@ def ask(
     questions: Sequence[str],
     choices: Sequence[str] = (),
     mode: str = DEFAULT_MODE,
+    boxes: Sequence[Box] = (),
 ) -> list[Answer]:
-    """One answer for each question, in order; greedy. All questions have the same choices.
+    """One answer for each question, in order; greedy. All questions have the same choices. With `boxes` (original
+    pixels) nothing is located: the answers come from the crops around them alone, whatever the mode.
 
-    Raises `HartError` for an image that cannot be read, an empty question, an unknown mode or a single choice.
+    Raises `HartError` for an image that cannot be read, an empty question, an unknown mode, a single choice or a box
+    with nothing of the image in it.
     """
     check(questions, choices, mode)
     examples = [Example(str(n), (image,), text.strip(), "", tuple(choices)) for n, text in enumerate(questions)]
     image.load()  # so that a broken one is refused in its own words
-    protocol = protocols.find(mode)
+    protocol = hart.given(_inside(boxes, image.size())) if boxes else protocols.find(mode)
     setting, begun = setting_for(mode, model, AskSettings()), time.perf_counter()
     answered = dict(model.engine.answer([protocol(example, setting) for example in examples]))
     model.engine.forget_images()
@@ -84,6 +89,13 @@ def check(questions: Sequence[str], choices: Sequence[str], mode: str) -> None:
         "".join([*questions, *choices]).encode()
     except UnicodeEncodeError as error:
         raise HartError(f"a question or choice is no text in UTF-8: {error}") from error
+
+
+def _inside(boxes: Sequence[Box], size: tuple[int, int]) -> tuple[Box, ...]:
+    found, rejected = valid_boxes([box.xyxy for box in boxes], size, len(boxes))
+    if rejected:
+        raise HartError(f"{rejected} of {len(boxes)} boxes hold no pixel of the image of {size[0]} x {size[1]} pixels")
+    return found
 
 
 def _answer(example: Example, conversation: Conversation, seconds: float) -> Answer:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -19,22 +20,28 @@ from pathlib import Path
 from hart_lite.config.environment import check_machine
 from hart_lite.config.prompts import Prompts
 from hart_lite.config.recipe import load_recipe
+from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import Recipe
-from hart_lite.config.sections import Evaluate, ModelSection, PixelBudgets, Rollout
+from hart_lite.config.sections import ModelSection, PixelBudgets, Rollout
 from hart_lite.errors import HartError
 from hart_lite.inference.engine import Engine
 from hart_lite.inference.local_engine import LocalEngine
-from hart_lite.inference.openai_client import Client
 from hart_lite.inference.openai_engine import INTERFACES, ApiEngine
+from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hart_lite.models.fingerprint import fingerprint
-from hart_lite.models.loading import ADAPTER_WEIGHTS, load_policy
+from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
 from hart_lite.runs.layout import ADAPTER, is_run, read_recipe
 from hart_lite.runs.record import RunRecord, recipe_of
+from hart_lite.utils.openai_client import Client
 from hart_lite.utils.text import shown
 
-ADAPTER_CONFIG = "adapter_config.json"
+LARGE = 4  # times the pixels that are shown: an original that is scaled down
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+TOY_WARNING = (
+    "this is the toy base: it knows drawn shapes alone (the scenes of `hart-lite data make`), and what it says of a "
+    "photo means nothing. A base that knows photos: Qwen/Qwen2.5-VL-7B-Instruct"
+)
 _KINDS = "a run directory, a folder with an adapter or a checkpoint, a Hub id (owner/name), `embedded` or `api:NAME`"
 
 
@@ -50,6 +57,11 @@ class OpenModel:
     pixels: PixelBudgets | None
     rollout: Rollout = field(default_factory=Rollout)
     prompts: Prompts = field(default_factory=Prompts)
+
+    @property
+    def toy(self) -> bool:
+        """Whether this is the tiny base in this package, which knows nothing of photos."""
+        return isinstance(self.engine, LocalEngine) and self.engine.policy.family.source == str(EMBEDDED)
 
 
 def open_model(
@@ -74,15 +86,23 @@ def open_model(
             weights["adapter"] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     if recipe:
         return recipe_model(spec, policy, recipe, weights)
-    engine = LocalEngine(policy, Rollout().tokens_per_batch, Evaluate().batch_size)
-    return OpenModel(spec, engine, policy.family.name, weights, None)
+    return OpenModel(spec, _engine(policy, Rollout(), PixelBudgets()), policy.family.name, weights, None)
 
 
 def recipe_model(name: str, policy: Policy, recipe: Recipe, weights: dict[str, str]) -> OpenModel:
     """A policy that is asked as its recipe says."""
-    rollout = recipe.rollout
-    engine = LocalEngine(policy, rollout.tokens_per_batch, recipe.evaluate.batch_size, rollout.cuda_graph)
-    return OpenModel(name, engine, policy.family.name, weights, recipe.pixels, rollout, recipe.prompts)
+    pixels, rollout = recipe.pixels, recipe.rollout
+    engine = _engine(policy, rollout, pixels)
+    return OpenModel(name, engine, policy.family.name, weights, pixels, rollout, recipe.prompts)
+
+
+def _engine(policy: Policy, rollout: Rollout, pixels: PixelBudgets) -> LocalEngine:
+    """It answers as many questions at one time as fill a batch when each shows an image of the largest size."""
+    side = math.isqrt(LARGE * pixels.full)
+    family = policy.family
+    seen = family.fit((side, side), pixels.full, pixels.min)
+    questions = rollout.questions_at_once(family.image_tokens(seen))
+    return LocalEngine(policy, rollout.tokens_per_batch, questions, rollout.cuda_graph)
 
 
 def _open_api(name: str, box_format: str) -> OpenModel:

@@ -19,16 +19,15 @@ from collections.abc import Iterator, Sequence
 
 from hart_lite.errors import HartError
 from hart_lite.inference.engine import GREEDY, Conversation, Decoding, cut_after
-from hart_lite.inference.openai_client import Client, RequestError, SilentError
 from hart_lite.inference.protocols.base import ProtocolRun, Say
 from hart_lite.models.families.base import Content
 from hart_lite.models.families.qwen2_5_vl import MAX_ASPECT, Qwen25VL
 from hart_lite.types import ImageView, Tokens, Turn
+from hart_lite.utils.openai_chat import Chat
+from hart_lite.utils.openai_client import Client, RequestError, SilentError
 
 THREADS = 4
 SILENCE = 16  # conversations in a row to which the server itself had no answer: the others would wait in vain, too
-MOST_TOKENS = 2**31  # what says it took more is no count
-NEW_LIMIT = "max_completion_tokens"  # what some models want `max_tokens` to be called, and say so
 ENCODED = 64  # data URLs kept: the questions on one image send it again and again
 
 
@@ -75,8 +74,8 @@ class ApiEngine:
 
     def __init__(self, model: str, client: Client, interface: AbsoluteInterface, threads: int = THREADS) -> None:
         self.model, self.client, self.interface, self.threads = model, client, interface, threads
+        self.chat = Chat(client, model)
         self._data_url = functools.lru_cache(ENCODED)(_data_url)
-        self._limit = "max_tokens"
         self._silent = 0  # conversations in a row
 
     def forget_images(self) -> None:
@@ -151,49 +150,10 @@ class ApiEngine:
         return {"type": "image_url", "image_url": {"url": self._data_url(part)}}
 
     def _request(self, say: Say, messages: list[dict]) -> tuple[str, Turn]:
-        body, limit = {"model": self.model, "messages": messages, "temperature": 0}, self._limit
-        try:
-            answer = self.client.post(body | {limit: say.max_tokens})
-        except RequestError as error:
-            if NEW_LIMIT not in str(error) or limit == NEW_LIMIT:
-                raise
-            self._limit = NEW_LIMIT
-            answer = self.client.post(body | {NEW_LIMIT: say.max_tokens})
-        content = _content(answer)
-        if content is None:
-            said = self.client.complaint(answer)
-            raise RequestError("the server's response is no chat completion" + (f": {said}" if said else ""))
-        text = cut_after(self.client.clean(content).strip(), say.stop)
-        prompt, response = (_tokens(answer, name) for name in ("prompt_tokens", "completion_tokens"))
+        said = self.chat.complete(messages, say.max_tokens)
+        text = cut_after(said.text, say.stop)
         images = sum(part["type"] == "image_url" for m in messages if m["role"] == "user" for part in m["content"])
-        return text, Turn(say.kind, Tokens(), (), text, prompt, response, images, say.fresh)
-
-
-def _content(answer: dict) -> str | None:
-    """The text of a chat completion, in one piece or in parts; a refusal may have none. None for what is none."""
-    match answer:
-        case {"choices": [{"message": {"content": str(text)}}, *_]}:
-            return text
-        case {"choices": [{"message": {"content": None}}, *_]}:
-            return ""
-        case {"choices": [{"message": {"content": [*parts]}}, *_]}:
-            texts = [part for part in map(_text, parts) if part is not None]
-            return "".join(texts) if texts else None
-    return None
-
-
-def _text(part: object) -> str | None:
-    """Of a part that is text, and not a thought or an image."""
-    match part:
-        case {"type": "text", "text": str(text)}:
-            return text
-    return None
-
-
-def _tokens(answer: dict, name: str) -> int | None:
-    usage = answer.get("usage")
-    count = usage.get(name) if isinstance(usage, dict) else None
-    return count if type(count) is int and 0 <= count < MOST_TOKENS else None
+        return text, Turn(say.kind, Tokens(), (), text, said.prompt_tokens, said.response_tokens, images, say.fresh)
 
 
 def _joined(content: Content) -> list[str | ImageView]:

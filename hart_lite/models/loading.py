@@ -20,6 +20,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, set_seed
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
+from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hart_lite.models.card import prepare_card
 from hart_lite.models.families.base import Family
 from hart_lite.models.families.internvl3 import InternVL3
@@ -36,7 +37,6 @@ FAMILIES: dict[str, type[Family]] = {
     "internvl": InternVL3,
     "llava_onevision": LlavaOneVision,
 }
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_BASE = "base.json"  # beside the adapter: the fingerprint of its base, and what its boxes mean
 FRAME = "box_frame"
 UNSLOTH_TOKENS = 32_768  # it wants to know the longest sequence; no pack is longer
@@ -157,7 +157,7 @@ def _with_adapter(family: Family, model: nn.Module, section: ModelSection, adapt
 
 def check_adapter(adapter: Path, base: str) -> None:
     """Refuse an adapter that was trained on another base: its deltas would be noise there."""
-    config = adapter / "adapter_config.json"
+    config = adapter / ADAPTER_CONFIG
     for file in (config, adapter / ADAPTER_WEIGHTS):
         if not file.is_file():
             raise HartError(f"{adapter} holds no adapter: {file.name} is missing")

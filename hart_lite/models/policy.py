@@ -144,16 +144,30 @@ class Policy:
 
         `temperature` is the one they were sampled at: the gradient is then that of the policy that acted.
         """
+        return self._logps(*self._predictions(pack), temperature)
+
+    def logps_and_hits(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
+        """`logps`, and (N,) whether each token is the model's first choice, as float32 numbers 0 and 1."""
+        hidden, targets = self._predictions(pack)
+        with torch.no_grad():
+            first = [self.model.lm_head(tile).argmax(-1) for tile in hidden.split(HEAD_TILE)]
+        return self._logps(hidden, targets, 1.0), (torch.cat(first) == targets).float()
+
+    def _predictions(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, H) hidden states that predict the sampled tokens, and the (N,) tokens."""
         tree, decoder = pack.tree(self.device), self.decoder
         hidden = decoder(
             self.embed(pack.ids_T, pack.slots)[None],
             pack.positions_R_T[:, None].to(self.device),
             lambda layer, q, k, v: attend(q[0], k[0], v[0], tree, decoder.scale)[None],
         )[0]
-        at = hidden[pack.predict_N.to(self.device)]
-        targets = pack.targets_N.to(self.device)
-        tiles = zip(at.split(HEAD_TILE), targets.split(HEAD_TILE), strict=True)
-        return torch.cat([self._score(h, t, temperature) for h, t in tiles]) if len(at) else at.new_zeros(0).float()
+        return hidden[pack.predict_N.to(self.device)], pack.targets_N.to(self.device)
+
+    def _logps(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+        if not len(hidden):
+            return hidden.new_zeros(0).float()
+        tiles = zip(hidden.split(HEAD_TILE), targets.split(HEAD_TILE), strict=True)
+        return torch.cat([self._score(h, t, temperature) for h, t in tiles])
 
     def _score(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
         if torch.is_grad_enabled():  # the logits of a tile are made again in the backward pass, never kept

@@ -228,19 +228,20 @@ class _Case:
         ]
 
     def sft(self, name: str, stage: SFTStage) -> list[Moment]:
-        """The model's own forward pass: no packs, no cached features, the images of a micro-batch in one call."""
+        """A pack for each micro-batch, of rows that have nothing in common, with the features of its images."""
         rows = stage.micro_batch_size
         images = self.full + (self.crops if stage.context == "full+crops" else 0)
         said = self.recipe.rollout.max_tokens_locate  # of rows that repeat a first turn, which see no crops
         row = max(images + TEXT_TOKENS, self.full + TEXT_TOKENS + said)
         features = self.cost.features(rows * images)
-        seen = self._encode(f"{name}: see images", features, rows * images)
+        seen = self._encode(f"{name}: see images", features, min(rows * images, max(ENCODE_TOKENS, self.full)))
         tower = self.cost.tower_kept(self._patches(rows * images))
         return seen + self._backward(name, rows * row, row, rows * said, features, tower)
 
     def evaluation(self) -> list[Moment]:
         """One greedy sample a question; the widest prompt is the image with its crops."""
-        batch, rollout = self.recipe.evaluate.batch_size, self.recipe.rollout
+        rollout = self.recipe.rollout
+        batch = rollout.questions_at_once(self.full)
         shown = self.full + self.crops if "full+crops" in self.recipe.evaluate.modes else max(self.full, self.crops)
         turn = Turn("answers", shown + TEXT_TOKENS, 0, max(rollout.max_tokens_locate, rollout.max_tokens_answer))
         return self._turn("evaluation", turn, batch, 1, self.cost.features(batch * (self.full + self.crops)))

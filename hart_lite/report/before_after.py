@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
+from dataclasses import dataclass
 
 from hart_lite.eval.prediction import Prediction
 from hart_lite.eval.run_summary import figures_of
@@ -38,49 +38,65 @@ _SHORT = {"wrong grounding (IoGT <= 0.3)": "looked in the wrong place"}
 STILL = 0.005  # smaller changes of a share are none
 
 
-def numbers(run: Run) -> str:
-    """The few that matter most, as cards: before and after."""
+@dataclass(frozen=True)
+class Number:
+    """`kind`: "good", "bad" or "" for a change that is none."""
+
+    name: str
+    before: str
+    after: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """`cells` are (figure, classes) for each evaluation."""
+
+    name: str
+    words: str
+    cells: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    head: list[str]
+    rows: list[Row]
+
+
+def numbers(run: Run) -> list[Number]:
+    """The few that matter most: before and after."""
     if len(run.evaluations) < 2:
-        return ""
-    (_, before), *_, (last, after) = run.evaluations.items()
-    cards = ""
+        return []
+    before, *_, after = run.evaluations.values()
+    out = []
     for name, get in figures_of({"before": before, "after": after}):
         old, new = get(before), get(after)
         if name in _TALL and old is not None and new is not None:
-            cards += (
-                f'<div class="card"><span class="name">{escape(_SHORT.get(name, name))}</span>'
-                f'<span class="value {_verdict(name, old, new)}">{_share(name, new)}</span>'
-                f'<span class="was">before: {_share(name, old)}</span></div>\n'
-            )
-    words = f'<p class="soft">{after["questions"]:,} held-out questions, {escape(last.title)}</p>\n'
-    return f'<div class="numbers">\n{cards}</div>\n{words}' if cards else ""
+            out.append(Number(_SHORT.get(name, name), _share(name, old), _share(name, new), _verdict(name, old, new)))
+    return out
 
 
-def table(run: Run) -> str:
+def table(run: Run) -> Table | None:
     """One column for each evaluation before and after a stage; those in mid-stage are in the curves."""
     kept = {m: f for m, f in run.evaluations.items() if not m.name.startswith("during")} or run.evaluations
     if not kept:
-        return ""
-    head = "".join(f'<th scope="col">{escape(moment.title)}</th>' for moment in kept)
-    body = ""
-    for name, get in figures_of({moment.name: figures for moment, figures in kept.items()}):
-        words = _MEANING.get(name, ("", 0))[0] + _changed(name, run.answers)
-        body += f'<tr><th scope="row">{escape(name)}<small>{escape(words)}</small></th>{_cells(name, get, kept)}</tr>\n'
+        return None
+    rows = [
+        Row(name, _MEANING.get(name, ("", 0))[0] + _changed(name, run.answers), _cells(name, get, list(kept.values())))
+        for name, get in figures_of({moment.name: figures for moment, figures in kept.items()})
+    ]
     asked = ", ".join(dict.fromkeys(f"{figures['questions']:,}" for figures in kept.values()))
-    return (
-        f'<div class="card scroll"><table class="wide"><thead><tr><th>{asked} held-out questions</th>{head}</tr>'
-        f"</thead>\n<tbody>\n{body}</tbody></table></div>\n"
-    )
+    return Table(f"{asked} held-out questions", [moment.title for moment in kept], rows)
 
 
-def _cells(name: str, get: Callable[[dict], float | None], kept: dict[Moment, dict]) -> str:
-    cells, first = "", get(next(iter(kept.values())))
-    for n, (moment, figures) in enumerate(kept.items()):
+def _cells(name: str, get: Callable[[dict], float | None], kept: Sequence[dict]) -> list[tuple[str, str]]:
+    cells, first = [], get(kept[0])
+    for n, figures in enumerate(kept):
         value = get(figures)
         verdict = _verdict(name, first, value) if n and first is not None and value is not None else ""
         kind = f"{'last' if n == len(kept) - 1 else ''} {verdict}".strip()
-        shown = "" if value is None else _share(name, value)
-        cells += f'<td class="{kind}" data-of="{escape(moment.title)}">{shown}</td>'
+        cells.append(("" if value is None else _share(name, value), kind))
     return cells
 
 

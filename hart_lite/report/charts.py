@@ -1,14 +1,14 @@
-"""The curves of a report: one small chart for each figure, as SVG data URLs for a light and for a dark page."""
+"""Curves: small charts for pages, as SVG data URLs for a light and for a dark one, and the IoU curve as a picture."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from itertools import cycle
+from pathlib import Path
 from statistics import fmean
 
 import matplotlib
@@ -17,11 +17,14 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from hart_lite.errors import DataError
+from hart_lite.eval.grounding import IOU_THRESHOLDS, summarise_grounding
+from hart_lite.eval.results import Evaluation
 from hart_lite.report.reader import Run, StageRows
 
 POINTS = 240  # drawn of a line; longer ones are averaged in bins
 SMOOTH = 12  # the strong line is a mean over such a part of the run
-SIZE = (4.4, 2.4)  # inches, at 72 px each
+SIZE, PICTURE = (4.4, 2.4), (7.0, 5.0)  # inches of a chart, at 72 px each, and of the picture of the IoU curve
 LEGEND = 50  # letters that go on a line of the legend
 INK, GRID, BAND = "#24292f", "#d5dae0", "#eef1f4"
 BLUE, ORANGE, GREEN = "#0a66c2", "#c2570c", "#18794e"
@@ -51,6 +54,7 @@ STYLE = {
 Line = tuple[str, str]  # (what it is called, its key in metrics.jsonl)
 Points = list[tuple[float, float]]
 Lines = dict[str, Points]
+Curves = dict[str, Sequence[float]]  # label -> the share of questions above each of IOU_THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ _KINDS = (
           [("", "flat_groups")], True),
     _Kind("KL divergence", "How far the policy is from its base, in nats a token. Above 1 it falls apart.",
           [("", "kl")]),
+    _Kind("Sampling gap", "How far log-probs when drawn are from those in the update, on average. It should be near 0.",
+          [("", "sampling_gap")]),
     _Kind("Gradient norm", "Before clipping. Jumps mean that steps are too large.", [("", "grad_norm")]),
     _Kind("Response length", "Tokens of a turn. At the limit, responses are cut short.",
           [("locate", "tokens_locate"), ("verify", "tokens_verify"), ("answer", "tokens_answer")]),
@@ -103,27 +109,51 @@ def charts(run: Run) -> list[Chart]:
         return [*_evaluations(run), *_metrics(run)]
 
 
-def drawn_charts(found: Sequence[Chart]) -> str:
-    """As HTML; nothing for none."""
-    figures = "".join(
-        f'<figure class="card"><h3>{escape(c.title)}</h3><p>{escape(c.words)}</p><picture>'
-        f'<source srcset="{c.dark}" media="(prefers-color-scheme: dark)">'
-        f'<img src="{c.light}" width="440" height="240" alt="{escape(f"{c.title}; {c.said}")}"></picture>'
-        f"<figcaption>{escape(c.said)}</figcaption></figure>\n"
-        for c in found
-    )
-    return f'<div class="charts">\n{figures}</div>\n' if figures else ""
-
-
-def iou_chart(curves: dict[str, Sequence[float]], thresholds: Sequence[float]) -> Chart:
-    """{label: share of the questions whose IoU is above each threshold}."""
-    lines = {label: list(zip(thresholds, shares, strict=True)) for label, shares in curves.items()}
+def iou_chart(curves: Curves) -> Chart:
+    """The paper's figure 3."""
     words = "Questions whose best box fits better than this. A curve further up and to the right is better."
     with matplotlib.rc_context(STYLE):
-        chart = _chart("IoU over thresholds", words, [lines], (), True, _marked, "IoU")
-    half = list(thresholds).index(0.5)
-    above = ", ".join(f"{label} {100 * shares[half]:.1f} %" for label, shares in curves.items())
-    return replace(chart, said=f"above 0.5: {above}")
+        chart = _chart("IoU over thresholds", words, [_iou_lines(curves)], (), True, _marked, "IoU")
+    half = IOU_THRESHOLDS.index(0.5)
+    above = "; ".join(f"{label}: {100 * shares[half]:.1f} %" for label, shares in curves.items())
+    return replace(chart, said=f"IoU above 0.5 in {above}")
+
+
+def write_iou_curve(evaluations: Mapping[str, Evaluation], path: Path) -> None:
+    """A picture with a curve for each {name: evaluation}, benchmark and mode that looked; modes that agree share one.
+
+    Raises `DataError` where no row has ground-truth boxes, or the picture cannot be written.
+    """
+    curves = {
+        f"{name} {label}".strip(): shares
+        for name, evaluation in evaluations.items()
+        for label, shares in iou_curves(evaluation).items()
+    }
+    if not curves:
+        raise DataError(f"{path}: no row has ground-truth boxes, so there is no IoU to draw")
+    with matplotlib.rc_context(STYLE):
+        figure = _figure([_iou_lines(curves)], (), True, _marked, "IoU threshold", PICTURE)
+        figure.axes[0].set_title("Questions whose IoU is above the threshold", loc="left")
+        try:
+            figure.savefig(path, dpi=150, facecolor="white")
+        except (OSError, ValueError) as error:  # ValueError: a file name whose ending is no image format
+            raise DataError(f"{path}: the picture cannot be written: {error}") from error
+
+
+def iou_curves(evaluation: Evaluation) -> Curves:
+    """By benchmark and mode; modes with the same boxes share one."""
+    names: dict[tuple, list[str]] = {}
+    for benchmark, modes in evaluation.parts().items():
+        for mode, rows in modes.items():
+            found = [row.grounding for row in rows if row.grounding]
+            if found and (mode != "full" or any(row.boxes for row in rows)):
+                key = (benchmark, tuple(summarise_grounding(found)["iou_curve"]), len(found))
+                names.setdefault(key, []).append(mode)
+    return {f"{name}, {' and '.join(modes)}, n {n:,}": curve for (name, curve, n), modes in names.items()}
+
+
+def _iou_lines(curves: Curves) -> Lines:
+    return {label: list(zip(IOU_THRESHOLDS, shares, strict=True)) for label, shares in curves.items()}
 
 
 def _evaluations(run: Run) -> Iterator[Chart]:
@@ -168,8 +198,27 @@ def _chart(
     draw: Callable[[Axes, Lines], None],
     across: str = "step",
 ) -> Chart:
+    figure = _figure(parts, stages, percent, draw, across, SIZE)
+    file = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
+    light = file.getvalue().decode()
+    dark = light
+    for colour, other in DARK.items():
+        dark = dark.replace(colour, other)
+    latest = ", ".join(f"{name} {_said(points[-1][1], percent)}".strip() for name, points in parts[-1].items())
+    return Chart(title, words, _url(light), _url(dark), f"last: {latest}")
+
+
+def _figure(
+    parts: Sequence[Lines],
+    stages: Sequence[StageRows],
+    percent: bool,
+    draw: Callable[[Axes, Lines], None],
+    across: str,
+    size: tuple[float, float],
+) -> Figure:
     """Each part is drawn by itself: one stage's line does not run into the next one's."""
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     for part in parts:
         draw(axes, {name: _binned(points) for name, points in part.items()})
@@ -181,14 +230,7 @@ def _chart(
     if any(name for part in parts for name in part):
         columns = len(named) if sum(map(len, named)) < LEGEND else 1
         figure.legend(named.values(), named, loc="outside upper left", ncols=columns, handlelength=1.2)
-    file = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
-    light = file.getvalue().decode()
-    dark = light
-    for colour, other in DARK.items():
-        dark = dark.replace(colour, other)
-    latest = ", ".join(f"{name} {_said(points[-1][1], percent)}".strip() for name, points in parts[-1].items())
-    return Chart(title, words, _url(light), _url(dark), f"last: {latest}")
+    return figure
 
 
 def _scale(axes: Axes, percent: bool) -> None:
@@ -244,8 +286,9 @@ def _marked(axes: Axes, lines: Lines) -> None:
 
 
 def _mark_stages(axes: Axes, stages: Sequence[StageRows]) -> None:
-    """Every second stage lies on a band, where there are several."""
-    for n, stage in enumerate(stages if len(stages) > 1 else ()):
+    """Every second stage lies on a band, where there are several; those that have no point yet are left out."""
+    begun = [stage for stage in stages if stage.begins < axes.dataLim.x1]
+    for n, stage in enumerate(begun if len(stages) > 1 else ()):
         if n % 2:
             axes.axvspan(stage.begins, stage.begins + stage.steps, color=BAND, zorder=-1, linewidth=0)
         axes.annotate(stage.name, (stage.begins + stage.steps / 2, 1), xycoords=("data", "axes fraction"),

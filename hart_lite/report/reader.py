@@ -12,7 +12,7 @@ from hart_lite.config.sections import RLStage
 from hart_lite.eval.prediction import Prediction, read_prediction
 from hart_lite.eval.results import is_finished, read_evaluation
 from hart_lite.eval.run_summary import run_figures
-from hart_lite.runs.layout import ADAPTER, EVALUATION, METRICS, QUESTIONS, TRACKED, VERSIONS, read_recipe
+from hart_lite.runs.layout import ADAPTER, EVALUATION, METRICS, QUESTIONS, TIMING, TRACKED, VERSIONS, read_recipe
 from hart_lite.utils.jsonl import read_jsonl, read_object
 
 _NAME = re.compile(r"(before|after|during)(?:-(\d{1,4})-(rl|sft)(?:-(\d{1,9}))?)?")
@@ -47,7 +47,8 @@ class StageRows:
 @dataclass(frozen=True)
 class Run:
     """`evaluations` are {moment: figures}, in the order in which they took place; `answers` their rows, of the first
-    and the last one; `tracked` {moment: rows} of the samples that were tracked."""
+    and the last one; `tracked` {moment: rows} of the samples that were tracked; `evaluation_seconds` (name, seconds) of
+    the evaluations that ended."""
 
     folder: Path
     recipe: Recipe
@@ -58,6 +59,7 @@ class Run:
     questions: Sequence[dict] = ()
     held_out: bool = True
     tracked: dict[Moment, list[Prediction]] = field(default_factory=dict)
+    evaluation_seconds: Sequence[tuple[str, float]] = ()
 
     @property
     def finished(self) -> bool:
@@ -88,6 +90,7 @@ def read_run(folder: Path) -> Run:
         asked.get("questions", []),
         asked.get("held_out", True),
         {moment: _predictions(tracked / f"{moment.name}.jsonl") for moment in _moments(tracked, stages)},
+        _seconds(folder / TIMING),
     )
 
 
@@ -98,7 +101,21 @@ def _predictions(path: Path) -> list[Prediction]:
 def _metrics(path: Path) -> list[dict]:
     """The rows that can be read: the last line of a killed run breaks off."""
     rows = [row for _, row in read_jsonl(path, skip_broken=True)] if path.is_file() else []
-    return [row for row in rows if isinstance(row.get("step"), int) and isinstance(row.get("stage"), str)]
+    return [row for row in rows if _is_step(row)]
+
+
+def _is_step(row: dict) -> bool:
+    return type(row.get("step")) is int and row["step"] >= 0 and isinstance(row.get("stage"), str)
+
+
+def _seconds(path: Path) -> list[tuple[str, float]]:
+    rows = [row for _, row in read_jsonl(path, skip_broken=True)] if path.is_file() else []
+    found: dict[str, float] = {}
+    for row in rows:
+        match row:
+            case {"evaluation": str(name), "seconds": int() | float() as seconds}:
+                found[name] = found.get(name, 0.0) + seconds
+    return list(found.items())
 
 
 def _stages(recipe: Recipe, rows: Sequence[dict]) -> list[StageRows]:
@@ -106,10 +123,18 @@ def _stages(recipe: Recipe, rows: Sequence[dict]) -> list[StageRows]:
     for number, spec in enumerate(recipe.stages, 1):
         name = f"{number}-{spec.kind}"
         own = [row for row in rows if row["stage"] == name]
-        steps = spec.steps or max((row["step"] for row in own), default=0)  # a stage may go by epochs
+        steps = spec.steps or _steps_of_epochs(own, spec.epochs)
         stages.append(StageRows(name, spec.kind, begins, steps, own))
         begins += steps
     return stages
+
+
+def _steps_of_epochs(rows: Sequence[dict], epochs: float) -> int:
+    """By how far the last step got in an epoch; 0 before the first step."""
+    for row in reversed(rows):
+        if isinstance(row.get("epoch"), float) and row["epoch"] > 0:
+            return max(row["step"], round(row["step"] / row["epoch"] * epochs))
+    return max((row["step"] for row in rows), default=0)
 
 
 def _moments(folder: Path, stages: Sequence[StageRows]) -> list[Moment]:

@@ -15,10 +15,12 @@ from hart_lite.config.sections import RLStage
 from hart_lite.report.reader import Run, StageRows
 
 FEW_STEPS = 8  # fewer say nothing of a trend
+FIRST_STEPS = 3  # so many without any signal are worth a word
 TENTH = 10  # a trend is the last part of so many against the first
 GROWN, LARGE = 1.5, 0.1  # coverage: times what it was, and share of the image, from which it is worth a word
 FLAT = 0.6  # share of groups without a signal
 KL = 1.0  # nats a token
+GAP = 0.05  # nats a token between the distribution that is sampled and the one that is trained
 VALID = 0.9  # share of samples with a usable box
 AT_LIMIT = 0.95  # of the longest response allowed, on average
 FEW_QUESTIONS = 50
@@ -66,9 +68,35 @@ def _coverage(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Cauti
         )
 
 
+def _no_signal(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
+    """From the first steps on: such a run only costs time."""
+    reward = values(stage.rows, "reward")
+    if _without_signal(stage) and not any(reward):
+        yield Caution(
+            "No sample has earned a reward",
+            f"The reward of {stage.name} was 0 in each of its {len(reward):,} steps: nothing can be learned from that.",
+            "Read what the model wrote (stages/*/rollouts/*.jsonl). No box: look at the format, or at "
+            "rollout.max_tokens_locate. Wrong answers: begin with easier questions, give more pixels, or train SFT "
+            "first. Right answers that are not paid: look at `answer` and `choices` in the data, or at your reward.",
+        )
+    elif _without_signal(stage):
+        yield Caution(
+            "Every group is flat",
+            f"In each of the {len(reward):,} steps of {stage.name} all samples of a question earned the same (the mean "
+            f"reward is {fmean(reward):.2f}): nothing can be learned from that.",
+            "Draw more samples (rollout.samples), or hotter ones (rollout.temperature), and ask questions that are "
+            "neither too easy nor out of reach.",
+        )
+
+
+def _without_signal(stage: StageRows) -> bool:
+    flat = values(stage.rows, "flat_groups")
+    return len(flat) >= FIRST_STEPS and min(flat) == 1
+
+
 def _flat(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
     flat, reward = values(stage.rows, "flat_groups"), values(stage.rows, "reward")
-    if len(flat) < FEW_STEPS or not reward:
+    if len(flat) < FEW_STEPS or not reward or _without_signal(stage):
         return
     last = fmean(flat[-len(flat) // 4 :])
     if last <= FLAT:
@@ -99,6 +127,18 @@ def _kl(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
             f"At the end of {stage.name} the KL divergence is {recent:.2f} nats a token; above {KL:g} answers tend to "
             "fall apart.",
             f"Divide the stage's learning rate (it is {spec.lr:g}) by three, or raise beta (it is {recipe.beta:g}).",
+        )
+
+
+def _sampling_gap(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
+    series = values(stage.rows, "sampling_gap")
+    if series and (gap := fmean(series[-10:])) > GAP:
+        yield Caution(
+            "What is sampled is not what is trained",
+            f"In the last steps of {stage.name} the log-prob of a token when it was drawn and in the update differ by "
+            f"{gap:.2f} on average; rounding alone stays below {GAP:g}.",
+            "The gradient belongs to another distribution than the samples. Compare with model.dtype=float32 or "
+            "rollout.cuda_graph=false, and run `hart-lite check-base` on this base.",
         )
 
 
@@ -146,7 +186,7 @@ def _skipped(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Cautio
 
 def _nothing_learned(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
     ends = first_and_last(values(stage.rows, "reward"))
-    if not ends:
+    if not ends or _without_signal(stage):
         return
     (first, last), gain = ends, fmean(ends[1]) - fmean(ends[0])
     noise = math.sqrt(stdev(first) ** 2 / len(first) + stdev(last) ** 2 / len(last))
@@ -161,7 +201,7 @@ def _nothing_learned(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterato
 
 
 _OF_STAGE: tuple[Callable[[StageRows, RLStage, Recipe], Iterator[Caution]], ...] = (
-    *(_nothing_learned, _coverage, _flat, _kl, _valid, _cut_short, _skipped),
+    *(_no_signal, _nothing_learned, _coverage, _flat, _kl, _sampling_gap, _valid, _cut_short, _skipped),
 )
 
 
@@ -223,7 +263,7 @@ def _boxes_lost(run: Run) -> Iterator[Caution]:
         yield Caution(
             "Held-out questions without a box",
             f"For {_p(1 - share)} of them the model named no usable box at the last evaluation.",
-            "Look at 'located' in evaluation/*.jsonl: it is what the model wrote instead.",
+            "Look at 'locate' in the turns of evaluation/*/predictions.jsonl: it is what the model wrote instead.",
         )
 
 

@@ -10,13 +10,6 @@ import torch
 from torch import Tensor
 
 Metrics = dict[str, Tensor]
-FP16_SCALE = 1024.0
-
-
-def gradient_scale(computes_in: torch.dtype) -> float:
-    """Factor of a loss before its backward pass: in float16 small gradients would come out as 0. Those that arrive at
-    the adapters, which are float32, are to be divided by it."""
-    return FP16_SCALE if computes_in == torch.float16 else 1.0
 
 
 def token_weights(lengths_B_G: Tensor) -> Tensor:
@@ -44,22 +37,25 @@ def policy_loss(
     mu1_T: Tensor,
     weights_T: Tensor,
     clip_eps: float,
+    clip_eps_high: float | None = None,
     ref_logps_T: Tensor | None = None,
     mu2_T: Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
     """AP-GRPO: -sum w (mu1 min(ratio A, clip(ratio) A) - mu2 k3), ratio = exp(logps - old_logps).
 
     All tensors are (T,): one entry per trained token, with the values of its trajectory. mu1 = 1 and mu2 = beta is GRPO
-    (TRL's loss_type "grpo"). Without `ref_logps_T` and `mu2_T` there is no KL term; one alone is a `ValueError`.
+    (TRL's loss_type "grpo"). The ratio is clipped to 1 - `clip_eps` and 1 + `clip_eps_high`, which is the same where it
+    is not given. Without `ref_logps_T` and `mu2_T` there is no KL term; one alone is a `ValueError`.
     Metrics: `policy_loss`, `kl_loss` (both as in the loss), `kl` (mean over trajectories), `clip_share` of the tokens.
     """
     if (ref_logps_T is None) != (mu2_T is None):
         raise ValueError("The KL term needs both ref_logps_T and mu2_T, or neither.")
     ratio_T = torch.exp(logps_T - old_logps_T)
-    clipped_T = ratio_T.clamp(1 - clip_eps, 1 + clip_eps)
+    low, high = 1 - clip_eps, 1 + (clip_eps if clip_eps_high is None else clip_eps_high)
+    clipped_T = ratio_T.clamp(low, high)
     surrogate_T = torch.minimum(ratio_T * advantages_T, clipped_T * advantages_T)
     loss = -(weights_T * mu1_T * surrogate_T).sum()
-    acts_T = ((ratio_T < 1 - clip_eps) & (advantages_T < 0)) | ((ratio_T > 1 + clip_eps) & (advantages_T > 0))
+    acts_T = ((ratio_T < low) & (advantages_T < 0)) | ((ratio_T > high) & (advantages_T > 0))
     metrics = {"policy_loss": loss.detach(), "clip_share": (weights_T * acts_T).sum().detach()}
     if ref_logps_T is not None and mu2_T is not None:
         kl_T = kl_k3(ref_logps_T, logps_T)
@@ -69,7 +65,10 @@ def policy_loss(
     return loss, metrics
 
 
-def token_nll(*, logps_T: Tensor, weights_T: Tensor) -> tuple[Tensor, Metrics]:
-    """Weighted negative log-likelihood of the answer tokens (T,): with weights 1/T, their mean."""
+def token_nll(*, logps_T: Tensor, hits_T: Tensor, weights_T: Tensor) -> tuple[Tensor, Metrics]:
+    """Equation (8), the weighted negative log-likelihood of the answer tokens (T,): with weights 1/T, their mean.
+
+    `hits_T` is 1 where a token is the model's first choice. Metric: `mean_token_accuracy`, their weighted sum.
+    """
     loss = -(weights_T * logps_T).sum()
-    return loss, {"nll": loss.detach()}
+    return loss, {"mean_token_accuracy": (weights_T * hits_T).sum().detach()}

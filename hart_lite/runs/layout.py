@@ -3,6 +3,7 @@
 RUN/recipe.yaml            every value of the recipe
 RUN/versions.json          of Python, the libraries and the base
 RUN/metrics.jsonl          one row for each step
+RUN/timing.jsonl           seconds of each evaluation
 RUN/stages/1-rl/           checkpoints, rollouts with pictures, the stage's adapter when it is done
 RUN/evaluation/            before, after-1-rl, ..: ordinary evaluations of the held-out questions
 RUN/tracked/               a few questions all along the way, with pictures
@@ -22,8 +23,10 @@ from hart_lite.errors import DataError
 RECIPE = "recipe.yaml"
 VERSIONS = "versions.json"
 METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
 STAGES = "stages"
 EVALUATION = "evaluation"
+BEFORE = "before"  # the evaluation before training
 TRACKED = "tracked"
 QUESTIONS = "questions.json"  # of the tracked samples, in their folder
 ADAPTER = "adapter"
@@ -41,3 +44,11 @@ def read_recipe(run: Path) -> Recipe:
     if not is_run(run):
         raise DataError(f"{run} holds no run (no {RECIPE}); `hart-lite train` makes one")
     return load_recipe(run / RECIPE)
+
+
+def evaluation_before(evaluation: Path) -> Path | None:
+    """The evaluation before training that belongs to one of the same run; None for it itself, and for others."""
+    place = evaluation.absolute()
+    before = place.with_name(BEFORE)
+    ours = place.parent.name == EVALUATION and is_run(place.parent.parent)
+    return before if ours and before.is_dir() and place.name != BEFORE else None

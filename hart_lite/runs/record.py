@@ -149,6 +149,9 @@ def public_recipe(recipe: Recipe, stages: int | None = None) -> Recipe:
             values["data"][key] = public_name(values["data"][key])
     if values["data"]["sft"] == values["data"]["train"]:  # two files of one name are two
         values["data"]["sft"] = f"sft {values['data']['sft']}"
+    if recipe.reward:
+        place, _, function = recipe.reward.rpartition(":")
+        values["reward"] = f"{PureWindowsPath(place).name}:{function}"
     values["stages"] = values["stages"][:stages]
     return Recipe.model_validate(values)
 

@@ -23,9 +23,9 @@ from hart_lite.models.fingerprint import KEY, check_fingerprint, fingerprint
 from hart_lite.models.loading import ADAPTER_BASE, FRAME
 from hart_lite.models.policy import Policy
 from hart_lite.runs.checkpoints import DISK_ERRORS
-from hart_lite.runs.versions import versions
-from hart_lite.utils.files import move_whole, write_whole
-from hart_lite.utils.locks import LOCK, FolderLock
+from hart_lite.runs.versions import hardware, versions
+from hart_lite.utils.files import LOCK, FolderLock, move_whole, write_whole
+from hart_lite.utils.phase import begin_phase
 
 BEGUN = {LOCK, "versions.json", "versions.json.part", "recipe.yaml.part"}  # all that a kill leaves before recipe.yaml
 
@@ -84,7 +84,7 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> None:
         raise HartError(f"{run} is not empty and holds no run; choose another place with output=...")
 
 
-def open_run(run: Path, recipe: Recipe, family: Family) -> None:
+def open_run(run: Path, recipe: Recipe, family: Family, device: str) -> None:
     """What the run is made of. Written once the model is there: a base that cannot be read leaves nothing behind.
 
     A run that is there must have begun on the same base: its checkpoints would be noise on another.
@@ -94,12 +94,13 @@ def open_run(run: Path, recipe: Recipe, family: Family) -> None:
         way_out = "put the old files back, or start a new run with output=..."
         check_fingerprint(made_with, family, f"{run} was begun on", way_out)
         return
-    write_whole(made_with, json.dumps(versions() | {KEY: fingerprint(family)}, indent=2) + "\n")
+    write_whole(made_with, json.dumps(versions() | hardware(device) | {KEY: fingerprint(family)}, indent=2) + "\n")
     dump_recipe(recipe, run / "recipe.yaml")  # last: with it the run has begun
 
 
 def save_adapter(policy: Policy, folder: Path) -> None:
     """Adapter in PEFT format with the processor files; the folder appears whole or not at all."""
+    begin_phase("adapter")
     with PartialState().main_process_first():
         if PartialState().is_main_process:
             _write_adapter(policy, folder)

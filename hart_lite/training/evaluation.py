@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from hart_lite.eval.results import is_finished, read_evaluation
 from hart_lite.eval.run_summary import run_figures, run_summary_table
 from hart_lite.eval.settings import EvalSettings
 from hart_lite.inference.load import OpenModel
-from hart_lite.runs.layout import EVALUATION, SUMMARY
+from hart_lite.runs.layout import BEFORE, EVALUATION, SUMMARY, TIMING
 from hart_lite.types import Example
 from hart_lite.utils.files import write_whole
-
-BEFORE = "before"
+from hart_lite.utils.jsonl import append_jsonl
+from hart_lite.utils.phase import begin_phase
 
 
 class RunEvaluator:
@@ -37,13 +38,15 @@ class RunEvaluator:
         it is now, for people."""
         if not self.questions:
             return
+        begin_phase("evaluation")
         target = self.run / EVALUATION / name
         with PartialState().main_process_first():  # the others find it finished and go on
             if not is_finished(target):
                 policy = self.model.engine.policy
-                training = policy.model.training
+                training, begun = policy.model.training, time.perf_counter()
                 evaluate(self.model, spec, self.settings, self.questions, target, title=name)
                 policy.model.train(training)
+                append_jsonl(self.run / TIMING, {"evaluation": name, "seconds": time.perf_counter() - begun})
 
 
 def failed_before_training(run: Path) -> set[str]:
@@ -61,6 +64,7 @@ def failed_before_training(run: Path) -> set[str]:
 
 def summarise(run: Path, names: Sequence[str]) -> dict[str, dict]:
     """{name: figures} of the evaluations that there are, also written to RUN/summary.json and summary.md."""
+    begin_phase("summary")
     folders = [run / EVALUATION / name for name in names]
     summary = {folder.name: run_figures(read_evaluation(folder)) for folder in folders if is_finished(folder)}
     write_whole(run / SUMMARY, json.dumps(summary, indent=2) + "\n")

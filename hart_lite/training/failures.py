@@ -19,7 +19,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextmanager
-def endings_explained(run: Path, splits: Splits) -> Iterator[None]:
+def translate_errors(run: Path, splits: Splits) -> Iterator[None]:
     """An image found broken in mid-run, a disk that takes no more, or a process that is gone becomes a `HartError`."""
     intact = f"The checkpoints in {run} are intact"
     try:
@@ -39,7 +39,7 @@ def endings_explained(run: Path, splits: Splits) -> Iterator[None]:
             f"with {resume_command(run)}"
         ) from error
     except RuntimeError as error:
-        if not _lost_a_process(error):
+        if not lost_a_process(error):
             raise
         raise HartError(
             f"another process of this run has ended, and its own messages may say why: {error}\n{intact}; to go on, "
@@ -47,7 +47,7 @@ def endings_explained(run: Path, splits: Splits) -> Iterator[None]:
         ) from error
 
 
-def _lost_a_process(error: RuntimeError) -> bool:
+def lost_a_process(error: RuntimeError) -> bool:
     """Whether one of several processes is gone, which the others notice when they next share something."""
     several = PartialState().num_processes > 1
     return several and (isinstance(error, DistError) or "gloo/transport" in str(error))  # gloo raises a plain one

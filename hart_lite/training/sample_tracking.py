@@ -2,6 +2,7 @@
 
 RUN/tracked/questions.json                what was asked, with ground truth where there is one
 RUN/tracked/0.jpg                         the (first) image of question 0, scaled down
+RUN/tracked/0-truth-0.jpg                 what lies in its first ground-truth box
 RUN/tracked/during-1-rl-00025.jsonl       where the model looked then and what it answered from the crops alone
 RUN/tracked/during-1-rl-00025-0-1.jpg     its second crop of question 0
 
@@ -12,12 +13,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
 from PIL import Image
 
+from hart_lite.data.drawing import crop_of, scaled
 from hart_lite.data.images import jpeg
 from hart_lite.errors import CheckpointError
 from hart_lite.eval.benchmarks import held_out
@@ -26,13 +27,14 @@ from hart_lite.eval.questions import Question
 from hart_lite.inference.protocols import hart
 from hart_lite.inference.rollout import Runner
 from hart_lite.runs.layout import QUESTIONS, TRACKED
-from hart_lite.types import Example, ImageView
+from hart_lite.types import Example
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.jsonl import write_jsonl
+from hart_lite.utils.phase import begin_phase
 
-SIDE = 960  # pixels of the longer side of a kept image
-CROP_SIDE = 280
-CROPS = 4  # kept of each answer
+SIDE = 1280  # pixels of the longer side of a kept image
+CROP_SIDE = 480  # of a kept crop: one up to that size keeps its own pixels
+CROPS = 4  # kept of each answer, and of the ground truth
 
 
 def quarters(steps: int) -> set[int]:
@@ -65,6 +67,7 @@ class SampleTracker:
         """Once per name; a resumed run keeps what was seen."""
         if not self.examples:
             return
+        begin_phase("tracking")
         target = self.folder / f"{name}.jsonl"
         with PartialState().main_process_first():  # the others find the file and go on
             if not target.exists():
@@ -81,7 +84,7 @@ class SampleTracker:
         rows = []
         for n, example in enumerate(self.examples):
             for number, view in enumerate(conversations[n].outcome.crops[:CROPS]):
-                crop = replace(view, size=_within(view.size, CROP_SIDE)).load()
+                crop = crop_of(view.source.load(), view.box, CROP_SIDE)
                 _save(crop, self.folder / f"{target.stem}-{n}-{number}.jpg")
             rows.append(prediction(Question(held_out.BENCHMARK, example), "crops", conversations[n]).to_dict())
         write_jsonl(target, rows)
@@ -90,18 +93,13 @@ class SampleTracker:
         self.folder.mkdir(exist_ok=True)
         questions = []
         for n, example in enumerate(self.examples):
-            source = example.images[0]
-            size = source.size()
-            _save(ImageView(source, _within(size, SIDE)).load(), self.folder / f"{n}.jpg")
-            questions.append({"id": example.id, "picture": f"{n}.jpg", "size": list(size)})
+            image = example.images[0].load()
+            _save(scaled(image, min(1.0, SIDE / max(image.size))), self.folder / f"{n}.jpg")
+            for number, box in enumerate([box for box in example.boxes if box.image == 0][:CROPS]):
+                _save(crop_of(image, box, CROP_SIDE), self.folder / f"{n}-truth-{number}.jpg")
+            questions.append({"id": example.id, "picture": f"{n}.jpg", "size": list(image.size)})
         text = json.dumps({"held_out": self.held_out, "questions": questions}, ensure_ascii=False, indent=1)
         write_whole(self.folder / QUESTIONS, text + "\n")
-
-
-def _within(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """The size with its longer side no longer than this."""
-    scale = min(1.0, side / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
@@ -20,30 +21,36 @@ from transformers.trainer_callback import ExportableState
 from hart_lite.errors import HartError
 from hart_lite.models.finite import check_finite
 from hart_lite.models.oom import Budget
+from hart_lite.training.loss_scale import LossScale
 from hart_lite.utils.text import shown
 
 log = logging.getLogger(__name__)
 LIMIT = 5  # steps in a row
 NAMED = 16  # questions in the message
-HISTORY = 2  # rows of figures that the Trainer keeps: all of them would be written anew with every checkpoint
 
 
-class Standing(TrainerCallback, ExportableState):
-    """Travels in the checkpoints (trainer_state.json): budgets as they were halved, and the bad steps just before."""
+class StepGuardState(TrainerCallback, ExportableState):
+    """Travels in the checkpoints (trainer_state.json): budgets as they were halved, the scale of the loss, and the bad
+    steps just before."""
 
-    def __init__(self, budgets: Sequence[Budget]) -> None:
-        self.budgets = budgets
+    def __init__(self, budgets: Sequence[Budget], scale: LossScale) -> None:
+        self.budgets, self.scale = budgets, scale
         self.bad: dict[int, list[str]] = {}  # number of the step -> ids of its questions
 
     def state(self) -> dict:
         bad = [[step, ids] for step, ids in self.bad.items()]
-        return {"args": {}, "attributes": {"budgets": {b.key: b.value for b in self.budgets}, "bad": bad}}
+        budgets = {budget.key: budget.value for budget in self.budgets}
+        return {"args": {}, "attributes": {"budgets": budgets, "scale": self.scale.state(), "bad": bad}}
 
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        # Not there: a checkpoint of an earlier version.
+    def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
+        if state.global_step:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            check_finite(model, f"checkpoint {checkpoint}", trained=True)
+        # A checkpoint of an earlier version has none of these.
         kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
         for budget in self.budgets:
             budget.value = min(budget.value, kept["budgets"].get(budget.key, budget.value))
+        self.scale.restore(kept.get("scale", self.scale.state()))
         self.bad = {step: ids for step, ids in kept["bad"]}
 
     def agree(self) -> None:
@@ -52,18 +59,19 @@ class Standing(TrainerCallback, ExportableState):
         for budget, *values in zip(self.budgets, *everyone, strict=True):
             budget.value = min(values)
 
-    def count(self, step: int, spoilt: Sequence[str], asked: Sequence[str]) -> None:
-        """Called by all processes of a run alike."""
-        self.bad[step] = list(dict.fromkeys(gather_object(list(spoilt)) or gather_object(list(asked))))
+    def count(self, step: int, nonfinite_ids: Sequence[str], example_ids: Sequence[str]) -> None:
+        """Add a bad step, with the questions to blame. All processes of a run call this alike."""
+        self.bad[step] = list(dict.fromkeys(gather_object(list(nonfinite_ids)) or gather_object(list(example_ids))))
         log.warning("step %d is skipped: its loss or gradient is not finite (%d in a row)", step, len(self.bad))
 
     def stop_at_limit(self) -> None:
+        """Raises `HartError`, with the questions named, after `LIMIT` bad steps in a row."""
         if len(self.bad) < LIMIT:
             return
         steps = sorted(self.bad)
-        found = Counter(i for ids in self.bad.values() for i in ids)
-        names = ", ".join(shown(i) for i, _ in found.most_common(NAMED))
-        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        counts = Counter(i for ids in self.bad.values() for i in ids)
+        names = ", ".join(shown(i) for i, _ in counts.most_common(NAMED))
+        more = f" and {len(counts) - NAMED} more" if len(counts) > NAMED else ""
         raise HartError(
             f"stopped: the loss or its gradient was not finite in {len(steps)} steps in a row, {steps[0]} to "
             f"{steps[-1]}. None of them changed the weights. Their questions, those in most of these steps first: "
@@ -72,37 +80,36 @@ class Standing(TrainerCallback, ExportableState):
         )
 
 
-class Guarded:
-    """Mixin for trainers. `standing` is to be there before the Trainer's own constructor runs."""
+class NonFiniteGuard:
+    """Mixin for trainers. `guard` is to be there before the Trainer's own constructor runs."""
 
-    standing: Standing
+    guard: StepGuardState
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
-        del self.state.log_history[:-HISTORY]
-        self.standing.stop_at_limit()  # only now: the step's figures are written
+        self.guard.stop_at_limit()  # only now: the callbacks have written the step's metrics
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        check_finite(self.model, f"checkpoint {resume_from_checkpoint}", trained=True)
+    def skips(self, loss: float, nonfinite_ids: Sequence[str], example_ids: Sequence[str]) -> bool:
+        """Whether the step is not to be taken. Then its gradients are gone, and it is counted with its questions: those
+        whose own loss is not finite or, where there is none (the gradient alone may be at fault), all of the step's.
 
-    def _skipped(self, loss: float, spoilt: Sequence[str], asked: Sequence[str]) -> bool:
-        """Whether the step is not to be taken: then the gradients are gone, and the step is counted with its questions:
-        those that are `spoilt`, or where there is none (the gradient alone may be) all that were `asked`.
-
-        To be called by all processes alike, on true gradients, after they were summed.
+        All processes call this alike, on true gradients, after these were summed.
         """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        step, norm = self.state.global_step + 1, nn.utils.get_total_norm(gradients)
+        norm = nn.utils.get_total_norm(gradients)
         # A norm may overflow where no gradient does; clipping would make them zero, and Adam still moves on such.
-        if bool(torch.isfinite(norm)) and self._summed(torch.tensor(loss)).isfinite():
-            if norm > 0:  # one with nothing to learn from says neither
-                self.standing.bad.clear()
+        finite = bool(self.summed(torch.tensor(loss)).isfinite())
+        if bool(torch.isfinite(norm)) and finite:
+            self.guard.scale.worked()
+            if norm > 0:  # a step with nothing to learn from says neither that it is well nor that it is not
+                self.guard.bad.clear()
             return False
-        self.model.zero_grad(set_to_none=True)  # without gradient, the optimizer passes a parameter by
-        self.standing.count(step, spoilt, asked)
+        if finite:
+            self.guard.scale.overflowed()
+        self.model.zero_grad(set_to_none=True)  # the optimizer passes a parameter without gradient by
+        self.guard.count(self.state.global_step + 1, nonfinite_ids, example_ids)
         return True
 
-    def _summed(self, value: torch.Tensor) -> torch.Tensor:
+    def summed(self, value: torch.Tensor) -> torch.Tensor:
         """Over the processes of the run."""
         return self.accelerator.reduce(value.to(self.args.device), "sum") if self.args.world_size > 1 else value

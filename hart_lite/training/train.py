@@ -4,7 +4,6 @@ everything that came out."""
 from __future__ import annotations
 
 import logging
-import pickle
 import random
 from collections.abc import Sequence
 from contextlib import closing
@@ -12,8 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
-from trl import SFTConfig
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from hart_lite.config.environment import check_machine
 from hart_lite.config.schema import Recipe
@@ -24,28 +22,24 @@ from hart_lite.inference.rollout import Runner
 from hart_lite.models.fingerprint import fingerprint
 from hart_lite.models.loading import load_policy
 from hart_lite.rl.rewards import Reward, load_reward, with_rewards
-from hart_lite.runs.checkpoints import (
-    LiveProgress,
-    MetricsFile,
-    is_last,
-    newest_checkpoint,
-    rewind_metrics,
-    step_of,
-)
-from hart_lite.runs.layout import ADAPTER, METRICS, ROLLOUTS, STAGES
+from hart_lite.runs.checkpoints import newest_checkpoint, step_of
+from hart_lite.runs.layout import ADAPTER, BEFORE, METRICS, ROLLOUTS, STAGES
+from hart_lite.runs.metrics_file import rewind_metrics
 from hart_lite.runs.run_dir import held_run, open_run, save_adapter
 from hart_lite.runs.splits import Splits, load_splits
-from hart_lite.training.callbacks import AtSteps, StopAfterStep, highest_of_all
-from hart_lite.training.evaluation import BEFORE, RunEvaluator, failed_before_training, summarise
-from hart_lite.training.failures import endings_explained
+from hart_lite.training.callbacks import AtSteps, LiveProgress, MetricsFile, StopAfterStep, highest_of_all
+from hart_lite.training.checkpointing import train_from
+from hart_lite.training.evaluation import RunEvaluator, failed_before_training, summarise
+from hart_lite.training.failures import translate_errors
 from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.training.sample_tracking import SampleTracker, quarters, select_tracked
-from hart_lite.training.sft_trainer import SFTRows, SFTStageTrainer, locate_once
+from hart_lite.training.sft_data import SFTRows, locate_once
+from hart_lite.training.sft_trainer import SFTStageTrainer, sft_steps
 from hart_lite.training.signals import Stop
+from hart_lite.training.step_trainer import StepTrainer
 from hart_lite.types import Example
 
 log = logging.getLogger(__name__)
-MICRO_BATCHES = "batch_size / micro_batch_size"
 
 
 def train(
@@ -65,7 +59,7 @@ def train(
     stages = [Stage(recipe, index, run, stop) for index in range(len(recipe.stages))]
     for stage in stages:
         stage.check(splits)
-    with stop, held_run(run, recipe, resume), endings_explained(run, splits):
+    with stop, held_run(run, recipe, resume), translate_errors(run, splits):
         return _train(recipe, splits, stages, stop, reward)
 
 
@@ -78,7 +72,7 @@ def _train(recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop, 
         model, partial(with_rewards, reward, recipe.reward_timeout, recipe.reward_workers), recipe.train_turns
     )
     with processes.main_process_first():
-        open_run(run, recipe, policy.family)
+        open_run(run, recipe, policy.family, str(policy.device))
     evaluator = RunEvaluator(run, recipe, model, splits.eval)
     if not done:
         evaluator.evaluate(BEFORE, recipe.model.base)
@@ -122,15 +116,16 @@ class Stage:
                 f"stage {self.name} has no questions: data.rl_size = {self.recipe.data.rl_size} left none for it "
                 "(questions on one image stay together); lower data.rl_size, or give data.sft"
             )
-        if isinstance(self.spec, RLStage):
-            self._share(self.spec.questions_per_step, "questions_per_step")
-        else:
-            self._share(self.spec.batch_size // self.spec.micro_batch_size, MICRO_BATCHES)
+        processes = PartialState().num_processes
+        if isinstance(self.spec, RLStage) and self.spec.questions_per_step % processes:
+            raise HartError(
+                f"stage {self.name}: questions_per_step does not divide by {processes} processes; make it a multiple"
+            )
 
     def run_on(self, runner: Runner, splits: Splits, evaluator: RunEvaluator, tracker: SampleTracker) -> None:
         """Train, from the newest checkpoint where there is one, and save the adapter."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        trainer = self._trainer(runner, self._examples(splits), evaluator)
+        trainer = self.trainer(runner, self._examples(splits), evaluator)
         if isinstance(self.spec, RLStage):
             at = quarters(self.spec.steps)
             trainer.add_callback(AtSteps(at.__contains__, lambda n: tracker.record(self._during(n)), self.stop))
@@ -145,19 +140,17 @@ class Stage:
         for unwanted in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(unwanted)
         with self.stop.noting(), closing(self.live):
-            if checkpoint and is_last(checkpoint):  # within an epoch, the Trainer would take one step more
-                trainer._load_from_checkpoint(str(checkpoint))
-            else:
-                _train_from(trainer, checkpoint)
-                if trainer.state.global_step < trainer.state.max_steps:
-                    self.stop.check()
+            train_from(trainer, checkpoint)
+            if trainer.state.global_step < trainer.state.max_steps:
+                self.stop.check()
             save_adapter(runner.policy, self.adapter)
 
-    def _trainer(self, runner: Runner, examples: Sequence[Example], evaluator: RunEvaluator) -> Trainer:
+    def trainer(self, runner: Runner, examples: Sequence[Example], evaluator: RunEvaluator | None) -> StepTrainer:
+        """The stage's trainer with its callbacks; an evaluator is needed where the recipe evaluates along the way."""
         make = self._rl_trainer if isinstance(self.spec, RLStage) else self._sft_trainer
         trainer = make(runner, examples)
         trainer.add_callback(MetricsFile(self.run / METRICS, self.name))
-        self.live = LiveProgress(self.name, _live_figures)
+        self.live = LiveProgress(self.name, _live_metrics)
         trainer.add_callback(self.live)
         trainer.add_callback(StopAfterStep(self.stop))  # first: after it, what is due is left to the resumed run
         every = self.recipe.evaluate.every
@@ -174,87 +167,49 @@ class Stage:
 
     def _rl_trainer(self, runner: Runner, examples: Sequence[Example]) -> RLTrainer:
         spec: RLStage = self.spec
-        args = TrainingArguments(
-            **self._arguments(),
-            max_steps=spec.steps,
-            per_device_train_batch_size=self._share(spec.questions_per_step, "questions_per_step"),
-        )
-        return RLTrainer(runner, examples, self.recipe, spec, _one_card(args), self.folder / ROLLOUTS, self.index)
+        folder = self.folder / ROLLOUTS
+        return RLTrainer(runner, examples, self.recipe, spec, self._arguments(spec.steps), folder, self.index)
 
     def _sft_trainer(self, runner: Runner, examples: Sequence[Example]) -> SFTStageTrainer:
         spec: SFTStage = self.spec
-        batch = self.recipe.evaluate.batch_size
         if spec.steps:  # no more than the stage will read
             order = sorted(examples, key=lambda e: e.id)
             examples = random.Random(self.recipe.seed).sample(order, min(spec.steps * spec.batch_size, len(order)))
         with PartialState().main_process_first():
-            found = locate_once(runner, examples, self.folder / "located.json", batch)
+            found = locate_once(runner, examples, self.folder / "located.json")
         rows = SFTRows(runner, examples, found, spec, self.recipe.seed)
-        args = SFTConfig(
-            **self._arguments(),
-            max_steps=spec.steps or -1,
-            num_train_epochs=spec.epochs,
-            per_device_train_batch_size=spec.micro_batch_size,
-            gradient_accumulation_steps=self._share(
-                spec.batch_size // spec.micro_batch_size, "batch_size / micro_batch_size"
-            ),
-            max_length=None,  # cutting a prompt would cut its image tokens
-            dataset_kwargs={"skip_prepare_dataset": True},
-        )
-        return SFTStageTrainer(runner, rows, _one_card(args), self.index)
+        args = self._arguments(sft_steps(len(rows), spec))
+        return SFTStageTrainer(runner, rows, spec, args, self.index)
 
-    def _share(self, total: int, key: str) -> int:
-        """What one process takes of a step's work."""
-        processes = PartialState().num_processes
-        if total % processes:
-            raise HartError(f"stage {self.name}: {key} does not divide by {processes} processes; make it a multiple")
-        return total // processes
-
-    def _arguments(self) -> dict:
+    def _arguments(self, steps: int) -> TrainingArguments:
         spec = self.spec
-        return {
-            "output_dir": str(self.folder),
-            "learning_rate": spec.lr,
-            "lr_scheduler_type": spec.lr_scheduler,
-            "warmup_steps": spec.warmup_steps,
-            "weight_decay": spec.weight_decay,
-            "max_grad_norm": spec.max_grad_norm,
-            "save_strategy": "steps" if spec.save_every else "no",
-            "save_steps": spec.save_every or 1,
-            "logging_steps": 1,
-            "logging_nan_inf_filter": False,
-            "report_to": list(self.recipe.report_to) or "none",
-            "run_name": f"{self.recipe.name}-{self.name}",
-            "seed": self.recipe.seed,
-            "remove_unused_columns": False,
-            "dataloader_pin_memory": False,
-            "disable_tqdm": True,
-            "use_cpu": self.recipe.model.device == "cpu",
+        return TrainingArguments(
+            max_steps=steps,
+            output_dir=str(self.folder),
+            learning_rate=spec.lr,
+            lr_scheduler_type=spec.lr_scheduler,
+            warmup_steps=spec.warmup_steps,
+            weight_decay=spec.weight_decay,
+            max_grad_norm=spec.max_grad_norm,
+            save_strategy="steps" if spec.save_every else "no",
+            save_steps=spec.save_every or 1,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            report_to=list(self.recipe.report_to) or "none",
+            run_name=f"{self.recipe.name}-{self.name}",
+            seed=self.recipe.seed,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+            use_cpu=self.recipe.model.device == "cpu",
             # The policy computes in the precision it was loaded in, and checkpointing is switched on in its model.
-            "bf16": False,
-            "fp16": False,
-            "gradient_checkpointing": False,
-        }
+            bf16=False,
+            fp16=False,
+            gradient_checkpointing=False,
+        )
 
 
-def _train_from(trainer: Trainer, checkpoint: Path | None) -> None:
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except pickle.UnpicklingError:  # its message advises to load the file all the same
-        raise HartError(
-            f"checkpoint {checkpoint} holds more than numbers: its optimizer.pt, scheduler.pt or rng_state.pth "
-            "asks to run code, and none was run. It was not written by this training; remove it, and --resume "
-            "goes on from the one before"
-        ) from None
-
-
-def _one_card(args: TrainingArguments) -> TrainingArguments:
-    """The policy is on one card. Seeing two, the Trainer would double the batch and copy the model to both."""
-    args._n_gpu = min(args.n_gpu, 1)
-    return args
-
-
-def _live_figures(logs: dict) -> dict[str, str]:
+def _live_metrics(logs: dict) -> dict[str, str]:
     """What the progress bar shows of a step of either kind of stage, the most important first."""
     names = {
         "reward": "reward",

@@ -1,1 +1,1 @@
-"""What the project promises, measured: `make trust`."""
+"""What the documentation says of reliability, checked by trying to break it: `make reliability`."""

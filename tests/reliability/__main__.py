@@ -1,7 +1,8 @@
-"""Measures every promise and prints one table: `python -m tests.reliability [PART ..]` (or `make trust`).
+"""Runs the checks and prints one table: `python -m tests.reliability [PART ..]`, or `make reliability` for all of them.
 
-Each part is a room of this folder with `promises(folder, quick)`: it works in `folder`, an empty one of its own, and
-yields its lines as they are measured. `--quick` takes a few samples of each.
+Each part is a module of this package with `checks(folder, quick)`. It works in `folder`, an empty one of its own, and
+yields each `Check` as soon as it is measured. What cannot be measured on this machine is said on stderr and left out of
+the table. The exit code is 0 if every check passed. `--quick` takes a few samples of each.
 """
 
 from __future__ import annotations
@@ -17,28 +18,27 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hart_lite.utils.markdown import markdown_table
-from tests.reliability.promise import Promise
+from tests.reliability.check import Check
 
-PARTS = ("kills", "saves", "stops", "memory", "numbers", "long_runs", "bad_bytes", "hostile", "demo")
-RESULTS = Path(__file__).parents[2] / "experiments" / "results"
+PARTS = ("kills", "saves", "stops", "memory", "numbers", "long_runs", "hostile", "demo")
+RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "reliability.md"
 
 
-def measure(part: str, quick: bool) -> list[Promise]:
-    room = importlib.import_module(f"tests.reliability.{part}")
+def run_part(part: str, quick: bool) -> list[Check]:
+    module = importlib.import_module(f"tests.reliability.{part}")
     found = []
-    with tempfile.TemporaryDirectory(prefix=f"trust-{part}-") as folder:
-        for promise in room.promises(Path(folder), quick):
-            print(f"{part}: {promise.promise}: {promise.measured}: {said(promise)}", file=sys.stderr, flush=True)
-            found.append(promise)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix=f"reliability-{part}-") as folder:
+        for check in module.checks(Path(folder), quick):
+            seconds = time.monotonic() - began
+            line = f"{part}, {seconds:.0f} s: {check.claim}: {check.measured}: {check.verdict}"
+            print(line, file=sys.stderr, flush=True)
+            found.append(check)
     return found
 
 
-def said(promise: Promise) -> str:
-    return "kept" if promise.kept else "BROKEN"
-
-
-def table(found: Sequence[Promise]) -> str:
-    return markdown_table(("promise", "measured", ""), [(p.promise, p.measured, said(p)) for p in found], words=3)
+def table(found: Sequence[Check]) -> str:
+    return markdown_table(("check", "measured", ""), [(c.claim, c.measured, c.verdict) for c in found], words=3)
 
 
 def main() -> int:
@@ -49,18 +49,17 @@ def main() -> int:
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     began = time.monotonic()
-    found = [p for part in arguments.parts or PARTS for p in measure(part, arguments.quick)]
+    found = [check for part in arguments.parts or PARTS for check in run_part(part, arguments.quick)]
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
     text = (
-        f"`{'make trust' if not sys.argv[1:] else 'python -m tests.reliability ' + ' '.join(sys.argv[1:])}`, "
+        f"`{'make reliability' if not sys.argv[1:] else 'python -m tests.reliability ' + ' '.join(sys.argv[1:])}`, "
         f"{(time.monotonic() - began) / 60:.0f} minutes, Python {platform.python_version()}, {libraries}.\n\n"
         f"{table(found)}\n"
     )
     print(text)
     if not sys.argv[1:]:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "trust.md").write_text("# What is promised, measured\n\n" + text, encoding="utf-8")
-    return 0 if all(p.kept for p in found) else 1
+        RESULTS.write_text("# Reliability, measured\n\n" + text, encoding="utf-8")
+    return 0 if all(check.passed for check in found) else 1
 
 
 if __name__ == "__main__":

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from hart_lite.eval.compare import compare_text
+from hart_lite.eval.compare import compare, compare_text
 from hart_lite.eval.questions import images_of
 from hart_lite.eval.results import read_evaluation
-from hart_lite.export.push import pack
+from hart_lite.export.push import plan_upload
 from hart_lite.report.gallery import write_gallery
 from hart_lite.report.paper_tables.tables import write_tables
 from hart_lite.report.run_report import write_report
@@ -33,7 +36,7 @@ FOLDER = f"\"><img src=x onerror=document.title='{RAN}'>"  # without a slash, an
 FILE = f"{FOLDER}\x1b[2J"
 MARK = "hostile"
 TEXTS = {"question", "answer", "text", "category", "located", "raw", "id", "truth"}  # fields that data and models fill
-FORBIDDEN = {"script", "iframe", "object", "embed", "base", "form", "link"}
+FORBIDDEN = {"script", "iframe", "object", "embed", "base", "link"}
 
 
 def rows(folder: Path, count: int = 6) -> Path:
@@ -80,12 +83,12 @@ def pages(run: Path, evaluations: tuple[Path, Path]) -> Iterator[tuple[str, str]
     """(what it is, HTML) of all that shows text of theirs; Markdown is rendered as the Hub and GitHub do, with HTML."""
     render = MarkdownIt("gfm-like", {"linkify": False, "html": True}).render
     yield "report of a run", write_report(run).read_text(encoding="utf-8")
-    yield "model card", render(pack(run, "me/look").card.split("---\n", 2)[2])
+    yield "model card", render(plan_upload(run, "me/look").card.split("---\n", 2)[2])
     for number, folder in enumerate(evaluations, 1):
-        images = images_of(read_evaluation(folder).settings)
+        images = images_of(read_evaluation(folder))
         yield f"report of evaluation {number}", write_report(folder).read_text(encoding="utf-8")
         yield f"gallery {number}", write_gallery(folder, images).read_text(encoding="utf-8")
-    yield "compare", render(compare_text(*evaluations))
+    yield "compare", render(compare_text(compare(*map(read_evaluation, evaluations))))
     yield "table", render(write_tables([*evaluations, run]))
 
 
@@ -97,7 +100,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
         self.words = ""
-        self.feed(text)
+        self.feed(without_own_script(text))
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
@@ -112,6 +115,17 @@ class Page(HTMLParser):
         found += [f"{name}={value}" for name, value in self.attributes if name.startswith("on")]
         links = [value or "" for name, value in self.attributes if name in ("href", "src")]
         return found + [link for link in links if link.startswith("javascript:") or "x.test" in link]
+
+
+def without_own_script(text: str) -> str:
+    """A page without the script whose hash its policy names."""
+    allowed = re.findall(r"script-src '([^']+)'", unescape(text))
+
+    def kept(match: re.Match) -> str:
+        digest = base64.b64encode(hashlib.sha256(match[1].encode()).digest()).decode()
+        return "" if f"sha256-{digest}" in allowed else match[0]
+
+    return re.sub(r"<script>(.*?)</script>", kept, text, flags=re.DOTALL)
 
 
 def chromium() -> str | None:

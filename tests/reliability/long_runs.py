@@ -1,9 +1,9 @@
 """A long run does not grow: memory, open files, time of a step and size of a checkpoint over 2,000 steps of RL on the
-embedded world, with evaluations, checkpoints, logged rollouts and watched questions in between.
+toy data, with evaluations, checkpoints, logged rollouts and tracked questions in between.
 
 A child process runs `hart-lite train`; whenever its metrics file has grown, /proc says what the process holds. Slopes
-are Theil-Sen's, the median over all pairs of steps: a pause of the machine does not tilt them. The time of a step is
-that of the processor, since others may be using it, too.
+are Theil-Sen's, the median over all pairs of steps, which a pause of the machine does not tilt. The time of a step is
+that of the processor, since others may use the machine, too.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from tests.reliability.promise import Promise
+from tests.reliability.check import Check
 
 STEPS, QUICK_STEPS = 2000, 200
 WARM_UP = 4  # the first of so many parts of the run does not count: caches fill, the allocator settles
-SPANS = 60  # in which the time of a step is measured: the clock of the processor ticks a hundred times a second
+SPANS = 60  # for the time of a step: the processor's clock ticks only a hundred times a second
 POLL = 0.02  # seconds
 TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 2**20
@@ -39,18 +39,18 @@ class Sample:
     seconds: float  # of the processor, since the process began
 
 
-def promises(folder: Path, quick: bool) -> Iterator[Promise]:
+def checks(folder: Path, quick: bool) -> Iterator[Check]:
     steps = QUICK_STEPS if quick else STEPS
     samples = watch(recipe(folder, steps), folder)
     if samples[-1].step != steps:
         raise RuntimeError(f"the run ended after {samples[-1].step} of {steps} steps: see {folder / 'log.txt'}")
-    yield from judged([sample for sample in samples if sample.step > steps / WARM_UP], steps)
+    yield from growth([sample for sample in samples if sample.step > steps / WARM_UP], steps)
     yield _checkpoints(folder / "run", steps)
 
 
 def recipe(folder: Path, steps: int) -> Path:
-    """Few samples, one question a step. A learning rate so small that the last steps have as much to do as the first:
-    a policy that learns has other groups to train on."""
+    """Few samples and one question a step. The learning rate is so small that the last steps have as much to do as the
+    first: a policy that learns would have other groups to train on."""
     raw = {
         "name": "long",
         "output": str(folder / "run"),
@@ -100,20 +100,20 @@ def _sample(pid: int, step: int) -> Sample:
     return Sample(step, resident, len(list((process / "fd").iterdir())), (int(user) + int(system)) / TICKS)
 
 
-def judged(samples: list[Sample], steps: int) -> Iterator[Promise]:
+def growth(samples: list[Sample], steps: int) -> Iterator[Check]:
     """The samples after the warm-up, of a run of so many steps."""
     per = min(steps, 1000)
     at = np.array([sample.step for sample in samples])
     resident = np.array([sample.resident for sample in samples]) / MIB
     files = np.array([sample.files for sample in samples])
-    growth, level = per * slope(at, resident), float(np.median(resident))
-    yield Promise(
+    more, level = per * slope(at, resident), float(np.median(resident))
+    yield Check(
         f"{steps:,} steps: resident memory flat, under 20 MiB and 5 % more in {per:,} steps",
-        f"{growth:+.2f} MiB per {per:,} steps at {level:,.0f} MiB",
-        growth < min(20.0, 0.05 * level),
+        f"{more:+.2f} MiB per {per:,} steps at {level:,.0f} MiB",
+        more < min(20.0, 0.05 * level),
     )
     more = per * slope(at, files)
-    yield Promise(
+    yield Check(
         f"{steps:,} steps: open files flat, slope 0",
         f"{more:+.2f} per {per:,} steps at {np.median(files):.0f}",
         abs(more) < 1e-9,
@@ -122,7 +122,7 @@ def judged(samples: list[Sample], steps: int) -> Iterator[Promise]:
     at = np.array([sample.step for sample in ends])
     seconds = np.diff([sample.seconds for sample in ends]) / np.diff(at)
     slower, usual = per * slope(at[1:], seconds), float(np.median(seconds))
-    yield Promise(
+    yield Check(
         f"{steps:,} steps: time of a step flat, under 5 % more in {per:,} steps",
         f"{100 * slower / usual:+.2f} % per {per:,} steps at {1000 * usual:.0f} ms of the processor",
         slower < 0.05 * usual,
@@ -135,8 +135,10 @@ def slope(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.median((y[second] - y[first]) / (x[second] - x[first])))
 
 
-def _checkpoints(run: Path, steps: int) -> Promise:
-    """All of a checkpoint but its weights: it must not hold what the run has said so far."""
+def _checkpoints(run: Path, steps: int) -> Check:
+    """The trainer's state must not hold all that was logged so far."""
     states = sorted(run.glob("stages/1-rl/checkpoint-*/trainer_state.json"))
-    most = max(state.stat().st_size for state in states)
-    return Promise(f"the state in a checkpoint stays under 4 KiB after {steps:,} steps", f"{most:,} bytes", most < 4096)
+    largest = max(state.stat().st_size for state in states)
+    return Check(
+        f"the state in a checkpoint stays under 4 KiB after {steps:,} steps", f"{largest:,} bytes", largest < 4096
+    )

@@ -1,4 +1,4 @@
-"""A polite stop, one process at a time, and several processes that end together."""
+"""Runs that are asked to stop, a second process in one run directory, and several processes that end together."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hart_lite.runs.checkpoints import damage, newest_checkpoint
-from tests.reliability.promise import Promise
-from tests.reliability.runs import begin, comes_to, differences, ended, finish, kept, metrics, said
+from tests.reliability.check import Check
+from tests.reliability.runs import begin, differences, exit_code, finish, metrics, printed, reaches, summary
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
-SIGNALS = (  # each chain is one run: (signal, phase, at which of its times, since the launch), in the order it comes
+SIGNALS = (  # each chain is one run: (signal, phase, at which of its times since the launch), in the order of the run
     ((TERM, "evaluation", 1), (INT, "rollout", 2), (TERM, "evaluation", 1), (INT, "locate", 1), (TERM, "SFT", 3)),
-    ((INT, "watching", 1), (TERM, "update", 2), (INT, "save", 1), (TERM, "adapter", 1), (INT, "SFT", 2)),
+    ((INT, "tracking", 1), (TERM, "update", 2), (INT, "checkpoint", 1), (TERM, "adapter", 1), (INT, "SFT", 2)),
 )
 LONGEST = 60.0  # seconds in which a process notices that another is gone
 
 
-def promises(folder: Path, quick: bool) -> Iterator[Promise]:
+def checks(folder: Path, quick: bool) -> Iterator[Check]:
     began = time.monotonic()
     unbroken = finish(folder / "unbroken")
     whole = time.monotonic() - began
@@ -34,9 +34,9 @@ def promises(folder: Path, quick: bool) -> Iterator[Promise]:
         results = list(pool.map(lambda place, chain: _stopped(place, chain, unbroken), work, chains))
     found = [difference for one, _ in results for difference in one]
     seconds = [each for _, one in results for each in one]
-    yield Promise(
-        "SIGINT, SIGTERM: saved, exit code 130 or 143, the way on printed; resumed it ends like the unbroken run",
-        f"{len(seconds)} stops, {max(seconds):.1f} s at most: {kept(found)}",
+    yield Check(
+        "SIGINT, SIGTERM: saved, exit code 130 or 143, printed how to go on; resumed, it ends like the unbroken run",
+        f"{len(seconds)} stops, {max(seconds):.1f} s at most: {summary(found)}",
         not found,
     )
     if not quick:
@@ -51,21 +51,21 @@ def _stopped(folder: Path, chain: tuple, unbroken: Path) -> tuple[list[str], lis
     found, seconds = [], []
     for number, wanted, count in chain:
         process = begin(folder)
-        if not comes_to(wanted, folder, process, count):
-            found.append(f"{wanted} never came")
+        if not reaches(wanted, folder, process, count):
+            found.append(f"{wanted} was never reached")
         process.send_signal(number)
         began = time.monotonic()
-        code = ended(process)
+        code = exit_code(process)
         seconds.append(time.monotonic() - began)
         found += [f"{wanted}: {problem}" for problem in _left(folder, code, 128 + number)]
     return found + differences(finish(folder), unbroken), seconds
 
 
 def _left(folder: Path, code: int, expected: int) -> list[str]:
-    """What is not as a polite stop leaves it."""
+    """What a stop should have left otherwise."""
     found = [] if code == expected else [f"exit code {code}"]
-    if code and not re.search(r"to go on: hart-lite train run/recipe.yaml --resume\n$", said(folder)):
-        found.append("no way on at the end of what was printed")
+    if code and not re.search(r"to go on: hart-lite train run/recipe.yaml --resume\n$", printed(folder)):
+        found.append("the last line does not say how to go on")
     found += [f"{path.name} left" for path in (folder / "run").rglob("*") if path.suffix in (".part", ".lock")]
     rows = metrics(folder / "run") if (folder / "run" / "metrics.jsonl").exists() else []
     if rows:
@@ -76,53 +76,53 @@ def _left(folder: Path, code: int, expected: int) -> list[str]:
     return found
 
 
-def _limited(folder: Path, unbroken: Path, seconds: float) -> Promise:
+def _limited(folder: Path, unbroken: Path, seconds: float) -> Check:
     """`--max-minutes` until it is finished, with a launch for every few steps."""
     found, launches, code = [], 0, 124
     while code == 124 and launches < 20:
-        code = ended(begin(folder, "--max-minutes", str(seconds / 60)))
+        code = exit_code(begin(folder, "--max-minutes", str(seconds / 60)))
         launches += 1
         found += _left(folder, code, 124 if code else 0)
     if code == 124:  # a slow machine
         finish(folder)
     found += differences(folder / "run", unbroken)
-    return Promise(
-        "--max-minutes: saved, exit code 124, until the run is finished like the unbroken one",
-        f"{launches} launches of {seconds:.1f} s: {kept(found)}",
+    return Check(
+        "--max-minutes, launch after launch: saved, exit code 124, and at last the run ends like the unbroken one",
+        f"{launches} launches of {seconds:.1f} s: {summary(found)}",
         not found and launches > 1,
     )
 
 
-def _twice(folder: Path, unbroken: Path) -> Promise:
+def _twice(folder: Path, unbroken: Path) -> Check:
     process = begin(folder)
-    comes_to("rollout", folder, process, 3)
+    reaches("rollout", folder, process, 3)
     process.send_signal(TERM)
     time.sleep(0.05)
     process.send_signal(TERM)
     began = time.monotonic()
-    code = ended(process)
+    code = exit_code(process)
     seconds = time.monotonic() - began
     found = differences(finish(folder), unbroken)
-    return Promise(
-        "a second signal ends it at once, and no less exactly",
-        f"{seconds:.2f} s, exit code {code}: {kept(found)}",
+    return Check(
+        "a second signal ends the run within 2 s; resumed, it ends like the unbroken run",
+        f"{seconds:.2f} s, exit code {code}: {summary(found)}",
         not found and code == -TERM and seconds < 2,
     )
 
 
-def _held(folder: Path, unbroken: Path) -> Promise:
-    """A second process is refused; one that was killed blocks nobody."""
+def _held(folder: Path, unbroken: Path) -> Check:
+    """A second process is refused, and the lock of a killed one holds nobody up."""
     first = begin(folder)
-    comes_to("rollout", folder, first)
+    reaches("rollout", folder, first)
     second = begin(folder)  # with the notes of the first
-    code = ended(second)
-    named = f"process {first.pid} on {socket.gethostname()} is training there" in said(folder)
+    code = exit_code(second)
+    named = f"process {first.pid} on {socket.gethostname()} is training there" in printed(folder)
     first.kill()
     first.wait()
     found = differences(finish(folder), unbroken)
-    return Promise(
-        "a second process in a run directory is refused, with the name of the first; a dead one holds nothing",
-        f"exit code {code}, {'named' if named else 'not named'}: {kept(found)}",
+    return Check(
+        "a second process in a run directory is refused with the number of the first; a dead one locks nothing",
+        f"exit code {code}, {'named' if named else 'not named'}: {summary(found)}",
         code == 1 and named and not found,
     )
 
@@ -130,45 +130,45 @@ def _held(folder: Path, unbroken: Path) -> Promise:
 # -- several processes ---------------------------------------------------------------------------------------------
 
 
-def _together(folder: Path) -> Iterator[Promise]:
+def _together(folder: Path) -> Iterator[Check]:
     unbroken = finish(folder / "two", processes=2)
     place = folder / "launched"
     launcher = begin(place, processes=2)
-    comes_to("update", place, launcher, 3)
+    reaches("update", place, launcher, 3)
     os.kill(_ranks(launcher.pid)[1], signal.SIGKILL)
-    seconds, _ = _all_over(launcher)
+    seconds, _ = _wait(launcher)
     found = differences(finish(place, processes=2), unbroken)
-    yield Promise(
+    yield Check(
         f"one of two processes killed: the other ends within {LONGEST:.0f} s; resumed, the run ends like the unbroken",
-        f"{seconds:.1f} s under torchrun: {kept(found)}",
+        f"{seconds:.1f} s under torchrun: {summary(found)}",
         seconds < LONGEST and not found,
     )
     place = folder / "by-hand"
     first, second = _by_hand(place)
-    comes_to("update", place, first, 2)
+    reaches("update", place, first, 2)
     second.kill()
-    seconds, code = _all_over(first)
+    seconds, code = _wait(first)
     second.wait()
-    reason = "another process of this run has ended" in said(place)
+    reason = "another process of this run has ended" in printed(place)
     whole = newest_checkpoint(place / "run" / "stages" / "1-rl") is not None
-    yield Promise(
-        "without a launcher the other says why, too",
+    yield Check(
+        "without a launcher, the other process says why it ends",
         f"{seconds:.1f} s, exit code {code}, {'said' if reason else 'not said'}",
         seconds < LONGEST and code == 1 and reason and whole,
     )
     place = folder / "asked"
     launcher = begin(place, processes=2)
-    comes_to("rollout", place, launcher, 4)
+    reaches("rollout", place, launcher, 4)
     launcher.send_signal(TERM)
-    seconds, _ = _all_over(launcher)
-    words = said(place)
+    seconds, _ = _wait(launcher)
+    words = printed(place)
     steps = len(metrics(place / "run"))
     at_once = words.count("to go on: hart-lite train run/recipe.yaml --resume") == 2
     saved = newest_checkpoint(place / "run" / "stages" / "1-rl").name == f"checkpoint-{steps}"
     found = differences(finish(place, processes=2), unbroken)
-    yield Promise(
-        "SIGTERM to the launcher: both processes stop after the same step, saved",
-        f"{seconds:.1f} s, step {steps}: {kept(found)}",
+    yield Check(
+        "SIGTERM to the launcher: both processes stop after the same step, and it is saved",
+        f"{seconds:.1f} s, step {steps}: {summary(found)}",
         at_once and saved and not found,
     )
 
@@ -184,10 +184,10 @@ def _ranks(launcher: int) -> list[int]:
     return [ranks[rank] for rank in sorted(ranks)]
 
 
-def _all_over(process: subprocess.Popen) -> tuple[float, int]:
+def _wait(process: subprocess.Popen) -> tuple[float, int]:
     """(seconds until it has ended, its exit code)."""
     began = time.monotonic()
-    code = ended(process)
+    code = exit_code(process)
     return time.monotonic() - began, code
 
 

@@ -9,31 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from hart_lite.data.rows import Row, parse_json, read_bytes, read_rows
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError
 from hart_lite.utils.text import shown
 
 ImageDir = str | Path | None
 
 
 def read_json(path: Path) -> Any:
-    """Raises `HartError` naming the file."""
+    """Raises `DataError` naming the file."""
     try:
         return parse_json(read_bytes(path).removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError) as error:
-        raise HartError(f"{path}: not JSON: {error}. A file of one object on each line ends in .jsonl") from error
+        raise DataError(f"{path}: not JSON: {error}. A file of one object on each line ends in .jsonl") from error
 
 
 def read_records(source: str, columns: Sequence[str], split: str | None, image_dir: ImageDir) -> Iterator[Row]:
     """The objects of a JSON list or .jsonl file as found, or the rows of a table (.parquet, a folder of it, a Hub name)
-    with those of `columns` that it has. Raises `HartError` if there is no such set."""
+    with those of `columns` that it has. Raises `DataError` if there is no such set."""
     if Path(source).suffix != ".json":
         yield from read_rows(source, split=split, image_dir=image_dir, fields=columns)
         return
     if split:
-        raise HartError(f"{source}: --split {split} is for parquet and Hub data sets")
+        raise DataError(f"{source}: --split {split} is for parquet and Hub data sets")
     records = read_json(Path(source))
     if not isinstance(records, list):
-        raise HartError(f"{source}: a JSON list of objects is needed, not {type(records).__name__}")
+        raise DataError(f"{source}: a JSON list of objects is needed, not {type(records).__name__}")
     for index, record in enumerate(records):
         row = Row(f"{source}[{index}]", str(index), Path(image_dir or Path(source).parent))
         known = isinstance(record, dict)
@@ -41,10 +41,10 @@ def read_records(source: str, columns: Sequence[str], split: str | None, image_d
 
 
 def images_of(fields: Mapping[str, Any], *names: str) -> list[Any]:
-    """The first of these fields that is there, as a list. Raises `HartError` if none is."""
+    """The first of these fields that is there, as a list. Raises `DataError` if none is."""
     value = next((fields[name] for name in names if fields.get(name) not in (None, [], "")), None)
     if value is None:
-        raise HartError("no image")
+        raise DataError("no image")
     return value if isinstance(value, list) else [value]
 
 

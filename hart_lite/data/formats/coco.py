@@ -12,7 +12,7 @@ from typing import Any
 from hart_lite.data.dataset import image_source
 from hart_lite.data.formats.base import ImageDir, read_json
 from hart_lite.data.rows import Row
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError, HartError
 from hart_lite.utils.text import shown
 
 SLACK = 1.0  # pixels by which a box may leave its image, and is cut: tools round
@@ -53,7 +53,7 @@ def _open(source: str, image_dir: ImageDir, question: str | None, category_answe
     data = read_json(Path(source))
     parts = [data.get(name) if isinstance(data, dict) else None for name in ("images", "annotations", "categories")]
     if not all(isinstance(part, list) for part in parts[:2]):
-        raise HartError(f"{source}: an object with lists of `images` and `annotations` is needed")
+        raise DataError(f"{source}: an object with lists of `images` and `annotations` is needed")
     images, annotations, categories = (part if isinstance(part, list) else [] for part in parts)
     return _Coco(
         images={_key(image["id"]): image for image in images if isinstance(image, dict) and "id" in image},
@@ -81,12 +81,12 @@ class _Coco:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # of files read so far
 
     def questions(self, annotation: Any) -> Iterator[dict[str, Any]]:
-        """The fields of each question that an annotation asks, all but the id. Raises `HartError`."""
+        """The fields of each question that an annotation asks, all but the id. Raises `DataError`."""
         if not isinstance(annotation, dict):
-            raise HartError(f"{shown(annotation)} given; an object is needed")
+            raise DataError(f"{shown(annotation)} given; an object is needed")
         image = self.images.get(_key(annotation.get("image_id")))
         if image is None:
-            raise HartError(f"image_id {shown(annotation.get('image_id'))}: there is no such image")
+            raise DataError(f"image_id {shown(annotation.get('image_id'))}: there is no such image")
         category = self.categories.get(_key(annotation.get("category_id")))
         asked = annotation.get("question") or annotation.get("captions") or self._asked_of_all(annotation, category)
         for question in asked if isinstance(asked, list) else [asked]:
@@ -101,23 +101,23 @@ class _Coco:
 
     def _asked_of_all(self, annotation: Mapping[str, Any], category: Any) -> str:
         if self.question is None:
-            raise HartError("no `question` and no `captions`; --question gives one for all")
+            raise DataError("no `question` and no `captions`; --question gives one for all")
         if category is None and "{category}" in self.question:
-            raise HartError(f"category_id {shown(annotation.get('category_id'))}: there is no such category")
+            raise DataError(f"category_id {shown(annotation.get('category_id'))}: there is no such category")
         return self.question.replace("{category}", str(category))
 
     def _boxes(self, box: Any, image: Mapping[str, Any]) -> list[list[float]]:
-        """The box as [x1, y1, x2, y2] in pixels of the upright image, or none. Raises `HartError` for what is no box,
+        """The box as [x1, y1, x2, y2] in pixels of the upright image, or none. Raises `DataError` for what is no box,
         and if the image is not of the size that the box was drawn on."""
         if box is None:
             return []
         numbers = isinstance(box, list) and all(type(v) in (int, float) and abs(v) < LARGEST for v in box)
         if not numbers or len(box) != 4:
-            raise HartError(f"bbox: {shown(box)} given; [x, y, width, height] in pixels is needed")
+            raise DataError(f"bbox: {shown(box)} given; [x, y, width, height] in pixels is needed")
         size = self._size(image.get("file_name"))
         drawn_on = (image.get("width", size[0]), image.get("height", size[1]))
         if drawn_on != size:
-            raise HartError(
+            raise DataError(
                 f"the image is {size[0]} x {size[1]} pixels upright, its boxes are for {shown(drawn_on[0])} x "
                 f"{shown(drawn_on[1])}"
             )
@@ -126,7 +126,7 @@ class _Coco:
         x1, y1, x2, y2 = corners = [_within(value, limit) for value, limit in corners]
         # Checked here, not with the row: the row may have other boxes, of other annotations.
         if not (0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]):
-            raise HartError(f"bbox: {shown(box)} is empty or leaves its image of {size[0]} x {size[1]} pixels")
+            raise DataError(f"bbox: {shown(box)} is empty or leaves its image of {size[0]} x {size[1]} pixels")
         return [corners]
 
     def _size(self, name: Any) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hart_lite.data.formats.base import ImageDir, id_of, images_of, read_records
 from hart_lite.data.rows import Row
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError, HartError
 from hart_lite.utils.text import shown
 
 ASKING, ANSWERING, SILENT = ("human", "user"), ("gpt", "assistant"), ("system",)
@@ -50,25 +50,25 @@ def read_conversations(source: str, split: str | None, image_dir: ImageDir) -> I
 
 
 def _turns(fields: Mapping[str, Any], images: int) -> list[Turn]:
-    """The turns but for system ones. Raises `HartError` for turns that cannot be read, and for images that are not the
+    """The turns but for system ones. Raises `DataError` for turns that cannot be read, and for images that are not the
     ones spoken of."""
     entries, speaker, text = fields.get("conversations"), "from", "value"
     if entries is None:
         entries, speaker, text = fields.get("messages"), "role", "content"
     if not isinstance(entries, list) or not entries:
-        raise HartError("no turns; `conversations` of {from, value} or `messages` of {role, content} are read")
+        raise DataError("no turns; `conversations` of {from, value} or `messages` of {role, content} are read")
     turns, markers = [], 0
     for number, entry in enumerate(entries, start=1):
         values = (entry.get(speaker), entry.get(text)) if isinstance(entry, dict) else (None, None)
         if not all(isinstance(value, str) for value in values):
-            raise HartError(f"turn {number}: {shown(entry)} given; texts in `{speaker}` and `{text}` are needed")
+            raise DataError(f"turn {number}: {shown(entry)} given; texts in `{speaker}` and `{text}` are needed")
         if values[0] not in (*ASKING, *ANSWERING, *SILENT):
-            raise HartError(f"turn {number} is by {shown(values[0])}; {', '.join((*ASKING, *ANSWERING))} are read")
+            raise DataError(f"turn {number} is by {shown(values[0])}; {', '.join((*ASKING, *ANSWERING))} are read")
         if values[0] not in SILENT:
             turns.append(Turn(number, values[0] in ASKING, values[1]))
             markers += values[1].count(MARKER)
     if markers not in (0, images):
-        raise HartError(f"{markers} times {MARKER} for {images} images; once for each is needed, or not at all")
+        raise DataError(f"{markers} times {MARKER} for {images} images; once for each is needed, or not at all")
     return turns
 
 

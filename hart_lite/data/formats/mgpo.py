@@ -13,7 +13,7 @@ from typing import Any
 
 from hart_lite.data.formats.base import ImageDir, id_of, images_of, read_records
 from hart_lite.data.rows import Row
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError, HartError
 from hart_lite.utils.text import shown
 
 IMAGE_COLUMNS = ("image", "images", "image_path")
@@ -48,5 +48,5 @@ def _listed(choices: Any) -> Any:
         return choices or None
     starts = [label.start() for label in _LABELLED.finditer(choices)]
     if not starts:
-        raise HartError(f"choices: {shown(choices)} given; a line '(A) ..' for each is needed, or a list")
+        raise DataError(f"choices: {shown(choices)} given; a line '(A) ..' for each is needed, or a list")
     return [choices[start:stop].strip() for start, stop in zip(starts, [*starts[1:], len(choices)], strict=True)]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from string import ascii_uppercase
 from typing import NoReturn
 
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError
 from hart_lite.utils.text import shown
 
 # One style for all labels of a text: each on a line of its own, or run on behind a space, comma or semicolon. So the D
@@ -49,13 +49,13 @@ def lines(labelled: str) -> list[str]:
 
 def from_list(labelled: Iterable[str]) -> tuple[str, ...]:
     """The texts of labelled choices, one to an item; of choices that share a letter the first (MME-RealWorld has two
-    such questions, and is scored by letter). Raises `HartError` for labels that are not A, B, .."""
+    such questions, and is scored by letter). Raises `DataError` for labels that are not A, B, .."""
     texts: dict[str, str] = {}
     letters = ""
     for line in labelled:
         label = _LABEL.match(line)
         if label is None:
-            raise HartError(f"choices: {shown(line)} has no label such as (A)")
+            raise DataError(f"choices: {shown(line)} has no label such as (A)")
         letter = label[1] or label[2]
         letters += letter
         texts.setdefault(letter, line[label.end() :].strip())
@@ -65,7 +65,7 @@ def from_list(labelled: Iterable[str]) -> tuple[str, ...]:
 
 
 def from_text(text: str) -> tuple[str, tuple[str, ...]]:
-    """(what stands before the first label, the texts of the choices). Raises `HartError` if they cannot be told."""
+    """(what stands before the first label, the texts of the choices). Raises `DataError` if they cannot be told."""
     letters = ""
     for style in _STYLES:
         marks = list(style.finditer(text))
@@ -89,7 +89,7 @@ def from_question(text: str) -> tuple[str, tuple[str, ...]]:
         return from_text(text)
     between, choices = from_text(text[heading.end() :])
     if between:
-        raise HartError(f"choices: {shown(between)} stands before the first one; they cannot be told apart")
+        raise DataError(f"choices: {shown(between)} stands before the first one; they cannot be told apart")
     return text[: heading.start()].strip(), choices
 
 
@@ -100,10 +100,10 @@ def _complete(labelled: Iterable[tuple[str, str]]) -> tuple[str, ...]:
         _refuse(letters)
     for letter, text in texts.items():
         if not text:
-            raise HartError(f"choices: {letter} has a label but no text")
+            raise DataError(f"choices: {letter} has a label but no text")
     return tuple(texts.values())
 
 
 def _refuse(letters: str) -> NoReturn:
     found = ", ".join(letters) or "none"
-    raise HartError(f"choices: labels found: {shown(found)}; A, B, .. in order, once each, at least two, are needed")
+    raise DataError(f"choices: labels found: {shown(found)}; A, B, .. in order, once each, at least two, are needed")

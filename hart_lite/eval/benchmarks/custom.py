@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hart_lite.data.dataset import checked
 from hart_lite.data.rows import read_rows
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError, HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.grading import grade
 from hart_lite.types import Example
@@ -15,7 +15,7 @@ from hart_lite.types import Example
 
 def read(source: str) -> Iterator[Example | BadRow]:
     if not source:
-        raise HartError("rows needs a source, such as rows=my/rows.jsonl")
+        raise DataError("rows needs a source, such as rows=my/rows.jsonl")
     format = "mme_realworld" if Path(source).suffix == ".json" else "auto"
     for where, result in checked(read_rows(source, format=format)):
         yield BadRow(where, str(result)) if isinstance(result, HartError) else result

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.benchmarks.choices import bracketed, from_list, lines
 from hart_lite.eval.benchmarks.examples import examples, known, letter, text
@@ -89,7 +89,7 @@ def _example(
     record: Record, id: str, image: ImageSource, question: str, listed: object, answer: str, category: str
 ) -> Example:
     if not isinstance(listed, list) or not all(isinstance(line, str) for line in listed):
-        raise HartError(f"choices: {shown(listed)} given; a list of texts such as '(A) ..' is needed")
+        raise DataError(f"choices: {shown(listed)} given; a list of texts such as '(A) ..' is needed")
     choices = from_list(listed)
     words = f"{question} {_HEADING}" + "\n".join(listed)
     known(category, _NAMES, "category")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.benchmarks.choices import from_question
 from hart_lite.eval.benchmarks.examples import examples, known, letter, text
@@ -39,7 +39,7 @@ def _example(record: Record, id: str) -> Example:
     words = text(record, "question")
     question, choices = from_question(words)
     if not question:
-        raise HartError(f"question: {shown(words)} holds options but no question")
+        raise DataError(f"question: {shown(words)} holds options but no question")
     return Example(
         id=id,
         images=(record.image,),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hart_lite.data.images import ImageFile, checked_size, content_key
 from hart_lite.data.rows import ImageCell, encoded, open_table, parse_json, read_bytes
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError, HartError
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.types import ImageSource
 from hart_lite.utils.text import cut, shown
@@ -46,18 +46,18 @@ class ImageFolder:
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def find(self, *names: Any) -> tuple[ImageFile, tuple[int, int]]:
-        """The image that has one of these names, and its (width, height). Raises `HartError` where there is none, where
+        """The image that has one of these names, and its (width, height). Raises `DataError` where there is none, where
         it breaks off, and for a name that leaves the folders: a benchmark's file must not pick images from elsewhere,
         least of all for a model behind an API."""
         for name in names:
             if not isinstance(name, str) or not name.strip():
-                raise HartError(f"image: {shown(name)} given; a path is needed")
+                raise DataError(f"image: {shown(name)} given; a path is needed")
             if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
-                raise HartError(f"image: {shown(name)} leads out of the folder of the images")
+                raise DataError(f"image: {shown(name)} leads out of the folder of the images")
         paths = [folder / name for name in names for folder in self.folders]
         path = next((path for path in paths if os.path.isfile(path)), None)  # no error for any name
         if path is None:
-            raise HartError(f"no image {shown(names[0])} under {', '.join(map(str, self.folders))}")
+            raise DataError(f"no image {shown(names[0])} under {', '.join(map(str, self.folders))}")
         image = ImageFile(path)
         if image.key not in self._sizes:
             self._sizes[image.key] = image.checked_size()
@@ -72,47 +72,47 @@ def is_hub_name(source: str) -> bool:
 
 
 def hub_folder(name: str, patterns: Sequence[str]) -> Path:
-    """Those files of a Hub data set that match, downloaded once. Raises `HartError` if they cannot be had."""
+    """Those files of a Hub data set that match, downloaded once. Raises `DataError` if they cannot be had."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=list(patterns)))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise HartError(f"{name}: cannot be fetched from the Hub: {error}") from error
+        raise DataError(f"{name}: cannot be fetched from the Hub: {error}") from error
 
 
 def find_files(source: str, patterns: Sequence[str], suffixes: Sequence[str]) -> list[Path]:
     """The official files of a local source: the file itself, or what the first pattern with a match gives in a folder.
 
-    Raises `HartError` saying what was looked for.
+    Raises `DataError` saying what was looked for.
     """
     path = Path(source)
     if os.path.isdir(path):  # no error for any name
         for pattern in patterns:
             if found := sorted(path.glob(pattern)):
                 return found
-        raise HartError(f"{source}: the folder holds none of {', '.join(patterns)}; give the file, or its folder")
+        raise DataError(f"{source}: the folder holds none of {', '.join(patterns)}; give the file, or its folder")
     if not os.path.isfile(path):
-        raise HartError(f"{cut(source)}: no such file or folder, and no Hub name (owner/name)")
+        raise DataError(f"{cut(source)}: no such file or folder, and no Hub name (owner/name)")
     if path.suffix not in suffixes:
-        raise HartError(f"{source}: a {path.suffix or 'nameless'} file; readable are {', '.join(suffixes)}")
+        raise DataError(f"{source}: a {path.suffix or 'nameless'} file; readable are {', '.join(suffixes)}")
     return [path]
 
 
 def json_records(path: Path, needed: Sequence[str]) -> Iterator[Record | BadRow]:
-    """The objects of a JSON list. Raises `HartError` for another file, or if a needed field is in none of them."""
+    """The objects of a JSON list. Raises `DataError` for another file, or if a needed field is in none of them."""
     try:
         rows = parse_json(read_bytes(path).removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError) as error:
-        raise HartError(f"{path}: not JSON: {error}") from error
+        raise DataError(f"{path}: not JSON: {error}") from error
     if not isinstance(rows, list):
-        raise HartError(f"{path}: a list of questions is needed, not {type(rows).__name__}")
+        raise DataError(f"{path}: a list of questions is needed, not {type(rows).__name__}")
     yield from _objects(path.name, [(f"{path.name}[{index}]", row) for index, row in enumerate(rows)], needed)
 
 
 def jsonl_records(path: Path, needed: Sequence[str]) -> Iterator[Record | BadRow]:
-    """One JSON object a line. Raises `HartError` if a needed field is in none of them."""
+    """One JSON object a line. Raises `DataError` if a needed field is in none of them."""
     rows: list[tuple[str, Any]] = []
     for number, line in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
@@ -129,7 +129,7 @@ def table_records(
 ) -> Iterator[Record | BadRow]:
     """The rows of a table; `images` are the names its image column may have.
 
-    Raises `HartError` for a missing column.
+    Raises `DataError` for a missing column.
     """
     check_columns(title, table.column_names, needed)
     column = next((name for name in images if name in table.column_names), None)
@@ -158,11 +158,11 @@ def hub_records(name: str, split: str, needed: Sequence[str], config: str | None
 
 
 def check_columns(title: str, found: Iterable[str], needed: Iterable[str]) -> None:
-    """Raises `HartError` naming what is missing, what was found and what is needed."""
+    """Raises `DataError` naming what is missing, what was found and what is needed."""
     found, needed = list(found), list(needed)
     missing = [name for name in needed if name not in found]
     if missing:
-        raise HartError(
+        raise DataError(
             f"{title}: no column {', '.join(missing)}; found: {shown(', '.join(found))}; needed: {', '.join(needed)}"
         )
 
@@ -185,13 +185,13 @@ def _objects(name: str, rows: Sequence[tuple[str, Any]], needed: Sequence[str]) 
 def checked_image(cell: Any, name: str, sizes: dict[str, tuple[int, int]]) -> tuple[str, tuple[int, int]]:
     """Key and size of an image cell; images whose key is in `sizes` are not looked at again.
 
-    Raises `HartError` for a cell that holds no whole image.
+    Raises `DataError` for a cell that holds no whole image.
     """
     if cell is None or cell == "" or (isinstance(cell, dict) and not cell.get("bytes")):
-        raise HartError("image: the cell is empty")
+        raise DataError("image: the cell is empty")
     data = encoded(cell)
     if not data:
-        raise HartError(f"image: {shown(cell)} is not base64; a cell that was cut off ends like this")
+        raise DataError(f"image: {shown(cell)} is not base64; a cell that was cut off ends like this")
     key = content_key(data)
     if key not in sizes:
         sizes[key] = checked_size(io.BytesIO(data), name)

@@ -55,7 +55,8 @@ def scores(rows: Sequence[Prediction], benchmark: Benchmark) -> dict:
             found[column]["chose_e"] = sum(read(row) == "E" for row in rows)
     elif benchmark.name == "treebench":
         found["strict"]["miou"] = _mean(_best_ious(row) for row in rows if row.truth_boxes)
-        found["official"]["miou"] = _mean(treebench_miou(_written(row), row.truth_boxes) for row in rows)
+        truths = [[box.xyxy for box in row.truth_boxes] for row in rows]
+        found["official"]["miou"] = _mean(treebench_miou(_written(r), t) for r, t in zip(rows, truths, strict=True))
     elif benchmark.name == "visual-cot":
         found["box_iou_over_half"] = _mean(_first_iou(row) > _IOU for row in rows if row.truth_boxes)
     return found

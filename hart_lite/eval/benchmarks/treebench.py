@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from string import ascii_uppercase
 
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError, HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.benchmarks.choices import dotted, from_question
 from hart_lite.eval.benchmarks.examples import boxes_inside, examples, known, letter, listed, text
@@ -69,13 +69,13 @@ def _choices(record: Record, question: str, options: str) -> tuple[str, tuple[st
     if options:
         before, choices = from_question(options)
         if before:
-            raise HartError(f"{_OPTIONS}: {before!r} stands before the choices; they cannot be told apart")
+            raise DataError(f"{_OPTIONS}: {before!r} stands before the choices; they cannot be told apart")
     elif len(columns) > 1:
         choices = tuple(columns)
     elif inside:
         choices = inside
     else:
-        raise HartError(f"choices: none in {_OPTIONS}, in columns A, B, .. or in the question")
+        raise DataError(f"choices: none in {_OPTIONS}, in columns A, B, .. or in the question")
     return (stem if stem and inside == choices else question), choices
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from hart_lite.data.images import DECODED, content_key, decode
 from hart_lite.data.rows import encoded
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError, HartError
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.eval.benchmarks.readers import Record, check_columns, checked_image
 from hart_lite.utils.text import shown
@@ -38,7 +38,7 @@ class TsvImage:
     name: str
 
     def load(self) -> Image.Image:
-        """RGB, upright, shared with other callers: do not draw on it. Raises `HartError` with the name."""
+        """RGB, upright, shared with other callers: do not draw on it. Raises `DataError` with the name."""
         return DECODED.get((self.key,), lambda: decode(io.BytesIO(self._data()), self.name))
 
     def size(self) -> tuple[int, int]:
@@ -53,14 +53,14 @@ class TsvImage:
                 cells = []
         data = encoded(cells[self.column]) if self.column < len(cells) else None
         if data is None or content_key(data) != self.key:
-            raise HartError(f"{self.name}: the file has changed since it was read; start the evaluation anew")
+            raise DataError(f"{self.name}: the file has changed since it was read; start the evaluation anew")
         return data
 
 
 def tsv_records(path: Path, needed: Sequence[str], image: str = "image") -> Iterator[Record | BadRow]:
     """The lines of a TSV with a header and images in base64, one held at a time.
 
-    Raises `HartError` if there is no such file or it lacks a column.
+    Raises `DataError` if there is no such file or it lacks a column.
     """
     with _open(path) as stream:
         lines = _Lines(stream)
@@ -68,10 +68,10 @@ def tsv_records(path: Path, needed: Sequence[str], image: str = "image") -> Iter
         try:
             header = [name.removeprefix("\ufeff") for name in _next_cells(reader) or []]
         except (csv.Error, UnicodeDecodeError) as error:
-            raise HartError(f"{path}: no TSV: {error}") from error
+            raise DataError(f"{path}: no TSV: {error}") from error
         check_columns(path.name, header, [*needed, image])
         if twice := [name for name in header if header.count(name) > 1]:
-            raise HartError(f"{path.name}: two columns {shown(twice[0])}; which one counts cannot be told")
+            raise DataError(f"{path.name}: two columns {shown(twice[0])}; which one counts cannot be told")
         column = header.index(image)
         images: dict[str, TsvImage] = {}  # by the index of their row
         sizes: dict[str, tuple[int, int]] = {}
@@ -118,7 +118,7 @@ class _Lines:
         if not line:
             raise StopIteration
         if len(line) == MAX_LINE:
-            raise HartError(f"Line {self.number + 1} has over {MAX_LINE:,} bytes; this is no TSV of images")
+            raise DataError(f"Line {self.number + 1} has over {MAX_LINE:,} bytes; this is no TSV of images")
         self.offset += len(line)
         self.number += 1
         return line.decode()
@@ -142,4 +142,4 @@ def _open(path: Path) -> BinaryIO:
     try:
         return open(path, "rb")
     except OSError as error:
-        raise HartError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.benchmarks.examples import boxes_inside, examples, text
 from hart_lite.eval.benchmarks.readers import ImageFolder, Record, find_files, is_hub_name, json_records, jsonl_records
@@ -30,7 +30,7 @@ _FOLDERS = (".", "..", "images", "../images", "../playground/data")  # seen from
 
 def read(source: str) -> Iterator[Example | BadRow]:
     if is_hub_name(source):
-        raise HartError(
+        raise DataError(
             f"{source}: the Hub has the images in parts and not the questions; unpack them, and give the folder that "
             "holds benchmark/ and benchmark_det/ of github.com/deepcs233/Visual-CoT, with the images' folder cot/ in it"
         )
@@ -64,10 +64,10 @@ def _make(name: str, told: dict[str, Record], images: ImageFolder) -> Callable[[
     def make(record: Record, id: str) -> Example | None:
         question, number = text(record, "expression"), text(record, "question_id")
         if number not in told:
-            raise HartError(f"question_id: {number} is not in benchmark/{name}.json, which has the answers")
+            raise DataError(f"question_id: {number} is not in benchmark/{name}.json, which has the answers")
         asked, answer = _question_and_answer(told[number])
         if asked.split() != question.split():
-            raise HartError(f"question_id: {number} asks {shown(question)} here and {shown(asked)} in {name}.json")
+            raise DataError(f"question_id: {number} asks {shown(question)} here and {shown(asked)} in {name}.json")
         if normalise(answer) in _LEFT_OUT:
             return None
         others = told[number].fields.get("image")
@@ -75,7 +75,7 @@ def _make(name: str, told: dict[str, Record], images: ImageFolder) -> Callable[[
         image, size = images.find(record.fields["img_path"], *(others[:1] if isinstance(others, list) else ()))
         stated = record.fields["width"], record.fields["height"]
         if stated != size:
-            raise HartError(f"the image has {size[0]} x {size[1]} pixels, the row says {stated[0]} x {stated[1]}")
+            raise DataError(f"the image has {size[0]} x {size[1]} pixels, the row says {stated[0]} x {stated[1]}")
         boxes = boxes_inside([record.fields["bbox"]], size)
         return Example(id=id, images=(image,), question=question, answer=answer, boxes=boxes, category=name)
 
@@ -85,10 +85,10 @@ def _make(name: str, told: dict[str, Record], images: ImageFolder) -> Callable[[
 def _question_and_answer(record: Record) -> tuple[str, str]:
     turns = record.fields["conversations"]
     if not isinstance(turns, list) or len(turns) < 2:
-        raise HartError(f"{record.where}: conversations: {shown(turns)} given; a list of turns is needed")
+        raise DataError(f"{record.where}: conversations: {shown(turns)} given; a list of turns is needed")
     values = [turn.get("value") if isinstance(turn, dict) else None for turn in (turns[0], turns[-1])]
     if not all(isinstance(value, str) and value.strip() for value in values):
-        raise HartError(f"{record.where}: conversations: {shown(turns)} given; no question, or no answer")
+        raise DataError(f"{record.where}: conversations: {shown(turns)} given; no question, or no answer")
     return values[0].removeprefix("<image>\n").partition(_ASK)[0].strip(), values[1].strip()
 
 

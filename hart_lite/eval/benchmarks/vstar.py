@@ -14,7 +14,7 @@ from string import ascii_uppercase
 
 from hart_lite.data.images import ImageFile
 from hart_lite.data.rows import parse_json, read_bytes
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError, HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.benchmarks.choices import bracketed, from_text
 from hart_lite.eval.benchmarks.examples import boxes_inside, examples, known, letter, text
@@ -77,7 +77,7 @@ def _example(record: Record, id: str, image: ImageSource, boxes: tuple[Box, ...]
     words = text(record, "text").removesuffix(_SUFFIX.strip()).strip()
     question, choices = from_text(words)
     if not question:
-        raise HartError(f"text: {shown(words)} holds choices but no question")
+        raise DataError(f"text: {shown(words)} holds choices but no question")
     return Example(
         id=id,
         images=(image,),
@@ -109,9 +109,9 @@ def _shuffled(record: Record, id: str) -> Example:
     size = image.checked_size()
     options = record.fields["options"]
     if not isinstance(options, list) or not all(isinstance(option, str) and option.strip() for option in options):
-        raise HartError(f"options: {shown(options)} given; a list of texts is needed")
+        raise DataError(f"options: {shown(options)} given; a list of texts is needed")
     if not 2 <= len(options) <= len(ascii_uppercase):
-        raise HartError(f"options: {len(options)} given; 2 to {len(ascii_uppercase)} are allowed")
+        raise DataError(f"options: {len(options)} given; 2 to {len(ascii_uppercase)} are allowed")
     order = list(range(len(options)))
     random.Random(id).shuffle(order)
     return Example(
@@ -126,13 +126,13 @@ def _shuffled(record: Record, id: str) -> Example:
 
 
 def _beside(path: Path) -> dict:
-    """The JSON beside an image. Raises `HartError` naming it."""
+    """The JSON beside an image. Raises `DataError` naming it."""
     try:
         fields = parse_json(read_bytes(path))
     except (ValueError, RecursionError) as error:
-        raise HartError(f"{path.name}: not JSON: {error}") from error
+        raise DataError(f"{path.name}: not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise HartError(f"{path.name}: an object with {', '.join(_BESIDE)} is needed")
+        raise DataError(f"{path.name}: an object with {', '.join(_BESIDE)} is needed")
     check_columns(path.name, fields, _BESIDE)
     return fields
 
@@ -144,7 +144,7 @@ def _boxes(fields: dict, size: tuple[int, int]) -> tuple[Box, ...]:
         isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) < LARGEST for v in box)
         for box in boxes
     ):
-        raise HartError(f"bbox: {shown(boxes)} given; a list of [x, y, width, height] is needed")
+        raise DataError(f"bbox: {shown(boxes)} given; a list of [x, y, width, height] is needed")
     return boxes_inside([[x, y, x + width, y + height] for x, y, width, height in boxes], size)
 
 

@@ -4,6 +4,7 @@ full        the whole image and the question, one turn; in training the loop `di
 crops       locate on the whole image, then a new context that holds the crops alone; in training the loop `hart`
 full+crops  locate, then a new context that holds the whole image and the crops
 mgpo        locate, then the crops in the same conversation, which keeps the whole image; a loop of training
+given       crops, with boxes that somebody else drew: nothing is located
 
 Boxes are read in the model's own format. Without a usable box `crops` has no second turn and no answer; the others
 answer from the whole image.
@@ -11,10 +12,10 @@ answer from the whole image.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from hart_lite.inference.prompts import fill, locate_content, question_text
-from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say, Setting
+from hart_lite.inference.protocols.base import Outcome, Protocol, ProtocolRun, Say, Setting
 from hart_lite.models.families.base import Content
 from hart_lite.models.views import crop_view, full_views, read_boxes
 from hart_lite.types import Box, Example, ImageView
@@ -54,6 +55,17 @@ def keep_image(example: Example, setting: Setting) -> ProtocolRun:
     return Outcome(text, boxes, views, counts)
 
 
+def given(boxes: Sequence[Box]) -> Protocol:
+    """Answers from the crops around these boxes (original pixels) alone."""
+
+    def from_given_boxes(example: Example, setting: Setting) -> ProtocolRun:
+        views = _crops(example, boxes, setting)
+        text = yield _answer(example, setting, setting.prompts.verify, views)
+        return Outcome(text, tuple(boxes), views)
+
+    return from_given_boxes
+
+
 def _full(example: Example, setting: Setting) -> Views:
     return full_views(example, setting.interface, setting.full_pixels, setting.min_pixels)
 
@@ -66,8 +78,12 @@ def _locate(
     content = locate_content(setting.prompts, example, shown, interface)
     text = yield _say(setting, content, "locate", goes_on=goes_on)
     boxes, rejected = read_boxes(example, shown, text, interface, setting.max_boxes, setting.max_box_share)
+    return boxes, _crops(example, boxes, setting), {"rejected_boxes": rejected}
+
+
+def _crops(example: Example, boxes: Sequence[Box], setting: Setting) -> Views:
     limits = setting.crop_pad, setting.crop_pixels, setting.min_pixels
-    return boxes, tuple(crop_view(example, box, interface, *limits) for box in boxes), {"rejected_boxes": rejected}
+    return tuple(crop_view(example, box, setting.interface, *limits) for box in boxes)
 
 
 def _answer(example: Example, setting: Setting, words: str, views: Views, fresh: bool = True) -> Say:

@@ -15,7 +15,7 @@ from torch import nn
 
 from hart_lite.config.sections import ModelSection
 from hart_lite.export.merge import merge
-from hart_lite.export.verify import picture_and_question
+from hart_lite.export.verify import image_and_question
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
 from hart_lite.perf.card.context import Card
@@ -45,7 +45,7 @@ def merged(card: Card, found: dict[str, Any]) -> None:
         for name, parameter in policy.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(0, 0.02)
-    batch = picture_and_question(policy.family)
+    batch = image_and_question(policy.family)
     with_adapter = logits(policy.model, batch)
     with policy.reference():
         alone = logits(policy.model, batch)

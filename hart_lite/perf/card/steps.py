@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PrinterCallback
-from trl import SFTConfig
+from transformers import PrinterCallback, TrainingArguments
 
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import SFTStage
@@ -21,7 +20,8 @@ from hart_lite.perf.step_time.count import sequences_of
 from hart_lite.perf.step_time.models import Workload, random_model
 from hart_lite.perf.step_time.presets import FixedLength, question
 from hart_lite.perf.step_time.steps import Ours, Stock, arguments
-from hart_lite.training.sft_trainer import SFTRows, SFTStageTrainer
+from hart_lite.training.sft_data import SFTRows
+from hart_lite.training.sft_trainer import SFTStageTrainer
 from hart_lite.types import Box
 
 LOGGED = ("loss", "grad_norm", "reward", "skipped", "flat_groups", "valid_box", "tokens_locate", "tokens_verify")
@@ -109,21 +109,13 @@ def ending(family: FixedLength) -> Iterator[None]:
 
 
 def _sft(card: Card, work: Workload, found: dict[str, Any]) -> None:
-    rows, trainer = sft_rows(card, work), None
+    rows = sft_rows(card, work)
     found["row tokens"] = [len(rows[n]) for n in range(len(rows))]
     for micro in (1, 2):
         card.reset()
-        args = arguments(
-            SFTConfig,
-            work,
-            card.folder,
-            max_steps=2,
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=4 // micro,
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-        )
-        trainer = SFTStageTrainer(work.runner, rows, args)
+        stage = SFTStage(kind="sft", batch_size=4, micro_batch_size=micro)
+        args = arguments(TrainingArguments, work, card.folder, max_steps=2)
+        trainer = SFTStageTrainer(work.runner, rows, stage, args)
         trainer.remove_callback(PrinterCallback)
         card.photos()
         seconds = card.seconds(trainer.train)
@@ -131,7 +123,8 @@ def _sft(card: Card, work: Workload, found: dict[str, Any]) -> None:
         found[f"micro batch of {micro}"] = {"seconds of 2 steps": seconds, "losses": losses, "gib": card.memory()}
     card.photos()
     start = time.perf_counter()
-    trainer.data_collator([{"row": 0}])
+    for slot in rows[0].slots:
+        slot.view.load()
     found["seconds to make a row"] = time.perf_counter() - start
     found["adapters"] = sorted({str(p.dtype) for p in work.runner.policy.adapter_parameters})
 

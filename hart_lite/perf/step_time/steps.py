@@ -122,8 +122,17 @@ class StockProcessor(Qwen2_5_VLProcessor):
         return ["image_processor", "tokenizer"]
 
 
+class OneCardConfig(GRPOConfig):
+    """The model is on one card: where a process sees more, TRL refuses to train."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(super().n_gpu, 1)
+
+
 class Timed(GRPOTrainer):
-    """trl.GRPOTrainer as it is, with a stopwatch around its generation and its scoring without gradient."""
+    """trl.GRPOTrainer as it is, with a stopwatch around its generation and its scoring without gradient. These two are
+    private methods of TRL: no public one tells the phases of its step apart."""
 
     work: Workload
 
@@ -142,9 +151,9 @@ class Timed(GRPOTrainer):
         score = super()._get_per_token_logps_and_entropies
         return score(*args, **kwargs) if torch.is_grad_enabled() else self._timed("reference", score, *args, **kwargs)
 
-    def _compute_loss(self, model, inputs):
+    def compute_loss(self, model, inputs, *args, **kwargs):
         self.prompt_ids, self.completion_ids = inputs["prompt_ids"], inputs["completion_ids"]
-        return super()._compute_loss(model, inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 class Stock:
@@ -159,7 +168,7 @@ class Stock:
             model=model,
             reward_funcs=lambda prompts, **columns: alternate(len(prompts)),
             args=arguments(
-                GRPOConfig,
+                OneCardConfig,
                 work,
                 folder,
                 per_device_train_batch_size=preset.samples,
@@ -190,7 +199,7 @@ class Stock:
 
 def arguments(kind: type[TrainingArguments], work: Workload, folder: Path, **own) -> TrainingArguments:
     """Of one step that writes nothing, on the workload's device; `own` are the trainer's own."""
-    args = kind(
+    return kind(
         output_dir=str(folder),
         learning_rate=LR,
         lr_scheduler_type="constant",
@@ -206,5 +215,3 @@ def arguments(kind: type[TrainingArguments], work: Workload, folder: Path, **own
         seed=0,
         **{"max_steps": 1, "gradient_checkpointing": False} | own,
     )
-    args._n_gpu = min(args.n_gpu, 1)
-    return args

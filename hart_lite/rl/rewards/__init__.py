@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import math
 import queue
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -62,13 +63,13 @@ def _module(place: str, spec: str) -> ModuleType:
             return importlib.import_module(place)
         if not Path(place).is_file():
             raise ConfigError(f"reward = {spec!r}: there is no file {place}; the path starts at {Path.cwd()}")
-        found = importlib.util.spec_from_file_location(Path(place).stem, place)
-        module = importlib.util.module_from_spec(found)
+        found = importlib.util.spec_from_file_location(f"{__name__}.{Path(place).stem}", place)
+        module = sys.modules[found.name] = importlib.util.module_from_spec(found)  # dataclasses look it up there
         found.loader.exec_module(module)
         return module
     except ConfigError:
         raise
-    except Exception as error:  # the file is the user's: it may raise anything
+    except (Exception, SystemExit) as error:  # the file is the user's: it may raise anything
         raise ConfigError(f"reward = {spec!r}: {place} cannot be imported: {_told(error)}") from error
 
 
@@ -114,7 +115,7 @@ def _call(reward: Reward, pair: tuple[Example, Trajectory]) -> queue.SimpleQueue
     def work() -> None:
         try:
             result.put((reward(*pair), None))
-        except Exception as error:  # handed to the caller's thread, which raises it with the question named
+        except BaseException as error:  # handed to the caller's thread, which raises it with the question named
             result.put((None, error))
 
     threading.Thread(target=work, daemon=True).start()
@@ -135,7 +136,7 @@ def _message(reward: Reward, example: Example, trajectory: Trajectory, problem: 
     )
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """The error, and the line of the user's code that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
