@@ -1,5 +1,5 @@
-"""Which numbers does a base write for a box? It is asked where the drawn things are, in its family's own words, and what
-it writes is read under every known format and held against the truth.
+"""Which numbers does a base write for a box? It is asked where the drawn things are, in its family's own words, and its
+answers are read under every known format and held against the truth.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Greedy:
-    """`alike` of `tokens` ids drawn greedily are the library's choice, too. `margin`: by how many nats it prefers another
-    where it does, at most."""
+    """`alike` of `tokens` ids drawn greedily are the library's choice, too. `margin`: by how many nats it prefers
+    another where it does, at most."""
 
     alike: int
     tokens: int

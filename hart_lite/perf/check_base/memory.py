@@ -45,9 +45,7 @@ def planned(recipe: Recipe, policy: Policy, prompts: int, samples: int, longest:
     return load / GIB, max(m.total - m.optimizer for m in forward) / GIB
 
 
-def measured(
-    policy: Policy, held: int, work: Callable[[], object], of_plan: tuple[float, float]
-) -> Memory:
+def measured(policy: Policy, held: int, work: Callable[[], object], of_plan: tuple[float, float]) -> Memory:
     """`held`: bytes after loading. `work` begins without features of images."""
     policy.forget_images()
     peak = held + peak_bytes(work, policy.device)

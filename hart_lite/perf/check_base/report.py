@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator
 
 from hart_lite.perf.check_base.boxes import Boxes
-from hart_lite.perf.check_base.decode import Decoding
+from hart_lite.perf.check_base.decode import Decoding, Speed
 from hart_lite.perf.check_base.layers import COLUMNS, Largest
 from hart_lite.perf.check_base.memory import Memory
 from hart_lite.perf.check_base.run import Report
@@ -24,11 +25,7 @@ def text(report: Report) -> str:
     if report.memory:
         lines += _memory(report.memory)
     if report.speed:
-        speed = report.speed
-        lines += [
-            f"speed (no check): {speed.seconds_per_token:.3g} s a sampled token, {speed.tokens_read_per_second:,.0f} tokens "
-            "read a second"
-        ]
+        lines.append(_speed(report.speed))
     return "\n".join([*lines, "", *(line for check in report.checks for line in _check(check)), "", _verdict(report)])
 
 
@@ -47,7 +44,7 @@ def _largest(largest: Largest) -> Iterator[str]:
 
 
 def _size(value: float) -> float:
-    return float("inf") if value != value else value
+    return math.inf if math.isnan(value) else value
 
 
 def _number(value: float) -> str:
@@ -75,6 +72,14 @@ def _memory(memory: Memory) -> Iterator[str]:
     yield f"{'  process':22}{'':13}{memory.process:13.3f}"
 
 
+def _speed(speed: Speed) -> str:
+    sampled, read = (
+        f"{speed.seconds_per_token:.3g} s a sampled token",
+        f"{speed.tokens_read_per_second:,.0f} tokens read",
+    )
+    return f"speed (no check): {sampled}, {read} a second"
+
+
 def _check(check: Check) -> list[str]:
     return textwrap.wrap(f"{check.status}  {check.name}: {check.text}", WIDTH, subsequent_indent=" " * 6)
 
@@ -82,6 +87,7 @@ def _check(check: Check) -> list[str]:
 def _verdict(report: Report) -> str:
     counts = {status: sum(check.status == status for check in report.checks) for status in ("fail", "warn")}
     warnings = f"{counts['warn']} warning" + "s" * (counts["warn"] != 1)
-    if report.sound:
-        return f"verdict: sound on this machine with these settings, {warnings}"
-    return f"verdict: NOT sound on this machine with these settings: {counts['fail']} of {len(report.checks)} failed, {warnings}"
+    failed = "" if report.sound else f": {counts['fail']} of {len(report.checks)} failed"
+    return (
+        f"verdict: {'sound' if report.sound else 'NOT sound'} on this machine with these settings{failed}, {warnings}"
+    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -29,19 +30,18 @@ from hart_lite.perf.check_base.memory import Memory, held_bytes, measured, plann
 from hart_lite.perf.check_base.pictures import QUESTIONS, questions
 from hart_lite.perf.check_base.settings import settings
 from hart_lite.perf.check_base.verdicts import Check
-from hart_lite.types import Example, Tokens
+from hart_lite.types import Tokens
 
 PICTURES = 2  # of those that are drawn, for what is not about boxes: a square one and a wide one
 LONGEST_LOCATE = 96  # tokens: a box in JSON takes about 60
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Report:
-    """Figures that are None could not be taken, as `checks` says. `subject` and `tokens`: what was loaded, and tokens
-    of the prompts that were read."""
+    """Figures that are None could not be taken, as `checks` says. `subject`: what was loaded, and where."""
 
     subject: str
-    tokens: tuple[int, ...]
     largest: Largest
     decoding: Decoding | None
     boxes: Boxes | None
@@ -66,7 +66,7 @@ def check_base(base: str, overrides: Sequence[str] = (), locate: Generate = gene
     return _within_memory(work, "reading and sampling", "lower pixels.full, or set model.quant=nf4")
 
 
-def _within_memory(work, doing: str, advice: str):
+def _within_memory(work: Callable[[], T], doing: str, advice: str) -> T:
     out = within_memory(work)
     if out is None:
         raise ModelError(f"out of memory in {doing}: {advice}; `hart-lite plan` says what fits")
@@ -80,7 +80,7 @@ def check_policy(policy: Policy, recipe: Recipe, locate: Generate = generate) ->
     runner = _runner(policy, recipe, locate)
     prompts = [runner.prompt(examples[n * QUESTIONS], hart.locate) for n in range(PICTURES)]
     largest = largest_values(policy, prompts)
-    subject, tokens = _subject(policy, recipe, dtype), tuple(map(len, prompts))
+    subject = _subject(policy, recipe, dtype)
     of_plan = planned(recipe, policy, PICTURES, decode.SAMPLES, decode.LONGEST)
     checks = [verdicts.activations(largest, dtype), verdicts.scores(largest, dtype)]
     try:
@@ -89,10 +89,10 @@ def check_policy(policy: Policy, recipe: Recipe, locate: Generate = generate) ->
         speed = decode.speed(policy, prompts)
         boxes = probe(runner, examples)
     except NotFiniteError as error:
-        return Report(subject, tokens, largest, None, None, None, None, (*checks, verdicts.lost(str(error))))
+        return Report(subject, largest, None, None, None, None, (*checks, verdicts.lost(str(error))))
     checks += [verdicts.sampling_gap(decoding, dtype), verdicts.library(decoding, dtype), verdicts.adapter(decoding)]
     checks += [verdicts.box_format(boxes), verdicts.memory(memory)]
-    return Report(subject, tokens, largest, decoding, boxes, memory, speed, tuple(checks))
+    return Report(subject, largest, decoding, boxes, memory, speed, tuple(checks))
 
 
 def _runner(policy: Policy, recipe: Recipe, locate: Generate) -> Runner:
@@ -113,5 +113,5 @@ def _subject(policy: Policy, recipe: Recipe, dtype: str) -> str:
     cpu = f"the CPU, {torch.get_num_threads()} threads ({platform.machine()})"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     vision = pick_attention(model.attention, device)["vision_config"]
-    layers = len(policy.decoder.layers)
-    return f"{model.base} ({policy.family.name}, {layers} layers): {dtype}, quant {model.quant}, vision {vision}, on {where}"
+    base = f"{model.base} ({policy.family.name}, {len(policy.decoder.layers)} layers)"
+    return f"{base}: {dtype}, quant {model.quant}, vision {vision}, on {where}"

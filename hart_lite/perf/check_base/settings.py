@@ -55,7 +55,10 @@ def _refuse_other_than_a_base(base: str) -> None:
         raise ConfigError(f"{base} is a run, not a base; give its base, {shown(read_recipe(folder).model.base)}")
     if (folder / _ADAPTER_CONFIG).is_file():
         raise ConfigError(f"{base} holds an adapter, not a base; give {_base_of(folder / _ADAPTER_CONFIG)}")
-    raise ConfigError(f"{base} holds no base: there is no config.json in it")
+    raise ConfigError(
+        f"{shown(base)} holds no base: there is no config.json in it; give a folder with one, a Hub id (owner/name), "
+        "or `embedded`"
+    )
 
 
 def _base_of(config: Path) -> str:

@@ -81,8 +81,9 @@ def scores(largest: Largest, dtype: str) -> Check:
         return Check(
             name,
             "warn",
-            f"{seen}, past the {FLOAT16_END:,} where float16 ends: NaN wherever scores are float16, as in eager attention "
-            f"and in some servers; here they are float32. Set {WIDER}; on an older card rely on the sampling gap below",
+            f"{seen}, past the {FLOAT16_END:,} where float16 ends: NaN wherever scores are float16, as in eager "
+            f"attention and in some servers; here they are float32. Set {WIDER}; on an older card rely on the sampling "
+            "gap below",
         )
     return Check(name, "pass", f"{seen}, past the {FLOAT16_END:,} where float16 ends; {kept}. Keep {dtype}")
 
@@ -101,7 +102,7 @@ def sampling_gap(found: Decoding, dtype: str) -> Check:
 
 
 def library(found: Decoding, dtype: str) -> Check:
-    """Also where the library would have chosen another id greedily, by more than ten times what is allowed on average."""
+    """Also where the library prefers another id than was drawn greedily, by over ten times what is allowed on average."""
     warn, fail = LIBRARY[dtype]
     advice = f"packed arithmetic is not the library's, or {dtype} is too coarse for this base; try model.dtype=float32"
     check = _difference("library", "pack - library", found.library, (warn, fail), dtype, advice)
@@ -114,9 +115,7 @@ def library(found: Decoding, dtype: str) -> Check:
     return Check(check.name, check.status, f"{check.text}; {ids}")
 
 
-def _difference(
-    name: str, what: str, found: Difference, limits: tuple[float, float], dtype: str, advice: str
-) -> Check:
+def _difference(name: str, what: str, found: Difference, limits: tuple[float, float], dtype: str, advice: str) -> Check:
     warn, fail = limits
     status: Status = "pass" if found.mean <= warn else "warn" if found.mean <= fail else "fail"  # NaN fails
     text = f"mean |{what}| is {found.mean:.2g} nats; limits in {dtype}: warn {warn:g}, fail {fail:g}"
@@ -157,8 +156,8 @@ def box_format(boxes: Boxes) -> Check:
     return Check(
         name,
         "fail",
-        f"{against}: crops would be cut elsewhere. Set model.box_frame={boxes.best}, or where the family does not take it "
-        "(Qwen2.5-VL, InternVL3), take a base that writes the family's own format",
+        f"{against}: crops would be cut elsewhere. Set model.box_frame={boxes.best}, or where the family does not take "
+        "it (Qwen2.5-VL, InternVL3), take a base that writes the family's own format",
     )
 
 
@@ -169,10 +168,7 @@ def _reading(boxes: Boxes) -> str:
 
 def memory(found: Memory) -> Check:
     """The plan is of images that fill their budget, so less than it is as it should be."""
-    for what, plan, seen in (
-        ("load", found.load_planned, found.load),
-        ("work", found.work_planned, found.work),
-    ):
+    for what, plan, seen in (("load", found.load_planned, found.load), ("work", found.work_planned, found.work)):
         if seen > OVER_PLAN * plan + SLACK:
             return Check(
                 "memory",
@@ -180,4 +176,5 @@ def memory(found: Memory) -> Check:
                 f"{what} took {seen:.2f} GiB, and {plan:.2f} were planned: `hart-lite plan` says too little of this "
                 f"base here, so leave {seen - plan:.2f} GiB more free than it asks for",
             )
-    return Check("memory", "pass", f"within {OVER_PLAN - 1:.0%} and {SLACK * 1024:.0f} MiB of what `hart-lite plan` says")
+    within = f"{OVER_PLAN - 1:.0%} and {SLACK * 1024:.0f} MiB"
+    return Check("memory", "pass", f"within {within} of what `hart-lite plan` says")
