@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from hart_lite.config.environment import check_machine
 from hart_lite.config.recipe import load_recipe, recipe_from
 from hart_lite.config.schema import Recipe
 from hart_lite.errors import ConfigError
+from hart_lite.models.adapter_files import ADAPTER_CONFIG, read_adapter_config
 from hart_lite.runs.layout import is_run, read_recipe
 from hart_lite.utils.text import shown
 
@@ -20,7 +20,6 @@ KEYS = ("quant", "dtype", "device", "attention", "revision", "box_frame", "lora"
 ALLOWED = (*(f"model.{key}" for key in KEYS), "pixels.full", "pixels.min")
 NAME = "check-base"  # of the recipe
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_ADAPTER_CONFIG = "adapter_config.json"
 
 
 def settings(base: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -53,18 +52,10 @@ def _refuse_other_than_a_base(base: str) -> None:
         return
     if is_run(folder):
         raise ConfigError(f"{base} is a run, not a base; give its base, {shown(read_recipe(folder).model.base)}")
-    if (folder / _ADAPTER_CONFIG).is_file():
-        raise ConfigError(f"{base} holds an adapter, not a base; give {_base_of(folder / _ADAPTER_CONFIG)}")
+    if (folder / ADAPTER_CONFIG).is_file():
+        trained_on = read_adapter_config(folder).get("base_model_name_or_path")
+        raise ConfigError(f"{base} holds an adapter, not a base; give the base it was trained on, {shown(trained_on)}")
     raise ConfigError(
         f"{shown(base)} holds no base: there is no config.json in it; give a folder with one, a Hub id (owner/name), "
         "or `embedded`"
     )
-
-
-def _base_of(config: Path) -> str:
-    """The base that an adapter names, or what to look for where it names none."""
-    try:
-        named = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError):
-        named = None
-    return f"its base, {shown(named)}" if named else "the base that it was trained on"

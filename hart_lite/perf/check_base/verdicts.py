@@ -102,7 +102,7 @@ def sampling_gap(found: Decoding, dtype: str) -> Check:
 
 
 def library(found: Decoding, dtype: str) -> Check:
-    """Also where the library prefers another id than was drawn greedily, by over ten times what is allowed on average."""
+    """Also judges greedy ids: the library may prefer another by ten times what is allowed on average, at most."""
     warn, fail = LIBRARY[dtype]
     advice = f"packed arithmetic is not the library's, or {dtype} is too coarse for this base; try model.dtype=float32"
     check = _difference("library", "pack - library", found.library, (warn, fail), dtype, advice)
