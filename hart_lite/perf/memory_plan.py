@@ -22,8 +22,8 @@ CARDS = (12, 16, 24, 40, 48, 80)  # GB as sold
 # The CUDA context with its kernels takes about half of this and memory the allocator cannot place the rest. Cards also
 # report less than their name in GiB, so a GB is taken as 10^9 bytes.
 RESERVE = 1.0 * GIB
-# What torch's allocator takes from a card for one byte of tensors at the peak, while there is room: 13.2 GiB for 11.2 in a
-# step of `qwen7b_lora` on an H200. What it does not use it gives back before it runs out of memory.
+# What torch's allocator takes of a card for one byte of tensors at the peak, while there is room: 13.2 GiB for 11.2 in
+# a step of `qwen7b_lora` on an H200. What it does not use it gives back before it runs out of memory.
 RESERVED = 1.18
 
 

@@ -112,6 +112,7 @@ def report(recipe: Recipe, dims: Dimensions) -> dict:
 def _figures(p: Plan) -> dict:
     return {
         "peak": p.peak,
+        "reserved": p.reserved,
         "peak_at": p.largest.name,
         "phases": [vars(phase) | {"total": phase.total} for phase in p.phases],
         "steps": [vars(step) for step in p.steps],
@@ -135,6 +136,8 @@ def text(recipe: Recipe, dims: Dimensions) -> str:
         "",
         f"peak {worst['peak'] / size:.1f} {unit} ({worst['peak_at']}); "
         f"with one box a sample {typical['peak'] / size:.1f} {unit} ({typical['peak_at']})",
+        f"torch reserves about {worst['reserved'] / size:.1f} and {typical['reserved'] / size:.1f} {unit} for these "
+        "where the card has room, and gives back what it does not use where it has not",
         "",
         *(line for step in typical["steps"] for line in _step(step)),
         *_cards(figures["cards"]),
