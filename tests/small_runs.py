@@ -16,10 +16,12 @@ from hart_lite.types import Example, Group, Tokens, Trajectory, Turn
 TIMINGS = {
     "tokens_per_second",
     "peak_memory_gib",
+    "peak_reserved_gib",
     "seconds_step",
     "seconds_rollout",
     "seconds_reference",
     "seconds_update",
+    "seconds_images",
 }
 
 

@@ -103,7 +103,10 @@ class Cost:
         adapter, and at its activation.
         """
         d, c = self.dims, self.compute
-        again = self.layer_kept(tokens) + self.casts // d.layers if self.model.gradient_checkpointing else 0
+        again = 0
+        if self.model.gradient_checkpointing:
+            input_kept = tokens * c * d.hidden if self.normed == c else 0  # by its norm, and with the other layers'
+            again = self.layer_kept(tokens) + self.casts // d.layers - input_kept
         states = (SINGLE * 3 if self.model.lora.dropout else c) * d.hidden
         return again + tokens * (states + 2 * c * d.intermediate) + self.dequantised()
 
