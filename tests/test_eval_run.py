@@ -304,7 +304,7 @@ def test_batches_keep_the_questions_on_one_image_together():
 
 @pytest.mark.parametrize("source", ["scenes=0", "scenes=-1", "scenes=9999999", "scenes=", "40", "scenes=4 "])
 def test_a_world_that_is_not_there(source):
-    with pytest.raises(HartError, match="give world or world=scenes=40"):
+    with pytest.raises(HartError, match="give toy or toy=scenes=40"):
         list(toy.read(source))
 
 

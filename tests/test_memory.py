@@ -13,7 +13,6 @@ from small_runs import make_up, metrics, small_recipe, without_timings
 from trainers import adapters, rl_trainer, runner_of, same, sft_trainer
 
 from hart_lite.errors import HartError
-from hart_lite.models.generation import generate
 from hart_lite.models.oom import Budget, Draws, ran_out, within_memory
 from hart_lite.models.policy import Policy
 from hart_lite.runs.splits import load_splits
@@ -38,31 +37,43 @@ def run_out(place: str) -> None:
 
 @contextmanager
 def limited(trainer, place: str, most: int, passes: int):
-    """Lets the policy's passes over packs of more than `most` tokens run out of memory, in their `place`: after the
+    """Lets the decoder's passes over packs of more than `most` tokens run out of memory, in their `place`: after the
     first `passes` of them, whose gradients are there by then. Yields the sizes of those that did."""
     seen, failed = [], []
+    policy = trainer.policy
+    decode, logps, with_hits = policy.decoder, policy.logps, policy.logps_and_hits
+    packed = []  # a rollout calls the decoder, too
 
-    def on_a_small_card(read):
-        def run(pack, *rest):
-            tokens = len(pack)
-            counts = tokens > most and torch.is_grad_enabled() == (place != "reference")
-            seen.extend([tokens] if counts else [])
-            fails = counts and len(seen) > passes
-            if fails and place != "backward":
-                failed.append(tokens)
-                run_out(place)
-            out = read(pack, *rest)
-            if fails:
-                logps = out[0] if isinstance(out, tuple) else out
-                logps.register_hook(lambda gradient: (failed.append(tokens), run_out(place)))
-            return out
+    def short(embeds, *args):
+        tokens = embeds.shape[1]
+        if not packed or torch.is_grad_enabled() == (place == "reference") or tokens <= most:
+            return decode(embeds, *args)
+        seen.append(tokens)
+        if len(seen) <= passes:
+            return decode(embeds, *args)
+        if place != "backward":
+            failed.append(tokens)
+            run_out(place)
+        hidden = decode(embeds, *args)
+        hidden.register_hook(lambda gradient: (failed.append(tokens), run_out(place)))
+        return hidden
 
-        return run
+    def of_a_pack(score):
+        def scored(*args):
+            packed.append(True)
+            try:
+                return score(*args)
+            finally:
+                packed.pop()
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("logps", "logps_and_hits"):
-            patch.setattr(trainer.policy, name, on_a_small_card(getattr(trainer.policy, name)))
+        return scored
+
+    short.scale = decode.scale
+    policy.decoder, policy.logps, policy.logps_and_hits = short, of_a_pack(logps), of_a_pack(with_hits)
+    try:
         yield failed
+    finally:
+        policy.decoder, policy.logps, policy.logps_and_hits = decode, logps, with_hits
 
 
 def new_rl(new_policy, tiny_base, run, budget: int, **stage) -> RLTrainer:
@@ -152,12 +163,13 @@ def test_a_sequence_longer_than_the_halved_budget_is_still_tried(new_policy, tin
 # -- sampling ------------------------------------------------------------------------------------------------------
 
 
-def test_sampling_that_does_not_fit_draws_the_same_in_smaller_batches(policy, tiny_base, caplog):
+def test_sampling_that_does_not_fit_draws_the_same_in_smaller_batches(policy, tiny_base, caplog, monkeypatch):
     recipe = small_recipe(tiny_base, "unused")
     questions = load_splits(recipe).rl[:3]
     whole = runner_of(recipe, policy)
     expected = whole.rollout(questions, "hart", 3, seed=1)
-    sizes = []
+    runner, most, sizes = runner_of(recipe, policy), 4, []
+    generate = runner.engine.generate
 
     def short(policy, prompts, sampling, cache):
         sizes.append(len(prompts))
@@ -165,8 +177,7 @@ def test_sampling_that_does_not_fit_draws_the_same_in_smaller_batches(policy, ti
             run_out("forward")
         return generate(policy, prompts, sampling, cache)
 
-    runner, most = runner_of(recipe, policy), 4
-    runner.engine.generate = short
+    monkeypatch.setattr(runner.engine, "generate", short)
     assert without_logps(runner.rollout(questions, "hart", 3, seed=1)) == without_logps(expected)
     assert sizes[0] == 9 and max(sizes[-4:]) <= 4
     assert runner.engine.budget.value < recipe.rollout.tokens_per_batch

@@ -9,7 +9,7 @@ from hart_lite.utils.libraries import quiet_libraries
 from hart_lite.utils.text import printable
 
 EXAMPLES = """examples:
-  hart-lite check-base embedded
+  hart-lite check-base toy
   hart-lite check-base Qwen/Qwen2.5-VL-7B-Instruct model.quant=nf4
   hart-lite check-base my/base model.dtype=float16 model.device=cpu pixels.full=200704
 """
@@ -23,9 +23,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("model", metavar="MODEL", help="`embedded`, a Hub id, or a folder with config.json")
+    command.add_argument("model", metavar="MODEL", help="`toy`, a Hub id, or a folder with config.json")
     command.add_argument("overrides", nargs="*", metavar="key=value",
-                         help="model.quant, .dtype, .device, .attention, .revision, .box_frame, .lora.*, pixels.full, "
+                         help="model.quant, .dtype, .device, .attention, .revision, .box_format, .lora.*, pixels.full, "
                          "pixels.min, as in a recipe")  # fmt: skip
     command.set_defaults(run=check_base)
 

@@ -14,7 +14,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from hart_lite.box_formats import from_original, written
 from hart_lite.boxes import iou
 from hart_lite.cli import main as cli
-from hart_lite.config.resources import EMBEDDED
+from hart_lite.config.resources import TOY_BASE
 from hart_lite.config.sections import Rollout
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine
@@ -33,12 +33,12 @@ from hart_lite.perf.check_base.settings import settings
 from hart_lite.types import Tokens
 
 QUERY_BIAS = 233.0
-RECIPE = settings("embedded", ["model.device=cpu", "model.dtype=float32"])
+RECIPE = settings("toy", ["model.device=cpu", "model.dtype=float32"])
 EXAMPLES = questions(RECIPE.pixels.full)
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Policy:
+def toy_base() -> Policy:
     """With a fresh adapter, in float32; no test changes it."""
     return load_policy(RECIPE.model)
 
@@ -46,7 +46,7 @@ def embedded() -> Policy:
 def runner_of(policy: Policy, locate=None) -> Runner:
     how = {"generate": locate} if locate else {}
     engine = LocalEngine(policy, Rollout().tokens_per_batch, 1, **how)
-    return Runner(OpenModel("embedded", engine, policy.family.name, {}, RECIPE.pixels, Rollout(max_boxes=1)))
+    return Runner(OpenModel("toy", engine, policy.family.name, {}, RECIPE.pixels, Rollout(max_boxes=1)))
 
 
 def prompts_of(policy: Policy, numbers=(0, 3)) -> list[Tokens]:
@@ -67,7 +67,7 @@ def checked(monkeypatch, capsys):
         monkeypatch.setattr(run, "load_policy", lambda section: with_large_keys(load(section), QUERY_BIAS))
         monkeypatch.setattr(run, "LONGEST_LOCATE", 8)  # tokens; boxes are tested below
         monkeypatch.setattr(run, "check_base", lambda *given: reports.append(whole(*given)) or reports[0])
-        code = cli.main(["check-base", "embedded", f"model.dtype={dtype}", "model.device=cpu"])
+        code = cli.main(["check-base", "toy", f"model.dtype={dtype}", "model.device=cpu"])
         return code, reports[0], capsys.readouterr().out
 
     return checked
@@ -123,10 +123,10 @@ def test_an_adapter_that_is_not_fresh_fails():
     assert verdicts.sampling_gap(found, "float32").status == verdicts.library(found, "float32").status == "pass"
 
 
-def test_a_pack_that_is_not_the_librarys_forward_fails(embedded, monkeypatch):
+def test_a_pack_that_is_not_the_librarys_forward_fails(toy_base, monkeypatch):
     """Drawn and packed alike by our decoder, which here turns what the library does not."""
-    monkeypatch.setattr(embedded.decoder, "scale", embedded.decoder.scale * 2)
-    found = decode.compare(embedded, prompts_of(embedded, [0]))
+    monkeypatch.setattr(toy_base.decoder, "scale", toy_base.decoder.scale * 2)
+    found = decode.compare(toy_base, prompts_of(toy_base, [0]))
     assert verdicts.sampling_gap(found, "float32").status == "pass"
     assert verdicts.library(found, "float32").status == "fail"
     assert found.greedy.alike < found.greedy.tokens and found.greedy.margin > 0.1
@@ -146,7 +146,7 @@ def test_scores_are_those_of_keys_up_to_the_own_one():
 @torch.no_grad()
 def library_values(policy: Policy, tokens: Tokens) -> tuple[dict[int, list[float]], float]:
     """By the library's own model and modules: for each layer |q.k|, |key|, residual, MLP product; then vision."""
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(EMBEDDED, dtype=torch.float32).eval()
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(TOY_BASE, dtype=torch.float32).eval()
     seen: dict[int, list[float]] = defaultdict(lambda: [0.0] * 4)
     vision = [0.0]
 
@@ -175,24 +175,24 @@ def library_values(policy: Policy, tokens: Tokens) -> tuple[dict[int, list[float
     return seen, vision[0]
 
 
-def test_largest_values_are_those_of_the_librarys_modules(embedded):
-    prompts = prompts_of(embedded)
-    found = largest_values(embedded, prompts)
-    alone = [library_values(embedded, prompt) for prompt in prompts]
+def test_largest_values_are_those_of_the_librarys_modules(toy_base):
+    prompts = prompts_of(toy_base)
+    found = largest_values(toy_base, prompts)
+    alone = [library_values(toy_base, prompt) for prompt in prompts]
     assert len(found.layers) == len(alone[0][0]) == 4
     for n, row in enumerate(found.layers):
         most = [max(values) for values in zip(*(seen[n] for seen, _ in alone), strict=True)]
         assert row == pytest.approx(most, rel=1e-4)
     assert found.vision == pytest.approx(max(vision for _, vision in alone), rel=1e-4)
-    assert found.scale == embedded.decoder.layers[0].self_attn.head_dim ** -0.5
+    assert found.scale == toy_base.decoder.layers[0].self_attn.head_dim ** -0.5
 
 
-def test_what_is_no_number_comes_through(embedded):
-    norm = embedded.decoder.layers[1].post_attention_layernorm.weight
+def test_what_is_no_number_comes_through(toy_base):
+    norm = toy_base.decoder.layers[1].post_attention_layernorm.weight
     kept = norm[0].item()
     with torch.no_grad():
         norm[0] = torch.nan
-    found = largest_values(embedded, prompts_of(embedded, [0]))
+    found = largest_values(toy_base, prompts_of(toy_base, [0]))
     with torch.no_grad():
         norm[0] = kept
     check = verdicts.activations(found, "float32")
@@ -217,16 +217,16 @@ def located(policy: Policy, frame: str) -> Boxes:
 
 
 @pytest.mark.parametrize("frame", ["relative-1000", "pixels"])
-def test_a_wrong_box_format_is_found(embedded, frame):
-    found = located(embedded, frame)
+def test_a_wrong_box_format_is_found(toy_base, frame):
+    found = located(toy_base, frame)
     check = verdicts.box_format(found)
     assert (found.best, found.own, found.named, found.sure) == (frame, "seen-pixels", 12, True)
     assert found.readings[frame].iou > 0.9 and found.readings[frame].hits == 12
-    assert check.status == "fail" and f"Set model.box_frame={frame}" in check.text
+    assert check.status == "fail" and f"Set model.box_format={frame}" in check.text
 
 
-def test_the_familys_own_box_format_passes(embedded):
-    found = located(embedded, "seen-pixels")
+def test_the_familys_own_box_format_passes(toy_base):
+    found = located(toy_base, "seen-pixels")
     assert found.best == "seen-pixels" and not found.sure and found.readings["seen-pixels"].hits > 9
     assert verdicts.box_format(found).status == "pass"
 

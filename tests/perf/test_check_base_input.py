@@ -11,9 +11,9 @@ from small_runs import small_recipe
 
 from hart_lite.cli import main as cli
 from hart_lite.config.recipe import dump_recipe
-from hart_lite.config.resources import EMBEDDED
+from hart_lite.config.resources import TOY_BASE
 
-ALLOWED = "a Hub id (owner/name), a folder with config.json, or `embedded`"
+ALLOWED = "a Hub id (owner/name), a folder with config.json, or `toy`"
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_file_is_no_base(refused, tmp_path):
 @pytest.mark.parametrize("given", ["", "empty"])
 def test_a_folder_without_a_base(refused, tmp_path, given):
     (tmp_path / "empty").mkdir()
-    allowed = "a folder with one, a Hub id (owner/name), or `embedded`"
+    allowed = "a folder with one, a Hub id (owner/name), or `toy`"
     assert refused(given) == f"{given!r} holds no base: there is no config.json in it; give {allowed}"
 
 
@@ -77,7 +77,7 @@ def test_a_damaged_adapter(refused, tmp_path):
 
 @pytest.mark.parametrize("override", ["rollout.samples=4", "pixels.crop=784", "model.backend=unsloth", "seed=3"])
 def test_an_override_without_effect(refused, override):
-    message = refused("embedded", override)
+    message = refused("toy", override)
     assert message.startswith(f"check-base makes no use of {override.partition('=')[0]}; it takes model.quant, ")
     assert message.endswith("pixels.full, pixels.min") and "\n" not in message
 
@@ -93,7 +93,7 @@ def test_an_override_without_effect(refused, override):
 )
 def test_a_wrong_override(refused, override, words):
     """A line for each mistake, as for a recipe."""
-    message = refused("embedded", override)
+    message = refused("toy", override)
     assert message.startswith(f"check-base:\n  - {words}") and message.count("\n") == 1
 
 
@@ -101,17 +101,17 @@ def test_a_wrong_override(refused, override, words):
     ("name", "text"), [("config.json", "{"), ("model.safetensors", "no tensors"), ("config.json", "{}")]
 )
 def test_a_broken_file(refused, tmp_path, name, text):
-    shutil.copytree(EMBEDDED, tmp_path / "base")
+    shutil.copytree(TOY_BASE, tmp_path / "base")
     (tmp_path / "base" / name).write_text(text)
     message = refused("base", "model.device=cpu")
     assert message.startswith("base 'base' ")
-    assert "Give `embedded`, a Hub id such as " in message or "supported: " in message
+    assert "Give `toy`, a Hub id such as " in message or "supported: " in message
 
 
 def test_weights_that_are_no_numbers(refused, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(EMBEDDED, tmp_path / "base")
+    shutil.copytree(TOY_BASE, tmp_path / "base")
     path = tmp_path / "base" / "model.safetensors"
     weights = load_file(path)
     next(iter(weights.values())).view(-1)[0] = float("nan")

@@ -136,9 +136,9 @@ def boxes(best: float, own: float, sure: bool = True, named: int = 12) -> Boxes:
         (boxes(0.0, 0.0, named=0), "warn", "none of 12 answers names a box"),
         (boxes(0.099, 0.099), "warn", "in no format they are where the things are"),
         (boxes(0.1, 0.1), "pass", "best read as seen-pixels, as is set"),
-        (boxes(0.5, 0.24), "fail", "Set model.box_frame=pixels"),
+        (boxes(0.5, 0.24), "fail", "Set model.box_format=pixels"),
         (boxes(0.5, 0.25), "warn", "not clear"),
-        (boxes(0.5, 0.24, sure=False), "warn", "hart-lite frame"),
+        (boxes(0.5, 0.24, sure=False), "warn", "hart-lite box-format"),
         (boxes(0.099, 0.0), "warn", "in no format"),
     ],
 )

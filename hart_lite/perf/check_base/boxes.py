@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hart_lite.box_formats import FRAMES, BoxFrame
+from hart_lite.box_formats import FORMATS, BoxFormat
 from hart_lite.eval.box_format_probe import FITS, HIT, SURE, Answer, ask, sign_test
 from hart_lite.eval.grounding import grounding
 from hart_lite.inference.rollout import Runner
@@ -29,9 +29,9 @@ class Boxes:
 
     questions: int
     named: int
-    own: BoxFrame
-    best: BoxFrame
-    readings: dict[BoxFrame, Reading]
+    own: BoxFormat
+    best: BoxFormat
+    readings: dict[BoxFormat, Reading]
     sure: bool
 
     @property
@@ -42,15 +42,15 @@ class Boxes:
 
 def probe(runner: Runner, examples: Sequence[Example]) -> Boxes:
     """Asks greedily. Raises `NotFiniteError`."""
-    return read(ask(runner, examples), runner.policy.family.box_frame)
+    return read(ask(runner, examples), runner.policy.family.box_format)
 
 
-def read(answers: Sequence[Answer], own: BoxFrame) -> Boxes:
-    scores = {frame: [grounding(a.boxes(frame), a.truth, a.original).iou for a in answers] for frame in FRAMES}
+def read(answers: Sequence[Answer], own: BoxFormat) -> Boxes:
+    scores = {frame: [grounding(a.boxes(frame), a.truth, a.original).iou for a in answers] for frame in FORMATS}
     readings = {
         frame: Reading(sum(ious) / len(ious), sum(iou >= HIT for iou in ious)) for frame, ious in scores.items()
     }
-    best = max(FRAMES, key=lambda frame: (readings[frame].iou, frame == own))
+    best = max(FORMATS, key=lambda frame: (readings[frame].iou, frame == own))
     pairs = list(zip(scores[best], scores[own], strict=True))
     chance = sign_test(sum(a > b for a, b in pairs), sum(a < b for a, b in pairs))
     named = sum(bool(answer.written) for answer in answers)

@@ -39,8 +39,8 @@ def planned(recipe: Recipe, policy: Policy, prompts: int, samples: int, longest:
     raw["model"] |= {"dtype": dtype, "device": policy.device.type}
     raw["rollout"] |= {"samples": samples, "max_tokens_answer": longest}
     dims = Dimensions.of(recipe.model.base, recipe.model.revision)
-    moments = [m for m in plan(Recipe.model_validate(raw), dims).moments if m.name.startswith("1-rl")]
-    forward = [m for m in moments if "update" not in m.name]
+    phases = [m for m in plan(Recipe.model_validate(raw), dims).phases if m.name.startswith("1-rl")]
+    forward = [m for m in phases if "update" not in m.name]
     load = forward[0].weights + forward[0].adapters
     return load / GIB, max(m.total - m.optimizer for m in forward) / GIB
 

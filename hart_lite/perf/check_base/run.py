@@ -55,7 +55,7 @@ class Report:
 
 
 def check_base(base: str, overrides: Sequence[str] = (), locate: Generate = generate) -> Report:
-    """The report on a base: `embedded`, a folder or a Hub id; `overrides` are `model.*` and `pixels.*` of a recipe.
+    """The report on a base: `toy`, a folder or a Hub id; `overrides` are `model.*` and `pixels.*` of a recipe.
 
     `locate` draws the answers of the box probe. Raises `HartError` for what is no base, does not fit this machine, or
     runs out of its memory.

@@ -16,7 +16,7 @@ from hart_lite.runs.layout import is_run, read_recipe
 from hart_lite.utils.text import shown
 
 FULL_PIXELS = 640 * 784  # of a picture, where no override says; less than a recipe's own budget, to answer sooner
-KEYS = ("quant", "dtype", "device", "attention", "revision", "box_frame", "lora")  # of `model`
+KEYS = ("quant", "dtype", "device", "attention", "revision", "box_format", "lora")  # of `model`
 ALLOWED = (*(f"model.{key}" for key in KEYS), "pixels.full", "pixels.min")
 NAME = "check-base"  # of the recipe
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -29,7 +29,7 @@ def settings(base: str, overrides: Sequence[str] = ()) -> Recipe:
     for settings that this machine does not have.
     """
     _refuse_other_than_a_base(base)
-    full = load_recipe("tiny_cpu").pixels if base == "embedded" else {"full": FULL_PIXELS}
+    full = load_recipe("tiny_cpu").pixels if base == "toy" else {"full": FULL_PIXELS}
     raw = {"name": NAME, "model": {"base": base}, "pixels": dict(full), "stages": [{"kind": "rl"}]}
     recipe = recipe_from(raw, overrides, NAME)
     for override in overrides:
@@ -42,12 +42,12 @@ def settings(base: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def _refuse_other_than_a_base(base: str) -> None:
     folder = Path(base)
-    if base == "embedded" or os.path.isfile(folder / "config.json"):  # os.path: takes any text for a path
+    if base == "toy" or os.path.isfile(folder / "config.json"):  # os.path: takes any text for a path
         return
     if not os.path.isdir(folder):
         if os.path.exists(folder) or not _HUB_ID.fullmatch(base):
             raise ConfigError(
-                f"there is no base {shown(base)}; give a Hub id (owner/name), a folder with config.json, or `embedded`"
+                f"there is no base {shown(base)}; give a Hub id (owner/name), a folder with config.json, or `toy`"
             )
         return
     if is_run(folder):
@@ -57,5 +57,5 @@ def _refuse_other_than_a_base(base: str) -> None:
         raise ConfigError(f"{base} holds an adapter, not a base; give the base it was trained on, {shown(trained_on)}")
     raise ConfigError(
         f"{shown(base)} holds no base: there is no config.json in it; give a folder with one, a Hub id (owner/name), "
-        "or `embedded`"
+        "or `toy`"
     )

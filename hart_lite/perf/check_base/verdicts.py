@@ -152,11 +152,11 @@ def box_format(boxes: Boxes) -> Check:
         return Check(name, "pass", f"{seen}, best read as {boxes.own}, as is set ({_reading(boxes)})")
     against = f"{seen}, best read as {_reading(boxes)}, and set is {boxes.own} (mean IoU {own.iou:.2f})"
     if not (boxes.sure and own.iou < best.iou / 2):
-        return Check(name, "warn", f"{against}, which is not clear; measure on rows of your own: hart-lite frame")
+        return Check(name, "warn", f"{against}, which is not clear; measure on rows of your own: hart-lite box-format")
     return Check(
         name,
         "fail",
-        f"{against}: crops would be cut elsewhere. Set model.box_frame={boxes.best}, or where the family does not take "
+        f"{against}: crops would be cut elsewhere. Set model.box_format={boxes.best}, or where the family does not take "
         "it (Qwen2.5-VL, InternVL3), take a base that writes the family's own format",
     )
 
