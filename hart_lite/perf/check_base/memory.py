@@ -13,7 +13,7 @@ from hart_lite.models.policy import Policy
 from hart_lite.perf.memory_plan import plan
 from hart_lite.perf.model_sizes import Dimensions
 from hart_lite.perf.peak_memory import peak_bytes
-from hart_lite.training.metrics import peak_memory_gib
+from hart_lite.training.metrics import peak_memory
 
 GIB = 2**30
 
@@ -49,9 +49,10 @@ def measured(policy: Policy, held: int, work: Callable[[], object], of_plan: tup
     """`held`: bytes after loading. `work` begins without features of images."""
     policy.forget_images()
     peak = held + peak_bytes(work, policy.device)
-    card = policy.device.type == "cuda"
-    process = torch.cuda.max_memory_reserved(policy.device) / GIB if card else peak_memory_gib(policy.device)
-    return Memory(of_plan[0], held / GIB, of_plan[1], peak / GIB, process)
+    seen = peak_memory(policy.device)
+    return Memory(
+        of_plan[0], held / GIB, of_plan[1], peak / GIB, seen.get("peak_reserved_gib", seen["peak_memory_gib"])
+    )
 
 
 def held_bytes(model: nn.Module, device: torch.device) -> int:

@@ -156,8 +156,8 @@ def box_format(boxes: Boxes) -> Check:
     return Check(
         name,
         "fail",
-        f"{against}: crops would be cut elsewhere. Set model.box_format={boxes.best}, or where the family does not take "
-        "it (Qwen2.5-VL, InternVL3), take a base that writes the family's own format",
+        f"{against}: crops would be cut elsewhere. Set model.box_format={boxes.best}, or where the family does not "
+        "take it (Qwen2.5-VL, InternVL3), take a base that writes the family's own format",
     )
 
 
