@@ -55,13 +55,15 @@ class Decoder:
     def _layer(
         self, layer: nn.Module, number: int, hidden: Tensor, turn: tuple[Tensor, Tensor], attend: Attend
     ) -> Tensor:
-        block, mlp = layer.self_attn, layer.mlp
-        x = _norm(layer.input_layernorm, hidden)
-        q, k, v = (part(x).unflatten(-1, (-1, self.width)) for part in (block.q_proj, block.k_proj, block.v_proj))
-        mixed = attend(number, self._turned(q, turn), self._turned(k, turn), v)
-        hidden = hidden + block.o_proj(mixed.flatten(-2))
+        mlp = layer.mlp
+        hidden = hidden + self._mixed(layer.self_attn, number, _norm(layer.input_layernorm, hidden), turn, attend)
         x = _norm(layer.post_attention_layernorm, hidden)
         return hidden + mlp.down_proj(_swiglu(mlp.gate_proj(x), mlp.up_proj(x)))
+
+    def _mixed(self, block: nn.Module, number: int, x: Tensor, turn: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        """Its queries, keys and values are let go before the MLP, which holds most, begins."""
+        q, k, v = (part(x).unflatten(-1, (-1, self.width)) for part in (block.q_proj, block.k_proj, block.v_proj))
+        return block.o_proj(attend(number, self._turned(q, turn), self._turned(k, turn), v).flatten(-2))
 
     def _turned(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
         cos, sin = turn
