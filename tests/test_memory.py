@@ -203,9 +203,9 @@ def test_rows_that_do_not_fit_are_read_in_halves(new_policy, tiny_base, tmp_path
         large.train()
     assert len(failed) == 1
     assert same(adapters(large), adapters(small))
-    rows = metrics(tmp_path / "large")
+    rows, expected = (without_timings(metrics(tmp_path / size)) for size in ("large", "small"))
     assert [row["micro_batch_size"] for row in rows] == [2, 2]
-    assert rows == metrics(tmp_path / "small")
+    assert rows == expected
     assert "memory ran out in the update of step 1 with stages.0.micro_batch_size=4" in caplog.text
     assert caplog.text.count("memory ran out") == 1
 

@@ -309,6 +309,8 @@ MORE = [
 @pytest.mark.parametrize("override", MORE)
 def test_more_of_anything_takes_more(override):
     before = {phase.name: phase.total for phase in planned().phases}
+    if override.startswith("pixels.full"):  # of larger images an evaluation asks about fewer at one time
+        before = {name: size for name, size in before.items() if not name.startswith("evaluation")}
     after = {phase.name: phase.total for phase in planned("qwen7b_lora", override).phases}
     assert all(after[name] >= size for name, size in before.items())
     assert any(after[name] > size for name, size in before.items())
