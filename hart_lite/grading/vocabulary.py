@@ -1,0 +1,68 @@
+"""The words of `vocabulary.toml`, ready for the lexer: which sign each phrase is."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+# The signs that a text is turned into, one character each; `claims` holds the grammar over them.
+SIGNS = {
+    "answer": "N",  # names the answer: "answer", "solution"
+    "right_answer": "R",  # names it, and says of what stands before that it is right: Japanese and Korean
+    "option": "O",  # "option", "letter"
+    "options": "L",  # several of them: the heading of a list
+    "is": "i",  # "is", "must be", "="
+    "are": "I",
+    "would": "v",
+    "maybe": "y",
+    "choose": "h",
+    "so": "s",
+    "right": "r",
+    "yes": "Y",
+    "matches": "k",
+    "wrong": "w",
+    "not": "n",  # denies what follows, or what stands before
+    "denied": "d",  # denies what stands before
+    "no": "z",
+    "instead": "c",  # denies what follows: "rather than"
+    "but": "b",
+    "concede": "g",  # a clause that is not the point: "although", "whereas"
+    "or": "o",
+    "and": "&",
+    "if": "q",
+    "think": "t",
+    "says": "V",
+    "because": "j",
+    "wait": "X",  # what follows takes back what stood before
+    "undo": "U",  # takes back what stood before
+    "only": "l",
+    "near": "p",  # prepositions
+    "except": "e",
+    "asks": "?",
+    "filler": "f",
+}
+LETTER = r"[^\W\d_\u1100-\u11ff\u2e80-\ud7ff\uf900-\ufaff]"  # of scripts that put spaces between words
+ELIDED = r"(?:[cdjlmnst]|qu)'(?=[a-z\u00e0-\u00ff]{2})"  # a word before another one: c'est, l'option
+_WORD = re.compile(rf"{ELIDED}|{LETTER}+(?:'{LETTER}+)*")
+
+
+def _load() -> tuple[dict[str, tuple[tuple[str, str, bool], ...]], frozenset[str]]:
+    with (Path(__file__).parent / "vocabulary.toml").open("rb") as file:
+        languages = tomllib.load(file)
+    abbreviations = frozenset(languages.pop("abbreviations")["words"].split(", "))
+    signs: dict[str, str] = {}
+    for kinds in languages.values():
+        for kind, phrases in kinds.items():
+            signs |= dict.fromkeys(phrases.split(", "), SIGNS[kind])
+    by_key: dict[str, list[tuple[str, str, bool]]] = {}
+    for phrase in sorted(signs, key=len, reverse=True):
+        word = _WORD.match(phrase)
+        spaced = re.fullmatch(LETTER, phrase[-1]) is not None
+        by_key.setdefault(word[0] if word else phrase[0], []).append((phrase, signs[phrase], spaced))
+    return {key: tuple(found) for key, found in by_key.items()}, abbreviations
+
+
+# First word, or first character where words are not spaced -> phrases, the longest first: (phrase, sign, whether no
+# letter may follow).
+PHRASES, ABBREVIATIONS = _load()
