@@ -19,7 +19,7 @@ class Standing(IntEnum):
 
     DENIED = 0  # "not (A)", "(A) is wrong": no answer, and it takes back what was claimed before
     DOUBTED = 1  # "(A) does not", "not the one next to (A)", "if it is A", "is it A?": no answer
-    PASSED = 2  # "next to (A)": no answer
+    PASSED = 2  # "next to (A)": no answer, but no more than that
     MENTIONED = 3
     HEDGED = 4  # "maybe C"
     STATED = 5  # "it is C", "C fits"
@@ -50,6 +50,7 @@ def _rule(standing: Standing, before: str = "", behind: str = "") -> Rule:
 # What may stand between a cue and the mention that it is for.
 _LINK = "[fOrRltsX,:(iv]{0,7}"
 _END = r"(?:$|[,;jbcg&(])"
+_CLEAR_END = r"(?:$|[;jbcg(]|,[jbcgn])"
 
 RULES = (
     # "all but C are wrong" is for C, "all but C are right" is against it
@@ -68,7 +69,9 @@ RULES = (
     # against it, by what stands before
     _rule(Standing.DOUBTED, "q[^,bs:m]{0,10}|q.{0,14}v[fl]*i[fOrtl]*"),
     _rule(Standing.DOUBTED, "g[^,b]{0,14}"),
-    _rule(Standing.DENIED, "[nc][fOtNRLrhkilvIpY]{0,8}"),
+    _rule(Standing.DOUBTED, "u[^bsh,]{0,16}"),
+    _rule(Standing.DENIED, "n[fOtNRLrhkilvIpY]{0,8}"),
+    _rule(Standing.DOUBTED, "c[fOtNRLrhkilvIpY]{0,8}"),
     _rule(Standing.DENIED, "(?:tf*n|nf*t),[xfiO]{0,4}"),
     _rule(Standing.DENIED, "zf{0,2}"),
     _rule(Standing.DENIED, "w[fOIi:NRLr]{0,5}", r"(?!f*[rR])"),
@@ -85,10 +88,11 @@ RULES = (
     _rule(Standing.ANNOUNCED, rf"O[xpfkr]{{1,9}}[iv:]{_LINK}"),
     _rule(Standing.ANNOUNCED, "h[fOrRtlNi:v]{0,6}"),
     _rule(Standing.ANNOUNCED, "s[f,tlX]{0,4}[iv][fOrtlvi]{0,5}"),
-    _rule(Standing.ANNOUNCED, "s[fOrtl,:]{0,4}", _END),
+    _rule(Standing.ANNOUNCED, "s[fOrtl,:]{0,4}", rf"{_CLEAR_END}|[xpf]{{0,5}}k"),
+    _rule(Standing.ANNOUNCED, "^[&bf]{0,2}s[^nzwqgmb]{1,14}[iv][fOrtl]{0,4}"),
     _rule(Standing.ANNOUNCED, r"(?<!n)(?<!nf)[rRY][fkxpO]{0,4}[iv:][fOrtl]{0,4}"),
     # for it, by what stands behind
-    _rule(Standing.ANNOUNCED, "", r"(?:,(?=f*[iI])|[:\-(])?[fsO]*[iIX][fslXi]*[rRY](?!f*p)"),
+    _rule(Standing.ANNOUNCED, "", r"(?:,(?=f*[iI])|[:\-(])?[fsO]*[iIX][fslXi]*[rRY](?!f*p|x)"),
     _rule(Standing.ANNOUNCED, "", rf"[:\-(]?[fO]*[rRY](?:{_END}|[.:isf])|\)f*[rRY]{_END}"),
     _rule(Standing.ANNOUNCED, "", rf"[fO]*i[fr]*(?:[NR]|[Oh]{_END})|[fO]*R"),
     _rule(Standing.ANNOUNCED, "", r"[fO]*h(?![fO]*m)"),
@@ -96,7 +100,8 @@ RULES = (
     _rule(Standing.STATED, "[iIv][fOrtlXv]{0,5}"),
     _rule(Standing.STATED, "[kltV][fO:,]{0,3}|m[f,]*b[fO]*|d[,f]*"),
     _rule(Standing.STATED, r"[XzU][,\-:fO.]{0,3}"),
-    _rule(Standing.STATED, "", r"[fO]*k|f*i(?:$|[.,;])|[fO]*l|[,(]?[cn][fOtl]{0,4}m|[,(]?c"),
+    _rule(Standing.STATED, "", r"[fO]*k|[fO]*i[flOr]{0,5}k|f*i(?:$|[.,;])|[fO]*l(?:$|[iIk])|[,(]?[cn][fOtl]{0,4}m|[,(]?c"),
+    _rule(Standing.STATED, "", r"[xpf]{1,8}[iIfp]{0,3}[hk]"),
     _rule(Standing.STATED, r"(?:^|[,b:\-(])[fOtlsrY]{0,5}", "$"),
     _rule(Standing.PASSED, "p[fO]*"),
 )

@@ -19,11 +19,11 @@ _ENDING = re.compile(r"(?:です|でした|だ|である|입니다|이다|이에
 _JSON_TEXT = re.compile(r"[\"']((?:[^\"'\\\n]|\\.)*)[\"']\s*[,}\]]")
 _QUOTED = re.compile(r"[\"“„«「『]([^\"“”„«»「」『』\n]{1,200})[\"”“»」』]|(?<!\w)['‘]([^'‘’\n]{1,200})['’](?!\w)")
 _SPACED = "A-Za-z\u00c0-\u024f\u0400-\u04ff\\d_"  # letters of scripts that put spaces between words
-_NUMBER = re.compile(
-    rf"(?<![{_SPACED}.,$€£¥₹^/:'-])[+-]?\d+(?:,\d{{3}})*(?:\.\d+)?(?![{_SPACED}%‰°$€£¥₹^/'\"]|[.,:]\d| ?[%°]|-\w)"
+_NUMBER = re.compile(  # also a time and an amount of money; not a part of 10^5 or 5'
+    rf"(?<![{_SPACED}.,$€£¥₹^/:'-])[$€£¥₹]?[+-]?\d+(?:[.,:/]\d+)*(?: ?[%‰°])?(?![{_SPACED}$€£¥₹^/'\"]|[.,:]\d|-\w)"
 )
 _NUMBER_WORDS = re.compile(rf"\b(?:{'|'.join(word for word in NUMBER_WORDS if word not in ('zero', 'one'))})\b")
-_PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_PLAIN_NUMBER = re.compile(r"[$€£¥₹]?-?\d+(?:[.:/]\d+)*[%‰°]?")
 _YES = frozenset("yes sí oui ja sim да 是 是的 はい 네 예 对".split())
 _NO = frozenset("no non nein não нет 否 不是 いいえ 아니요 아니오 没有".split())
 

@@ -57,7 +57,7 @@ class Sign:
     line: int  # its number in the text
     opens: bool  # whether it is the first of its line, list marks aside
     letter: str = ""  # of a mention
-    form: str = ""  # of a mention: "strong" (in brackets, bold), "bare", or "text" (a choice's own words)
+    form: str = ""  # of a mention: "strong" (in brackets, bold), "bare", "text" or "clause" (a choice's own words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +67,25 @@ class TextMention:
     start: int
     stop: int
     letter: str
+    form: str  # "text", or "clause" for one with a verb
 
 
-def lex(text: str, lowered: str, letters: str = "", texts: Sequence[TextMention] = ()) -> list[Sign]:
-    """The signs of a text. `lowered` is `markup.plain(text)`; `texts` are mentions in it, in order, without overlaps."""
-    return _Lexer(text, lowered, letters).run(texts)
+def lex(
+    text: str, lowered: str, letters: str = "", texts: Sequence[TextMention] = (), noun: str = ""
+) -> list[Sign]:
+    """The signs of a text. `lowered` is `markup.plain(text)`; `texts` are mentions in it, in order, without overlaps.
+
+    `noun`: what the choices are called, as "point" where they are "Point A" to "Point D".
+    """
+    return _Lexer(text, lowered, letters, noun).run(texts)
 
 
 class _Lexer:
-    def __init__(self, text: str, lowered: str, letters: str) -> None:
+    def __init__(self, text: str, lowered: str, letters: str, noun: str) -> None:
         self.text = text
         self.lowered = lowered
         self.letters = letters
+        self.noun = noun
         self.signs: list[Sign] = []
         self.line = 0
         self.line_first = 0  # index of the first sign of the line
@@ -89,7 +96,7 @@ class _Lexer:
         for mention in texts:
             self._between(at, mention.start)
             at = max(at, mention.start)
-            self._add("m", at, mention.stop, mention.letter, "text")
+            self._add("m", at, mention.stop, mention.letter, mention.form)
             at = mention.stop
         self._between(at, len(self.lowered))
         return self.signs
@@ -118,8 +125,13 @@ class _Lexer:
             letter = (match[2] or match[4]).upper()
             capital = letter in self.text[start:stop]
             before = self.lowered[max(start - 1, 0) : start]
-            due = self.opens or self.signs[-1].symbol in ":iO" if kind == "labelled" else not before.isalnum()
-            if letter in self.letters and (capital or due):
+            if kind == "labelled":
+                due = self.opens or (capital or self.signs[-1].symbol in ":iO") and not self._in_brackets(start)
+            else:
+                due = capital or not before.isalnum()
+            if kind == "labelled" and not due:
+                return self._word(letter.lower(), start, start + 1, end)
+            if letter in self.letters and due:
                 self._add("m", start, stop, letter, "strong")
             return stop
         if kind == "elided":
@@ -136,9 +148,17 @@ class _Lexer:
             return self._other(match[kind], start, stop, end)
         return stop
 
+    def _in_brackets(self, at: int) -> bool:
+        """Whether a bracket that was opened shortly before is still open: "(point D)"."""
+        start = max(at - 40, 0)
+        return self.lowered.rfind("(", start, at) > self.lowered.rfind(")", start, at)
+
     def _word(self, word: str, start: int, stop: int, end: int) -> int:
         if len(word) == 1 and (letter := self._bare(start, stop)):
             self._add("m", start, stop, letter, "strong" if self._bold(start, stop) else "bare")
+            return stop
+        if word == self.noun:
+            self._add("O", start, stop)
             return stop
         if at := self._phrase(word, start, end):
             return at
@@ -173,7 +193,7 @@ class _Lexer:
         elif character == ".":
             last = self.signs[-1] if self.signs else None
             behind = self.lowered[stop : stop + 1]
-            if last and last.symbol == "m" and last.opens and last.form != "text" and self._goes_on(stop, end):
+            if last and last.symbol == "m" and last.opens and last.form in ("strong", "bare") and self._goes_on(stop, end):
                 self._add(")", start, stop)
             elif not behind.isalnum() or ord(behind) > 0x2E80 or (last and last.symbol == "m"):
                 self._add(".", start, stop)
@@ -206,7 +226,7 @@ class _Lexer:
         if letter not in self.letters or not letter.isascii():
             return ""
         before = self.text[max(start - 2, 0) : start]
-        if before[-1:] in ("'", "\u2019", "°", "#", "@", "_") or (before[-1:] in ("-", ".") and before[:1].isalnum()):
+        if before[-1:] in tuple("'\u2019°#@_∠△⊙∆√\\") or (before[-1:] in ("-", ".") and before[:1].isalnum()):
             return ""
         if _NO_LETTER_BEHIND.match(self.text, stop):
             return ""

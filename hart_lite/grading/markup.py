@@ -29,6 +29,7 @@ _BOLD = re.compile(r"(?<!\w)(\*{1,3}|_{2,3}|`{1,3})(?=\S)(.{1,400}?)(?<=\S)\1(?!
 _MATH = re.compile(r"\s*(?:\$\$?([^$]+)\$\$?|\\\((.+)\\\)|\\\[(.+)\\\])\s*", re.DOTALL)
 _INLINE_TAG = re.compile(r"</?(?:[biups]|em|strong|span|sub|sup|mark|code)>")
 _BLOCK_TAG = re.compile(r"</?[A-Za-z][\w -]{1,30}/?>|<\|(?:begin|end)_of_box\|>")
+_TIMES = re.compile(r"(?<=[\d)]) ?\*(?= ?[\d(\\a-z])")
 _BLANKED = str.maketrans({**dict.fromkeys("*_`\"“”„«»‹›$#{}~\u200b\ufeff\u200e\u200f", " "), "’": "'", "‘": "'", "\t": " ", **dict(zip("：，？！；（）", ":,?!;()", strict=True))})
 
 
@@ -114,7 +115,7 @@ def unwrapped(text: str) -> str:
 
 def plain(text: str) -> str:
     """The text in lower case with its mark-up blanked, every character where it was."""
-    text = _COMMAND.sub(_blank, text)
+    text = _TIMES.sub(lambda match: match[0].replace("*", "×"), _COMMAND.sub(_blank, text))
     text = _INLINE_TAG.sub(_blank, text)
     text = _BLOCK_TAG.sub(lambda match: "\n" + " " * (len(match[0]) - 1), text)
     lowered = text.lower()

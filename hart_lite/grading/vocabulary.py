@@ -23,6 +23,7 @@ SIGNS = {
     "matches": "k",
     "wrong": "w",
     "not": "n",  # denies what follows, or what stands before
+    "unable": "u",  # "cannot determine": what follows in the sentence is no answer
     "denied": "d",  # denies what stands before
     "no": "z",
     "instead": "c",  # denies what follows: "rather than"
