@@ -67,7 +67,7 @@ RULES = (
     _rule(Standing.DENIED, "", r"(?:,(?=f*[iI]))?[fO]*[iIvyk]?[fl]*n[fl]*[rRN]"),
     _rule(Standing.DOUBTED, "", r"(?:,(?=f*[iI])|[:\-])?[fO]*h?f*[iIvyk]?[fl]*n(?![fOtNiRl]{0,4}m)"),
     # against it, by what stands before
-    _rule(Standing.DOUBTED, "q[^,bs:m]{0,10}|q.{0,14}v[fl]*i[fOrtl]*"),
+    _rule(Standing.DOUBTED, r"q[fNRORLiItvrhnl]{0,6}(?:x[fNOitIvrh]{0,3}){0,2}|q.{0,14}v[fl]*i[fOrtl]*"),
     _rule(Standing.DOUBTED, "g[^,b]{0,14}"),
     _rule(Standing.DOUBTED, "u[^bsh,]{0,16}"),
     _rule(Standing.DENIED, "n[fOtNRLrhkilvIpY]{0,8}"),

@@ -14,6 +14,7 @@ from hart_lite.grading.mentions import Group, groups, lines, listed
 from hart_lite.grading.sentences import sentence_end
 
 SHORT = 3  # sentences of a text in which a choice's words, or a guess, count wherever they stand
+AGAINST = (Standing.DENIED, Standing.DOUBTED)
 _BOUND = re.compile(r"[.?\n;]")
 _ANNOUNCES = re.compile(r"[NR][fOrRlvtsX,]{0,5}[i:\-]+f?(?!m)")
 _ALTERNATIVE = re.compile(r"(?:^|[.\n])o[fOyl,]*$")  # ".. Or B."
@@ -85,7 +86,7 @@ class _Reading:
         if self.ends[group.last] == "?":
             return Standing.DOUBTED
         before, behind = self._before(group), self._behind(group)
-        if behind[:1] in tuple("iIvnzyk") and before.endswith(":") and self._opens(group):
+        if behind[:1] in tuple("iIvnzyk") and before.rstrip("Of").endswith(":") and self._opens(group):
             before = ""  # "Matching the options:" before a list of sentences announces none of them
         standing = grammar.standing(before, behind)
         if standing == Standing.HEDGED or (standing == Standing.STATED and group.of_text):
@@ -98,7 +99,9 @@ class _Reading:
             return Standing.STATED if self._outer(group) else None  # "A is closer"
         if group.of_text:
             return Standing.MENTIONED if self.sentence[-1] == 0 and not re.search("[nqy]", before) else None
-        return Standing.MENTIONED if group.strong or (group.first == 0 and len(self.groups) == 1) else None
+        if group.first == 0 and len(self.groups) == 1:
+            return Standing.MENTIONED
+        return Standing.MENTIONED if group.strong and self._outer(group) else None
 
     def claims(self, announced: bool) -> tuple[list[Claim], int]:
         self._read_lines(announced)
@@ -116,13 +119,13 @@ class _Reading:
         first = self.groups[0] if self.groups else None
         if announced and first and first.first == 0 and self.standings[0] is None and not first.of_text:
             self.standings[0] = Standing.LABELLED
-        against = (Standing.DENIED, Standing.DOUBTED)
-        found = lines(self.signs, self.symbols, self.groups)
-        for run in listed([line for line in found if self.standings[line.group.first] not in against]):
-            for line in run:
+        for run in listed(lines(self.signs, self.symbols, self.groups)):
+            kept = [line for line in run if self.standings[line.group.first] not in AGAINST]
+            alone = len(kept) == 1 and (len(run) == 1 or kept[0].group.first == 0)  # the answer, then the others denied
+            for line in kept:
                 at, old = line.group.first, self.standings[line.group.first]
-                if len(run) == 1:
-                    new = Standing.ANNOUNCED if line.sole and line.outer else Standing.LABELLED
+                if alone:
+                    new = (Standing.MENTIONED, Standing.LABELLED, Standing.ANNOUNCED)[line.sole + line.outer]
                     self.standings[at] = new if old is None else max(old, new)
                 elif old is None or old < Standing.ANNOUNCED or not self._by_itself(line.group):
                     self.standings[at] = None

@@ -225,7 +225,7 @@ class _Lexer:
         letter = written.upper()
         if letter not in self.letters or not letter.isascii():
             return ""
-        before = self.text[max(start - 2, 0) : start]
+        before = self.text[max(start - 2, 0) : start].replace("_{", "_")
         if before[-1:] in tuple("'\u2019°#@_∠△⊙∆√\\") or (before[-1:] in ("-", ".") and before[:1].isalnum()):
             return ""
         if _NO_LETTER_BEHIND.match(self.text, stop):

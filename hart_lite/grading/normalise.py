@@ -50,6 +50,8 @@ def normalise(text: str) -> str:
     plain = fold(text)
     core = _peeled(plain)
     core = core[match.end() :] if (match := _ARTICLES.match(core)) else core
+    if "\\" in core:  # spaces say nothing in a formula
+        core = core.replace(" ", "")
     # An answer may be a "?" itself.
     return _quantity(core) if core else plain
 
