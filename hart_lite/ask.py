@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hart_lite.answers import choice_lines, read_answer
 from hart_lite.boxes import expand
 from hart_lite.conversation import Conversation
 from hart_lite.eval_settings import EvalSettings, setting_for
+from hart_lite.grading import choice_lines, read_answer
 from hart_lite.images import crop_pixels
 from hart_lite.loops import question_lines
 from hart_lite.models import OpenModel

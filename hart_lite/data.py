@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hart_lite.answers import answer_letter
+from hart_lite.grading import answer_letter
 from hart_lite.images import ImageFile
 from hart_lite.rows import FIELDS, MAX_PATH, ImageCell, Row, Source, nearest, read_mme_realworld, read_rows
 from hart_lite.types import Box, Example, HartError, ImageSource, cut, shown

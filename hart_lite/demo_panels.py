@@ -9,10 +9,10 @@ from html import escape
 
 from PIL import Image
 
-from hart_lite.answers import grade
 from hart_lite.ask import Asked
 from hart_lite.ask_picture import COLOURS
 from hart_lite.demo import BASE, ONLY, TRAINED, Request
+from hart_lite.grading import grade
 from hart_lite.images import crop_pixels
 from hart_lite.report_page import Pictures
 from hart_lite.types import Box, Example, cut

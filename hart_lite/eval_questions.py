@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hart_lite.answers import answer_letter
 from hart_lite.benchmarks import registry
 from hart_lite.benchmarks.base import BadRow, Benchmark
+from hart_lite.grading import answer_letter
 from hart_lite.types import Example, HartError, ImageSource, shown
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from hart_lite.analysis import grounding
-from hart_lite.answers import grade, read_answer
 from hart_lite.benchmarks.base import BadRow
 from hart_lite.conversation import Conversation
 from hart_lite.eval_files import EvalFolder, Key, key_of
@@ -24,6 +23,7 @@ from hart_lite.eval_questions import Question, batches_by_image, read_questions
 from hart_lite.eval_report import glance, own_figures, summary_text
 from hart_lite.eval_settings import EvalSettings, record, setting_of
 from hart_lite.findings import findings
+from hart_lite.grading import grade, read_answer
 from hart_lite.models import OpenModel, open_model
 from hart_lite.predictions import read_evaluation
 from hart_lite.protocols import registry as protocols

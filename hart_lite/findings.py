@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from hart_lite.analysis import joint_table, mutual_information, summarise_grounding
-from hart_lite.answers import normalise
+from hart_lite.grading import normalise
 from hart_lite.predictions import Evaluation
 from hart_lite.significance import bootstrap_interval, permutation_test
 from hart_lite.types import cut

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hart_lite.answers import choice_lines
 from hart_lite.families.base import Content
+from hart_lite.grading import choice_lines
 from hart_lite.protocols.base import Frame
 from hart_lite.types import Example, ImageView
 

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Literal
 
 from hart_lite import loops
-from hart_lite.answers import grade
 from hart_lite.generate import Sampling, batches
+from hart_lite.grading import grade
 from hart_lite.memory import Budget, within_memory
 from hart_lite.policy import Policy
 from hart_lite.recipe_schema import PixelBudgets, Rollout

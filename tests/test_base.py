@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from hart_lite import loops
-from hart_lite.answers import grade
 from hart_lite.evaluate import evaluate
 from hart_lite.generate import Sampling
+from hart_lite.grading import grade
 from hart_lite.loading import EMBEDDED, load_policy
 from hart_lite.recipe import load_recipe
 from hart_lite.rollout import Runner

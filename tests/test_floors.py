@@ -10,11 +10,14 @@ PACKAGE = Path(hart_lite.__file__).parent
 FLOORS = (
     # 0: plain Python, no torch, no PIL, no transformers
     (
-        *("types", "boxes", "answers", "recipe", "recipe_schema", "recipe_checks", "recipe_reference"),
+        *("types", "boxes", "recipe", "recipe_schema", "recipe_checks", "recipe_reference"),
         *("summary", "files", "yaml_text"),
         *("locks", "stopping"),
         *("dimensions", "activations", "plan", "plan_report", "box_frames", "towers"),
         *("markdown", "predictions", "paper"),
+        *("grading", "grading.normalise", "grading.vocabulary", "grading.markup", "grading.sentences", "grading.lexer"),
+        *("grading.choices", "grading.mentions", "grading.claims", "grading.collect", "grading.reader"),
+        *("grading.free_text",),
     ),
     # 1: tensors, no model
     ("advantages", "losses", "packing", "attention", "graph", "measure", "shards", "memory", "finite"),
@@ -73,8 +76,15 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def rooms() -> dict[str, Path]:
-    files = {path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
-    return {room: path for path, room in files.items() if not room.endswith("__init__")}
+    """By dotted name; a package that offers functions itself is a room, one with an empty `__init__` is not."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[-1] != "__init__":
+            found[".".join(parts)] = path
+        elif len(parts) > 1 and path.stat().st_size:
+            found[".".join(parts[:-1])] = path
+    return found
 
 
 def imports(path: Path) -> set[str]:

@@ -14,8 +14,8 @@ from benchmarks.trust import fuzz_own_files, fuzz_rows, fuzz_samples, fuzz_targe
 from benchmarks.trust.fuzz_samples import CHOICES
 from benchmarks.trust.fuzz_watch import LIMIT_S
 from hart_lite import checkpoints
-from hart_lite.answers import grade, normalise, read_answer
 from hart_lite.benchmarks.registry import BENCHMARKS
+from hart_lite.grading import grade, normalise, read_answer
 from hart_lite.lora_file import read_lora
 from hart_lite.predictions import read_row
 from hart_lite.recipe import dump_recipe, load_recipe

@@ -4,7 +4,6 @@ import time
 
 import pytest
 
-from hart_lite.answers import grade
 from hart_lite.benchmarks.official import (
     hrbench_letter,
     mme_realworld_letter,
@@ -14,6 +13,7 @@ from hart_lite.benchmarks.official import (
     vstar_letter,
 )
 from hart_lite.benchmarks.registry import BENCHMARKS
+from hart_lite.grading import grade
 from hart_lite.types import Example
 
 LABELLED = ["(A) A bus", "(B) A truck", "(C) a tree", "(D) nothing", "(E) The image does not feature it."]

@@ -3,9 +3,9 @@
 import pytest
 from benchmark_files import hrbench_rows, mme_row, read, treebench_row, write_mme, write_tsv
 
-from hart_lite.answers import grade, read_answer
 from hart_lite.benchmarks.registry import BENCHMARKS
 from hart_lite.benchmarks.scores import scores
+from hart_lite.grading import grade, read_answer
 from hart_lite.types import Example, HartError
 
 

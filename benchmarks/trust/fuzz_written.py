@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.trust.fuzz_samples import CHOICES, SIZE, lists, png, text_of
-from hart_lite.answers import grade, normalise, read_answer
 from hart_lite.api_client import Client
 from hart_lite.api_engine import ApiEngine
 from hart_lite.benchmarks.official import (
@@ -25,6 +24,7 @@ from hart_lite.boxes import valid_boxes
 from hart_lite.families.internvl3 import InternVL3
 from hart_lite.families.llava_onevision import LlavaOneVision
 from hart_lite.frames import AbsoluteFrame, RelativeFrame
+from hart_lite.grading import grade, normalise, read_answer
 from hart_lite.images import ImageBytes
 from hart_lite.protocols.base import Say, Setting
 from hart_lite.protocols.registry import PROTOCOLS

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from hart_lite.answers import answer_letter
 from hart_lite.benchmarks.base import BadRow
 from hart_lite.benchmarks.files import Record
 from hart_lite.boxes import clip
+from hart_lite.grading import answer_letter
 from hart_lite.types import Box, Example, HartError, shown
 
 

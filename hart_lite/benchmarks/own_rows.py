@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from hart_lite.answers import grade
 from hart_lite.benchmarks.base import BadRow, Benchmark
 from hart_lite.data import checked
+from hart_lite.grading import grade
 from hart_lite.loops import question_lines
 from hart_lite.rows import read_rows
 from hart_lite.types import Example, HartError

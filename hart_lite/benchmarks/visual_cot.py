@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hart_lite.answers import normalise
 from hart_lite.benchmarks.base import BadRow, Benchmark
 from hart_lite.benchmarks.examples import boxes_inside, examples, text
 from hart_lite.benchmarks.files import ImageFolder, Record, find_files, is_hub_name, json_records, jsonl_records
+from hart_lite.grading import normalise
 from hart_lite.types import Example, HartError, shown
 
 CATEGORIES = (

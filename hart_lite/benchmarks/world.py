@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hart_lite.answers import grade
 from hart_lite.benchmarks.base import BadRow, Benchmark
+from hart_lite.grading import grade
 from hart_lite.loops import question_lines
 from hart_lite.sources import HELD_OUT
 from hart_lite.types import Example, HartError, shown

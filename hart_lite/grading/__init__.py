@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from hart_lite.grading.choices import choice_lines, exact, labelled, letters_of, unlabelled
 from hart_lite.grading.free_text import read_text, same
-from hart_lite.grading.markup import answer_part, compatible
+from hart_lite.grading.markup import answer_part, compatible, settled
 from hart_lite.grading.normalise import normalise
 from hart_lite.grading.reader import read_letter
 from hart_lite.types import HartError, shown
@@ -31,10 +31,11 @@ def read_answer(text: str, choices: Sequence[str] = ()) -> str | None:
     neither are several letters at once ("A or B") or a list of the choices. Free text is what is announced, or the
     whole text.
     """
-    text = answer_part(text.replace("\r\n", "\n").replace("\r", "\n"))
-    if not text.strip():
-        return None
-    return read_letter(compatible(text), choices) if choices else read_text(text)
+    text, asked = _settled(text)
+    if not choices:
+        return read_text(f"{text}?" if asked else text) if text.strip() else None
+    letter = read_letter(compatible(text), choices) if text.strip() else None
+    return letter if not asked or read_letter(compatible(f"{text}?"), choices) == letter else None
 
 
 def grade(text: str, answer: str, choices: Sequence[str] = ()) -> bool:
@@ -46,8 +47,15 @@ def grade(text: str, answer: str, choices: Sequence[str] = ()) -> bool:
     if choices:
         letter = answer_letter(answer, choices)
         return read_answer(text, choices) == letter
-    text, answer = (answer_part(part.replace("\r\n", "\n").replace("\r", "\n")) for part in (text, answer))
-    return bool(text.strip() and answer.strip()) and same(text, answer)
+    (text, asked), (answer, _) = _settled(text), _settled(answer)
+    if not text.strip() or not answer.strip():
+        return False
+    return same(text, answer) and (not asked or same(f"{text}?", answer))
+
+
+def _settled(text: str) -> tuple[str, bool]:
+    """A text without thoughts, nor doubts at its end, in NFKC when choices; and whether it ends in a question."""
+    return settled(answer_part(text.replace("\r\n", "\n").replace("\r", "\n")))
 
 
 def answer_letter(answer: str, choices: Sequence[str]) -> str:

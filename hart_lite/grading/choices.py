@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-from hart_lite.grading.lexer import TextMention
+from hart_lite.grading.lexer import Mention
 from hart_lite.grading.markup import plain
 from hart_lite.grading.normalise import NUMBER_WORDS, normalise
 from hart_lite.types import HartError
@@ -25,11 +25,12 @@ _LEADING_ARTICLE = re.compile(
     r"(?:the|an?|el|la|los|las|una?|unos|unas|der|die|das|ein|eine|einen|le|les|une|des|o|os|as|um|uma) (?!(?:is|are|was|and|or|has) )(?=\S{2})|l'(?=\S)"
 )
 _JOINED = re.compile(r"[^\W\d_]|\d")
-_TERM_BEHIND = re.compile(r" ?[-+*/^×÷=] ?[\d\\(√a-z]")  # a number in a formula is no answer
+_TERM_BEHIND = re.compile(r" ?[-+*/^×÷=] ?(?:[\d\\√]|\(\d|[a-z]\b(?![.)]))")  # a number in a formula is no answer
 _TERM_BEFORE = re.compile(r"[\d\\)√a-z] ?[-+*/^×÷] ?$|(?:[\d)]|\b[a-z]{1,2}) ?= ?$")
 _VERB = re.compile(r"\w (?:is|are|was|were|says|has|have) \w")
 _UNSPACED = re.compile("[\u1100-\u11ff\u2e80-\ud7ff\uf900-\ufaff]")
 _CUES = frozenset(("right", "correct", "wrong"))  # choices that also judge one
+_LABEL_BEFORE = re.compile(r"(?<![^\s(\[（])[a-z] ?[)\].:、,-]*$")
 _LEADS = (" is", "是", " es", " ist", " est", " é", " say", " and", " or", "/")
 _JUDGED = re.compile(r"(?:^|[\s(])[a-z]\)?\s(?:is|looks|seems)(?: the)?$")
 # As words of a sentence these say nothing of a choice; at its beginning, or where an answer is due, they do.
@@ -60,15 +61,15 @@ def unlabelled(choices: Sequence[str]) -> tuple[str, ...]:
 
 def exact(text: str, choices: Sequence[str]) -> str | None:
     """Letter of a text that is nothing but a letter or one choice; the letter wins where choices are letters."""
-    if len(text) > 2000 + max(map(len, choices), default=0):
+    text, letters = text.strip(), letters_of(choices)
+    if _too_long(text, choices):
         return None
-    letters = letters_of(choices)
     core = text.strip(_EDGES)
     if option := _OPTION.fullmatch(core):
         core = option[1]
     if len(core) == 1 and core.upper() in letters:
         return core.upper()
-    same = [i for i, choice in enumerate(choices) if choice.strip() == text.strip()]
+    same = [i for i, choice in enumerate(choices) if choice.strip() == text]
     if len(same) != 1:
         wanted = normalise(text)
         same = [i for i, choice in enumerate(_normal(tuple(choices))) if wanted and wanted in choice]
@@ -77,13 +78,19 @@ def exact(text: str, choices: Sequence[str]) -> str | None:
 
 def labelled(text: str, choices: Sequence[str]) -> str | None:
     """Letter of a text that is a label and the text of that choice, such as "b) blue" or "Option B: blue"."""
-    if len(text) > 2000 + max(map(len, choices), default=0):
+    text = text.strip()
+    if _too_long(text, choices):
         return None
     match = _LABELLED.fullmatch(text.strip(_EDGES))
     if match is None or (letter := match[1].upper()) not in letters_of(choices):
         return None
     own = _normal(tuple(choices))[ord(letter) - ord("A")]
     return letter if normalise(match[2]) in own or normalise(match[2].strip(_EDGES)) in own else None
+
+
+def _too_long(text: str, choices: Sequence[str]) -> bool:
+    """Whether a text cannot be one choice, however it is written."""
+    return len(text) > 200 and len(text) > 100 + 3 * max(map(len, choices), default=0)
 
 
 @lru_cache(maxsize=4096)
@@ -121,7 +128,7 @@ def _wordings(choices: tuple[str, ...]) -> tuple[tuple[str, str, bool, str], ...
     )
 
 
-def text_mentions(lowered: str, choices: Sequence[str]) -> list[TextMention]:
+def text_mentions(lowered: str, choices: Sequence[str]) -> list[Mention]:
     """Where the choices' own words stand in a plain text (`markup.plain`): in order, the longest where they overlap."""
     found = []
     for words, letter, common, form in _wordings(tuple(choices)):
@@ -131,10 +138,10 @@ def text_mentions(lowered: str, choices: Sequence[str]) -> list[TextMention]:
             if _bounded(lowered, at, stop) and (not common or _is_answer(lowered, at, stop)):
                 found.append((at, -stop, letter, form))
             at = lowered.find(words, stop)
-    mentions: list[TextMention] = []
+    mentions: list[Mention] = []
     for start, stop, letter, form in sorted(found):
         if not mentions or start >= mentions[-1].stop:
-            mentions.append(TextMention(start, -stop, letter, form))
+            mentions.append(Mention(start, -stop, letter, form))
     return mentions
 
 
@@ -145,8 +152,10 @@ def _is_answer(text: str, start: int, stop: int) -> bool:
         return _JUDGED.search(before) is None
     if not before.strip() and start < 20:
         return True
-    ends = text[stop : stop + 2].strip(" \n)")[:1] in ("", ".", ",", "!", ";", ":", "。", "-")
-    led = before[-1:] in tuple("\n.:!?-=。),") or before.endswith(_LEADS)
+    if _LABEL_BEFORE.search(before):
+        return True
+    ends = not text[stop : stop + 3].lstrip(" )")[:1].isalnum()
+    led = before[-1:] in tuple("\n.:!?-=。),]】|*") or before.endswith(_LEADS)
     return ends and led
 
 

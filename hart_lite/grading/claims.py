@@ -58,23 +58,25 @@ RULES = (
     _rule(Standing.DENIED, "e[fO]*", r"[,xfOL]{0,8}[iI]?f*r"),
     _rule(Standing.DOUBTED, "e[fO]*"),
     # against it, by what stands behind
-    _rule(Standing.DENIED, "", r"[fihkrNO]{0,4}d"),
-    _rule(Standing.DENIED, "", r"(?:,(?=f*[iI])|[:\-(])?[fslOX]*[iIvy]?[fslX]*[iv]?[fp]*w(?!f*O)"),
+    _rule(Standing.DENIED, "", r"[fihkrRNO]{0,4}d"),
+    _rule(Standing.DENIED, "", r"(?:,(?=f*I)|[:\-(])?[fslOX]*[iIvy]?[fslX]*[iv]?[fp]*w(?!f*O)"),
     _rule(Standing.DENIED, "", r"\)f*w(?:[,;.:]|$)"),
     _rule(Standing.DENIED, "", r"[:\-()]f*z(?:[,;bj(]|$)|[fO]*z(?:[,;bj]|$|[ihkvr])"),
     _rule(Standing.DOUBTED, "", r"\)f*z"),
     _rule(Standing.DENIED, "", r"[xpf]{1,8},?f*[iI]f*w"),
-    _rule(Standing.DENIED, "", r"(?:,(?=f*[iI]))?[fO]*[iIvyk]?[fl]*n[fl]*[rRN]"),
-    _rule(Standing.DOUBTED, "", r"(?:,(?=f*[iI])|[:\-])?[fO]*h?f*[iIvyk]?[fl]*n(?![fOtNiRl]{0,4}m)"),
+    _rule(Standing.DENIED, "", r"(?:,(?=f*I))?[fO]*[iIvyk]?[fl]*n[fl]*[rRN]"),
+    _rule(Standing.DOUBTED, "", r"(?:,(?=f*I)|[:\-])?[fO]*h?f*[iIvyk]?[fl]*n(?![fOtNiRl]{0,4}m)"),
     # against it, by what stands before
     _rule(Standing.DOUBTED, r"q[fNRORLiItvrhnl]{0,6}(?:x[fNOitIvrh]{0,3}){0,2}|q.{0,14}v[fl]*i[fOrtl]*"),
     _rule(Standing.DOUBTED, "g[^,b]{0,14}"),
     _rule(Standing.DOUBTED, "u[^bsh,]{0,16}"),
-    _rule(Standing.DENIED, "n[fOtNRLrhkilvIpY]{0,8}"),
+    _rule(Standing.STATED, "nf*w[fi]{1,3}"),  # "the only one that is not wrong is C"
+    _rule(Standing.DENIED, "n[fOtNRLrhkilvIpYy]{0,8}"),
+    _rule(Standing.DOUBTED, "n[fOi]{0,4}:[fO]{0,3}"),
     _rule(Standing.DOUBTED, "c[fOtNRLrhkilvIpY]{0,8}"),
     _rule(Standing.DENIED, "(?:tf*n|nf*t),[xfiO]{0,4}"),
     _rule(Standing.DENIED, "zf{0,2}"),
-    _rule(Standing.DENIED, "w[fOIi:NRLr]{0,5}", r"(?!f*[rR])"),
+    _rule(Standing.DENIED, "w[fOIi:NRLrph]{0,6}", r"(?!f*[rRY])"),
     _rule(Standing.DOUBTED, "[nc][fOtNrhkiIvp]{0,6}x{1,3}[fOp]{0,3}"),
     # in doubt
     _rule(Standing.HEDGED, "v[fl]*i[fOrtl]{0,4}"),
@@ -92,8 +94,8 @@ RULES = (
     _rule(Standing.ANNOUNCED, "^[&bf]{0,2}s[^nzwqgmb]{1,14}[iv][fOrtl]{0,4}"),
     _rule(Standing.ANNOUNCED, r"(?<!n)(?<!nf)[rRY][fkxpO]{0,4}[iv:][fOrtl]{0,4}"),
     # for it, by what stands behind
-    _rule(Standing.ANNOUNCED, "", r"(?:,(?=f*[iI])|[:\-(])?[fsO]*[iIX][fslXi]*[rRY](?!f*p|x)"),
-    _rule(Standing.ANNOUNCED, "", rf"[:\-(]?[fO]*[rRY](?:{_END}|[.:isf])|\)f*[rRY]{_END}"),
+    _rule(Standing.ANNOUNCED, "", r"(?:,(?=f*I)|[:\-(])?[fsO]*[iIX][fslXi]*[rRY](?!f*p|x)"),
+    _rule(Standing.ANNOUNCED, "", rf"[:\-(]?[fO]*[rRY](?:{_END}|[.:isf])|\)f*[rRY]{_END}|[:\-(][^nzwbmrR]{{1,14}}Y$"),
     _rule(Standing.ANNOUNCED, "", rf"[fO]*i[fr]*(?:[NR]|[Oh]{_END})|[fO]*R"),
     _rule(Standing.ANNOUNCED, "", r"[fO]*h(?![fO]*m)"),
     # stated

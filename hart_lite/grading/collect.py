@@ -9,14 +9,15 @@ from hart_lite.grading import claims as grammar
 from hart_lite.grading.choices import exact, labelled, letters_of, noun_of, text_mentions
 from hart_lite.grading.claims import REACH, Claim, Standing
 from hart_lite.grading.lexer import lex
-from hart_lite.grading.markup import plain
-from hart_lite.grading.mentions import Group, groups, lines, listed
+from hart_lite.grading.markup import plain, without_middle
+from hart_lite.grading.mentions import Group, groups, lines, listed, opens
 from hart_lite.grading.sentences import sentence_end
 
 SHORT = 3  # sentences of a text in which a choice's words, or a guess, count wherever they stand
 AGAINST = (Standing.DENIED, Standing.DOUBTED)
 _BOUND = re.compile(r"[.?\n;]")
 _ANNOUNCES = re.compile(r"[NR][fOrRlvtsX,]{0,5}[i:\-]+f?(?!m)")
+_NEUTRAL = frozenset("mOf:,.;\n-()o&")  # signs of a bare list
 _ALTERNATIVE = re.compile(r"(?:^|[.\n])o[fOyl,]*$")  # ".. Or B."
 
 
@@ -37,13 +38,13 @@ def collect(text: str, choices: Sequence[str], announced: bool = False) -> tuple
 
 class _Reading:
     def __init__(self, text: str, choices: Sequence[str]) -> None:
-        self.text = text
+        self.text = text = without_middle(text)
         self.choices = choices
         lowered = plain(text)
         texts = text_mentions(lowered, choices)
         self.signs = lex(text, lowered, letters_of(choices), texts, noun_of(tuple(choices)))
-        self.symbols = "".join(sign.symbol for sign in self.signs)
-        self.groups = groups(self.signs, self.symbols)
+        self.symbols = self.signs.symbols
+        self.groups = groups(self.signs)
         self.ends = self._ends()
         self.sentence = self._sentences()
         self.standings = {group.first: self._standing(group) for group in self.groups}
@@ -74,10 +75,6 @@ class _Reading:
     def _behind(self, group: Group) -> str:
         return _BOUND.split(self.symbols[group.last + 1 : group.last + 1 + REACH], maxsplit=1)[0]
 
-    def _opens(self, group: Group) -> bool:
-        """Whether a line begins with the group, or with "option" before it."""
-        return self.signs[group.first - (self.symbols[group.first - 1 : group.first] == "O")].opens
-
     def _outer(self, group: Group) -> bool:
         """Whether a mention stands in the first or last sentence of a text, or in a short text."""
         return self.sentence[group.last] in (0, self.sentence[-1]) or self.sentence[-1] < SHORT
@@ -86,16 +83,21 @@ class _Reading:
         if self.ends[group.last] == "?":
             return Standing.DOUBTED
         before, behind = self._before(group), self._behind(group)
-        if behind[:1] in tuple("iIvnzyk") and before.rstrip("Of").endswith(":") and self._opens(group):
+        if behind[:1] in tuple("iIvnzyk") and before.rstrip("Of").endswith(":") and opens(self.signs, group):
             before = ""  # "Matching the options:" before a list of sentences announces none of them
         standing = grammar.standing(before, behind)
         if standing == Standing.HEDGED or (standing == Standing.STATED and group.of_text):
             return standing if self._outer(group) else None  # in the midst of reasoning
-        if standing is not None and not (standing == Standing.PASSED and group.of_text):
+        text_first = self.signs.mentions[group.first].form in ("text", "clause")
+        if standing in (None, Standing.PASSED) and text_first:
+            if not group.of_text and "i" in self.symbols[group.first : group.last]:
+                return Standing.STATED  # "STOP is (A)"
+            standing = None
+        if standing is not None:
             return standing
         if not (before or behind) and group.compact:
             return Standing.STATED  # a sentence of its own
-        if self.signs[group.first].form == "clause":
+        if self.signs.mentions[group.first].form == "clause":
             return Standing.STATED if self._outer(group) else None  # "A is closer"
         if group.of_text:
             return Standing.MENTIONED if self.sentence[-1] == 0 and not re.search("[nqy]", before) else None
@@ -103,15 +105,23 @@ class _Reading:
             return Standing.MENTIONED
         return Standing.MENTIONED if group.strong and self._outer(group) else None
 
+    def _lists_all(self) -> bool:
+        """Whether nothing but the choices follows from the first one on, and each of them once."""
+        named = [letter for group in self.groups for letter in sorted(group.letters)]
+        rest = self.symbols[self.groups[0].first :] if self.groups else ""
+        return len(named) > 1 and sorted(named) == list(letters_of(self.choices)) and _NEUTRAL.issuperset(rest)
+
     def claims(self, announced: bool) -> tuple[list[Claim], int]:
+        if self._lists_all():
+            return [], -1
         self._read_lines(announced)
         out = [
-            Claim(group.letters, standing, self.signs[group.first].start, group.of_text)
+            Claim(group.letters, standing, self.signs.starts[group.first], group.of_text)
             for group in self.groups
             if (standing := self.standings[group.first]) is not None
         ]
         out += [*self._alternatives(), *self._taken_back(), *self._announced_otherwise()]
-        turned = [self.signs[at].start for at in grammar.turns(self.symbols)]
+        turned = [self.signs.starts[at] for at in grammar.turns(self.symbols)]
         return sorted(out, key=lambda claim: claim.at), max(turned, default=-1)
 
     def _read_lines(self, announced: bool) -> None:
@@ -119,7 +129,7 @@ class _Reading:
         first = self.groups[0] if self.groups else None
         if announced and first and first.first == 0 and self.standings[0] is None and not first.of_text:
             self.standings[0] = Standing.LABELLED
-        for run in listed(lines(self.signs, self.symbols, self.groups)):
+        for run in listed(lines(self.signs, self.groups)):
             kept = [line for line in run if self.standings[line.group.first] not in AGAINST]
             alone = len(kept) == 1 and (len(run) == 1 or kept[0].group.first == 0)  # the answer, then the others denied
             for line in kept:
@@ -140,7 +150,7 @@ class _Reading:
         for before, group in zip(self.groups, self.groups[1:], strict=False):
             if _ALTERNATIVE.search(self.symbols[max(group.first - 6, 0) : group.first]):
                 standing = max(self.standings[before.first] or Standing.STATED, Standing.STATED)
-                out.append(Claim(group.letters | before.letters, standing, self.signs[group.first].start))
+                out.append(Claim(group.letters | before.letters, standing, self.signs.starts[group.first]))
         return out
 
     def _taken_back(self) -> list[Claim]:
@@ -150,14 +160,14 @@ class _Reading:
             while n < len(self.groups) and self.groups[n].last < at:
                 n += 1
             if n:
-                out.append(Claim(self.groups[n - 1].letters, Standing.DENIED, self.signs[at].start))
+                out.append(Claim(self.groups[n - 1].letters, Standing.DENIED, self.signs.starts[at]))
         return out
 
     def _announced_otherwise(self) -> list[Claim]:
         """What is announced and no mention: a choice in another spelling, "The answer is 7.0", or that there is none."""
         out = []
         for match in _ANNOUNCES.finditer(self.symbols):
-            start = self.signs[match.end() - 1].stop
+            start = self.signs.stops[match.end() - 1]
             line = self.text[start : start + 300].lstrip("\n *").partition("\n")[0]
             letter = short_answer(line, self.choices) or short_answer(line[: sentence_end(line)], self.choices)
             rest = _BOUND.split(self.symbols[match.end() : match.end() + REACH], maxsplit=1)[0]

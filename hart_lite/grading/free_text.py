@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from hart_lite.grading.lexer import lex
-from hart_lite.grading.markup import finals, plain, unwrapped
+from hart_lite.grading.markup import finals, plain, unwrapped, without_middle
 from hart_lite.grading.normalise import NUMBER_WORDS, normalise
 from hart_lite.grading.sentences import sentence_end
 
@@ -16,7 +16,7 @@ _DENIED = re.compile(r"[nzwq][fOrRtihv]{0,6}$")
 _REACH = 300  # characters read behind "the answer is"
 _REASON = re.compile(r"[,;]?\s+(?:because|since|as|given that|due to|weil|porque|parce que|потому что)\s|[,，]?(?:因为|由于)")
 _ENDING = re.compile(r"(?:です|でした|だ|である|입니다|이다|이에요|예요)[。.]?$")
-_JSON_TEXT = re.compile(r"[\"']((?:[^\"'\\\n]|\\.)*)[\"']\s*[,}\]]")
+_JSON_TEXT = re.compile(r"[\"']((?:[^\"'\\\n]|\\.)*)[\"']\s*[,}\]]|(-?\d[\d.]*)\s*}")
 _QUOTED = re.compile(r"[\"“„«「『]([^\"“”„«»「」『』\n]{1,200})[\"”“»」』]|(?<!\w)['‘]([^'‘’\n]{1,200})['’](?!\w)")
 _SPACED = "A-Za-z\u00c0-\u024f\u0400-\u04ff\\d_"  # letters of scripts that put spaces between words
 _NUMBER = re.compile(  # also a time and an amount of money; not a part of 10^5 or 5'
@@ -45,7 +45,7 @@ def same(text: str, answer: str) -> bool:
     """Whether the answer of a text without thoughts is `answer`, which is read in the same way."""
     wanted = {normalise(answer)} | {normalise(reading) for reading in (read_text(answer),) if reading}
     wanted.discard("")
-    readings = list(_readings(text))
+    readings = [reading for reading in _readings(text) if len(reading) <= MOST_CHARACTERS + 2 * len(answer)]
     if any(normalise(reading) in wanted for reading in readings):
         return True
     claim = readings[0] if readings else ""
@@ -78,18 +78,19 @@ def _readings(text: str) -> Iterator[str]:
 
 def _announced(text: str) -> str:
     """What follows the last "the answer is", to the end of its line; "" when nothing is announced."""
+    text = without_middle(text)
     lowered = plain(text)
     signs = lex(text, lowered)
-    symbols = "".join(sign.symbol for sign in signs)
+    symbols = signs.symbols
     for match in reversed(list(_ANNOUNCES.finditer(symbols))):
-        start = signs[match.end() - 1].stop
+        start = signs.stops[match.end() - 1]
         line = unwrapped(text[start : start + _REACH].lstrip(" \n*_:").partition("\n")[0].strip(" *_"))
         behind = symbols[match.end() : match.end() + 1]
         if line and behind not in ("n", "q", "?") and not _DENIED.search(symbols[max(match.start() - 8, 0) : match.start()]):
             asked = re.match(r"[^.?\n]*\?", symbols[match.end() :][:60])
             if not asked:
                 quoted = _JSON_TEXT.match(line)
-                return quoted[1] if quoted else _ENDING.sub("", line).strip()
+                return quoted[1] or quoted[2] if quoted else _ENDING.sub("", line).strip()
     return ""
 
 
@@ -116,10 +117,10 @@ def _stated(sentence: str) -> Iterator[str]:
         yield quoted[0]
     lowered = plain(sentence)
     signs = lex(sentence, lowered)
-    symbols = "".join(sign.symbol for sign in signs)
+    symbols = signs.symbols
     verbs = re.findall("[iV]", symbols)
     if len(verbs) == 1 and not re.search("[n?q]", symbols):
-        yield sentence[signs[symbols.index(verbs[0])].stop :]
+        yield sentence[signs.stops[symbols.index(verbs[0])] :]
 
 
 def _same_number(claim: str, wanted: str) -> bool:
@@ -127,8 +128,10 @@ def _same_number(claim: str, wanted: str) -> bool:
     if not _PLAIN_NUMBER.fullmatch(wanted) or sentence_end(claim) < len(claim.rstrip(" .!。")):
         return False
     words = claim.casefold()
+    if words.isascii() and len(words.split()) < 3:  # "A 113" is a name
+        return False
     found = _NUMBER.findall(words) + _NUMBER_WORDS.findall(words)
-    others = len(re.findall(r"\d+(?:[.,]\d+)*", words)) + len(_NUMBER_WORDS.findall(words))
+    others = len(re.findall(r"\d+(?:[.,:/]\d+)*", words)) + len(_NUMBER_WORDS.findall(words))
     denied = re.search(r"\b(?:not|no|or)\b|n't", words)
     return len(found) == 1 and others == 1 and not denied and normalise(found[0]) == wanted
 
@@ -140,4 +143,4 @@ def _same_word(claim: str, wanted: str) -> bool:
     if not kind or not first:
         return False
     rest = claim[first.end() :].lstrip()
-    return first[0] in kind and rest[:1] in (",", ".", ";", ":", "!", "，", "。", "、", "-", "—", "–")
+    return first[0] in kind and not re.match(r"\.\s?\d", rest) and rest[:1] in (",", ".", ";", ":", "!", "，", "。", "、", "-", "—", "–")

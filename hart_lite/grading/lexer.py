@@ -1,33 +1,35 @@
 """A text becomes a row of signs, one character for each word that the grammar knows: see `vocabulary.SIGNS`.
 
 Beside those: `m` a mention of a choice, `x` any other word, `.` the end of a sentence, `?` that of a question, a newline
-that ends a line, `;`, `,`, `:` (also = and arrows), `-`, `(`, and `)` for the dot
-of a label ("C. It .."). Quotes and Markdown are no signs.
+that ends a line, `;`, `,`, `:` (also = and arrows), `-`, `(`, and `)` for the dot of a label ("C. It .."). Quotes and
+Markdown are no signs.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from hart_lite.grading.vocabulary import ELIDED, LETTER, PHRASES
+from hart_lite.grading.vocabulary import ELIDED, LETTER, PHRASES, Entry
 
 _TOKEN = re.compile(
-    rf"""\ *(?:
-    (?P<bracketed>[(\[【〔「『《<〈]\ ?([a-z])\ ?[)\]】〕」』》>〉])
-    |(?P<labelled>(?<!\w)([a-z])\ ?\)(?!\w))
-    |(?P<elided>{ELIDED})
-    |(?P<word>{LETTER}+(?:'{LETTER}+)*)
-    |(?P<number>\d+(?:[.,:]\d+)*)
-    |(?P<line>\n[\ \n]*(?:(?:[-•>+–—|]|\d{{1,2}}[.)])\ +)?)
-    |(?P<arrow>[-=]+>)
-    |(?P<dots>\.{{2,}})
-    |(?P<other>.)
-    )""",
-    re.VERBOSE | re.DOTALL,
+    rf"""
+    ({LETTER}+(?:'{LETTER}+)*)
+    |(\d+(?:[.,:]\d+)*)
+    |([(\[【〔「『《<〈]\ ?[a-z]\ ?[)\]】〕」』》>〉])
+    |(\n[\ \n]*(?:(?:[-•>+–—|]|\d{{1,2}}[.)])\ +)?)
+    |([-=]+>)
+    |(\.{{2,}})
+    |([^\ ])
+    """,
+    re.VERBOSE,
 )
+_WORD, _NUMBER, _BRACKETED, _LINE, _ARROW, _DOTS, _OTHER = range(1, 8)
 _LIST_MARK = re.compile(r"[ \n]*(?:(?:[-•>+–—|]|\d{1,2}[.)]) +)?")
+_ELIDED = re.compile(ELIDED)
 _PUNCTUATION = {
     **dict.fromkeys("!。｡", "."),
     **dict.fromkeys("?؟", "?"),
@@ -42,42 +44,52 @@ _PUNCTUATION = {
 _HEADING = re.compile(r"[frYx]{0,2}[NR]f?|[fr]{0,2}rf*O|[fr]{0,2}O")  # a line that announces the next one
 _CYRILLIC = str.maketrans("АВСЕКМНОРТХ", "ABCEKMHOPTX")  # letters that look like Latin ones
 _LIKE_WORDS = frozenset("AEIOUY")  # articles, prepositions and pronouns of one letter
+_NO_LETTER_BEFORE = re.compile(r"(?:['’°#@_∠△⊙∆√\\]|_\{|\w[-.])$")
 _NO_LETTER_BEHIND = re.compile(r"['’+#°@\d]|-[A-Za-z\d]|\.[A-Za-z](?![A-Za-z])|\s?%")
 _ALONE_BEHIND = re.compile(r" *(?:[.,;:!?()\]\n、。，]|$|[^\x00-\u052f])")
-_CONTINUES = re.compile(rf" +['\"(]?{LETTER}")
+_READS_ON = re.compile(rf" +['\"(]?({LETTER}+(?:'{LETTER}+)*)")
+_GOES_ON = re.compile(r" *[^\s.]")
+_VERBAL = frozenset("iIvynjos&kbcdqpg")  # what may follow the label A; behind an article stands something else
 
 
-@dataclass(frozen=True, slots=True)
-class Sign:
-    """One word of a text, as offsets into it."""
-
-    symbol: str
-    start: int
-    stop: int
-    line: int  # its number in the text
-    opens: bool  # whether it is the first of its line, list marks aside
-    letter: str = ""  # of a mention
-    form: str = ""  # of a mention: "strong" (in brackets, bold), "bare", "text" or "clause" (a choice's own words)
-
-
-@dataclass(frozen=True, slots=True)
-class TextMention:
-    """A choice's own words in a text."""
+class Mention(NamedTuple):
+    """A choice in a text, as offsets. `form`: "strong" (in brackets or bold) or "bare" for its letter, "text" for its
+    own words, "clause" for those with a verb."""
 
     start: int
     stop: int
     letter: str
-    form: str  # "text", or "clause" for one with a verb
+    form: str
 
 
-def lex(
-    text: str, lowered: str, letters: str = "", texts: Sequence[TextMention] = (), noun: str = ""
-) -> list[Sign]:
+@dataclass
+class Signs:
+    """The signs of a text and where each stands in it."""
+
+    symbols: str = ""
+    starts: list[int] = field(default_factory=list)
+    stops: list[int] = field(default_factory=list)
+    mentions: dict[int, Mention] = field(default_factory=dict)  # by the index of its sign
+    firsts: list[int] = field(default_factory=lambda: [0])  # index of the first sign of each line, list marks aside
+
+    def line(self, index: int) -> int:
+        """The number of the line that a sign stands on; empty lines are not counted."""
+        return bisect_right(self.firsts, index)
+
+    def opens(self, index: int) -> bool:
+        """Whether a line begins with a sign."""
+        return self.firsts[self.line(index) - 1] == index
+
+
+def lex(text: str, lowered: str, letters: str = "", texts: Sequence[Mention] = (), noun: str = "") -> Signs:
     """The signs of a text. `lowered` is `markup.plain(text)`; `texts` are mentions in it, in order, without overlaps.
 
     `noun`: what the choices are called, as "point" where they are "Point A" to "Point D".
     """
-    return _Lexer(text, lowered, letters, noun).run(texts)
+    lexer = _Lexer(text, lowered, letters, noun)
+    lexer.run([*texts, Mention(len(lowered) + 1, 0, "", "")])
+    lexer.signs.symbols = "".join(lexer.symbols)
+    return lexer.signs
 
 
 class _Lexer:
@@ -86,175 +98,154 @@ class _Lexer:
         self.lowered = lowered
         self.letters = letters
         self.noun = noun
-        self.signs: list[Sign] = []
-        self.line = 0
-        self.line_first = 0  # index of the first sign of the line
-        self.opens = True
+        self.symbols: list[str] = []
+        self.signs = Signs()
 
-    def run(self, texts: Sequence[TextMention]) -> list[Sign]:
-        at = _LIST_MARK.match(self.lowered).end()
-        for mention in texts:
-            self._between(at, mention.start)
-            at = max(at, mention.start)
-            self._add("m", at, mention.stop, mention.letter, mention.form)
-            at = mention.stop
-        self._between(at, len(self.lowered))
-        return self.signs
-
-    def _add(self, symbol: str, start: int, stop: int, letter: str = "", form: str = "") -> None:
-        if symbol == "x" and self.signs and self.signs[-1].symbol == "x" and start == self.signs[-1].stop:
-            start = self.signs.pop().start  # a run of characters without spaces is one unknown word
-        self.signs.append(Sign(symbol, start, stop, self.line, self.opens, letter, form))
-        self.opens = False
-
-    def _between(self, at: int, end: int) -> None:
-        lowered, match_at = self.lowered, _TOKEN.match
-        while at < end:
-            match = match_at(lowered, at, end)
-            if match is None:  # spaces at the end
-                return
-            at = self._token(match, end)
-
-    def _token(self, match: re.Match[str], end: int) -> int:
-        """Adds what was matched; where to go on."""
-        kind = match.lastgroup or ""
-        start, stop = match.span(kind)
-        if kind == "word":
-            return self._word(match[kind], start, stop, end)
-        if kind in ("bracketed", "labelled"):
-            letter = (match[2] or match[4]).upper()
-            capital = letter in self.text[start:stop]
-            before = self.lowered[max(start - 1, 0) : start]
-            if kind == "labelled":
-                due = self.opens or (capital or self.signs[-1].symbol in ":iO") and not self._in_brackets(start)
+    def run(self, texts: Sequence[Mention]) -> None:
+        """One pass over the tokens. `skip`: where the last phrase or mention ended."""
+        following = iter(texts)
+        mention = next(following)
+        skip = _LIST_MARK.match(self.lowered).end()
+        for match in _TOKEN.finditer(self.lowered):
+            start, stop = match.span()
+            while start >= mention.start:
+                self._mention(mention)
+                skip = mention.stop
+                mention = next(following)
+            if start < skip:
+                continue
+            kind = match.lastindex
+            if kind == _WORD:
+                skip = self._word(match[1], start, stop)
+            elif kind == _NUMBER:
+                self._add("x", start, stop)
+            elif kind == _OTHER:
+                skip = self._other(match[7], start, stop)
+            elif kind == _BRACKETED:
+                self._bracketed(start, stop)
+            elif kind == _LINE:
+                self._newline(start, stop)
             else:
-                due = capital or not before.isalnum()
-            if kind == "labelled" and not due:
-                return self._word(letter.lower(), start, start + 1, end)
-            if letter in self.letters and due:
-                self._add("m", start, stop, letter, "strong")
-            return stop
-        if kind == "elided":
-            return self._phrase(match[kind], start, end) or stop
-        if kind == "line":
-            self._newline(start, stop)
-        elif kind == "number":
-            self._add("x", start, stop)
-        elif kind == "arrow":
-            self._add(":", start, stop)
-        elif kind == "dots":
-            self._add(".", start, stop)
-        else:
-            return self._other(match[kind], start, stop, end)
+                self._add(":" if kind == _ARROW else ".", start, stop)
+
+    def _add(self, symbol: str, start: int, stop: int) -> int:
+        self.symbols.append(symbol)
+        self.signs.starts.append(start)
+        self.signs.stops.append(stop)
         return stop
+
+    def _mention(self, mention: Mention) -> int:
+        self.signs.mentions[len(self.symbols)] = mention
+        return self._add("m", mention.start, mention.stop)
+
+    def _word(self, word: str, start: int, stop: int) -> int:
+        """Adds the sign of a word, or of the phrase that begins with it; where to go on."""
+        if len(word) == 1 and (letter := self._label(start, stop)):
+            return self._mention(letter)
+        entry = PHRASES.get(word)
+        if entry and (end := self._phrase(entry, start, stop)):
+            return end
+        if "'" in word:
+            if elided := _ELIDED.match(word):  # l'option
+                rest = start + elided.end()
+                end = self._phrase(PHRASES[elided[0]], start, rest)
+                return end if end > rest else self._word(word[elided.end() :], rest, stop)
+            if word.endswith("n't"):
+                return self._add("n", start, stop)
+        return self._add("O" if word == self.noun else "x", start, stop)
+
+    def _phrase(self, entry: Entry, start: int, stop: int) -> int:
+        """Adds the longest known phrase at `start` and returns where it ends; 0 when there is none."""
+        for phrase, symbol, spaced in entry.longer:
+            if self.lowered.startswith(phrase, start):
+                end = start + len(phrase)
+                if not (spaced and _is_letter(self.lowered[end : end + 1])):
+                    return self._add(symbol, start, end)
+        return self._add(entry.symbol, start, stop) if entry.symbol else 0
+
+    def _other(self, character: str, start: int, stop: int) -> int:
+        entry = PHRASES.get(character)
+        if entry and (end := self._phrase(entry, start, stop)):
+            return end
+        symbol = _PUNCTUATION.get(character, "")
+        last = len(self.symbols) - 1
+        if character == ".":
+            behind = self.lowered[stop : stop + 1]
+            label = self.signs.mentions.get(last)
+            if label and label.form in ("strong", "bare") and self.signs.firsts[-1] == last and self._goes_on(stop):
+                symbol = ")"
+            elif label or not behind.isalnum() or ord(behind) > 0x2E80:
+                symbol = "."
+        elif not symbol and character.isalnum():
+            if last >= 0 and self.symbols[last] == "x" and self.signs.stops[last] == start:
+                self.signs.stops[last] = stop  # a run of characters without spaces is one unknown word
+            else:
+                symbol = "x"
+        return self._add(symbol, start, stop) if symbol else stop
+
+    def _goes_on(self, at: int) -> bool:
+        """Whether a word follows on the same line."""
+        return _GOES_ON.match(self.lowered, at) is not None
+
+    def _bracketed(self, start: int, stop: int) -> None:
+        letter = self.lowered[start + 1 : stop - 1].strip().upper()
+        capital = letter in self.text[start:stop]
+        if letter in self.letters and (capital or not self.lowered[start - 1 : start].isalnum()):
+            self._mention(Mention(start, stop, letter, "strong"))
+
+    def _newline(self, start: int, stop: int) -> None:
+        """A line that ends with a colon, or that is a heading such as "Final answer", announces the next one."""
+        first = self.signs.firsts[-1]
+        if _HEADING.fullmatch("".join(self.symbols[first : first + 6])):
+            self._add(":", start, stop)
+        elif self.symbols and self.symbols[-1] not in ":\n":
+            self._add("\n", start, stop)
+        if self.signs.firsts[-1] != len(self.symbols):
+            self.signs.firsts.append(len(self.symbols))
+
+    def _label(self, start: int, stop: int) -> Mention | None:
+        """The label that a single letter is; None for an article, a unit or a part of a name."""
+        written = self.text[start].translate(_CYRILLIC)
+        letter = written.upper()
+        if letter not in self.letters or not letter.isascii():
+            return None
+        if _NO_LETTER_BEFORE.search(self.text, max(start - 2, 0), start) or _NO_LETTER_BEHIND.match(self.text, stop):
+            return None
+        opens = self.signs.firsts[-1] == len(self.symbols)
+        previous = self.symbols[-1] if self.symbols else "\n"
+        bracket = self.lowered[stop : stop + 2].lstrip(" ")[:1] == ")"
+        if bracket and (opens or ((written == letter or previous in ":iO") and not self._in_brackets(start))):
+            return Mention(start, self.lowered.index(")", stop) + 1, letter, "strong")
+        alone = _ALONE_BEHIND.match(self.lowered, stop) is not None
+        if written != letter:  # a lower-case letter is a label only where one is due
+            due = previous in (":", "i", "h", "N", "R", "O") or (opens and letter != "A")
+            named = previous == "O" and written != "a"
+            return Mention(start, stop, letter, "bare") if (due and alone) or named else None
+        if letter in _LIKE_WORDS and not alone and previous != "O" and self._is_article(stop, letter):
+            return None
+        bold = self.text[start - 1 : start] in ("*", "`") and self.text[stop : stop + 1] in ("*", "`", ".", ":", ")")
+        return Mention(start, stop, letter, "strong" if bold else "bare")
 
     def _in_brackets(self, at: int) -> bool:
         """Whether a bracket that was opened shortly before is still open: "(point D)"."""
         start = max(at - 40, 0)
         return self.lowered.rfind("(", start, at) > self.lowered.rfind(")", start, at)
 
-    def _word(self, word: str, start: int, stop: int, end: int) -> int:
-        if len(word) == 1 and (letter := self._bare(start, stop)):
-            self._add("m", start, stop, letter, "strong" if self._bold(start, stop) else "bare")
-            return stop
-        if word == self.noun:
-            self._add("O", start, stop)
-            return stop
-        if at := self._phrase(word, start, end):
-            return at
-        if word.endswith("n't"):
-            self._add("n", start, stop)
-            return stop
-        return self._unknown(start, stop)
-
-    def _phrase(self, key: str, start: int, end: int) -> int:
-        """Adds the longest known phrase at `start` and returns where it ends; 0 when there is none."""
-        for phrase, symbol, spaced in PHRASES.get(key, ()):
-            stop = start + len(phrase)
-            if (
-                stop <= end
-                and self.lowered.startswith(phrase, start)
-                and not (spaced and re.match(LETTER, self.lowered[stop : stop + 1]))
-            ):
-                self._add(symbol, start, stop)
-                return stop
-        return 0
-
-    def _unknown(self, start: int, stop: int) -> int:
-        self._add("x", start, stop)
-        return stop
-
-    def _other(self, character: str, start: int, stop: int, end: int) -> int:
-        if at := self._phrase(character, start, end):
-            return at
-        symbol = _PUNCTUATION.get(character)
-        if symbol:
-            self._add(symbol, start, stop)
-        elif character == ".":
-            last = self.signs[-1] if self.signs else None
-            behind = self.lowered[stop : stop + 1]
-            if last and last.symbol == "m" and last.opens and last.form in ("strong", "bare") and self._goes_on(stop, end):
-                self._add(")", start, stop)
-            elif not behind.isalnum() or ord(behind) > 0x2E80 or (last and last.symbol == "m"):
-                self._add(".", start, stop)
-        elif character.isalnum():
-            self._add("x", start, stop)
-        return stop
-
-    def _goes_on(self, at: int, end: int) -> bool:
-        """Whether a word follows on the same line."""
-        return re.match(r" *[^\s.]", self.lowered[at : min(at + 40, end)]) is not None
-
-    def _newline(self, start: int, stop: int) -> None:
-        """A line that ends with a colon, or that is a heading such as "Final answer", announces the next one."""
-        self.line += self.lowered.count("\n", start, stop)
-        here = self.signs[self.line_first : self.line_first + 6]
-        if _HEADING.fullmatch("".join(sign.symbol for sign in here)):
-            self._add(":", start, stop)
-        elif self.signs and self.signs[-1].symbol not in ":\n":
-            self._add("\n", start, stop)
-        self.line_first = len(self.signs)
-        self.opens = True
-
-    def _bold(self, start: int, stop: int) -> bool:
-        return self.text[start - 1 : start] in ("*", "`") and self.text[stop : stop + 1] in ("*", "`", ".", ":", ")")
-
-    def _bare(self, start: int, stop: int) -> str:
-        """The label that a single letter is, or "" for an article, a unit or a part of a name."""
-        written = self.text[start].translate(_CYRILLIC)
-        letter = written.upper()
-        if letter not in self.letters or not letter.isascii():
-            return ""
-        before = self.text[max(start - 2, 0) : start].replace("_{", "_")
-        if before[-1:] in tuple("'\u2019°#@_∠△⊙∆√\\") or (before[-1:] in ("-", ".") and before[:1].isalnum()):
-            return ""
-        if _NO_LETTER_BEHIND.match(self.text, stop):
-            return ""
-        previous = self.signs[-1].symbol if self.signs else "\n"
-        alone = _ALONE_BEHIND.match(self.lowered, stop) is not None
-        if written != letter:  # a lower-case letter is a label only where one is due
-            due = previous in (":", "i", "h", "N", "R", "O") or (self.opens and letter != "A")
-            return letter if (due and alone) or (previous == "O" and written != "a") else ""
-        if letter in _LIKE_WORDS and not alone and self._reads_on(stop, letter):
-            return ""
-        return letter
-
-    def _reads_on(self, stop: int, letter: str) -> bool:
-        """Whether a word follows that makes the letter an article or pronoun: "A car", but not "A is" or "A or B"."""
-        if _CONTINUES.match(self.lowered, stop) is None:
+    def _is_article(self, stop: int, letter: str) -> bool:
+        """Whether the word that follows makes the letter an article or pronoun: "A car", but not "A is" or "A or B"."""
+        match = _READS_ON.match(self.lowered, stop)
+        if match is None:
             return False
-        match = _TOKEN.match(self.lowered, stop)
-        key = match["word"] if match and match.lastgroup == "word" else ""
-        if len(key) == 1:
-            return key.upper() not in self.letters and self._symbol(key, match) not in ("o", "&")
-        symbol = self._symbol(key, match) if key else "x"
-        if letter == "I":
-            return True
-        return symbol not in tuple("iIvynjos&kbcdqpg")
+        word = match[1]
+        own, longer = PHRASES.get(word, ("x", ()))
+        symbol = next((sign for phrase, sign, _ in longer if self.lowered.startswith(phrase, match.start(1))), own)
+        if len(word) == 1:
+            return word.upper() not in self.letters and symbol not in ("o", "&")
+        return letter == "I" or not (symbol in _VERBAL or word.endswith("n't"))
 
-    def _symbol(self, key: str, match: re.Match[str] | None) -> str:
-        start = match.start(match.lastgroup) if match and match.lastgroup else 0
-        for phrase, symbol, _ in PHRASES.get(key, ()):
-            if self.lowered.startswith(phrase, start):
-                return symbol
-        return "n" if key.endswith("n't") else "x"
+
+def _is_letter(character: str) -> bool:
+    return bool(character) and _LETTER.match(character) is not None
+
+
+_LETTER = re.compile(LETTER)

@@ -10,16 +10,22 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hart_lite.grading.vocabulary import UNSURE
+
 _TOKENS = re.compile(r"<\|(?!begin_of_box|end_of_box)[\w/ -]{1,30}\|>|</?s>|<(?:eos|bos|pad|end_of_turn|eod)>|\[/?INST\]")
 _THOUGHT = re.compile(
     r"[<◁\[](/?)(?:think|thinking|thought|thoughts|reasoning|reason|reflection|scratchpad|analysis)[>▷\]]", re.IGNORECASE
 )
+_MOST = 32_768  # characters, some 8,000 tokens
+_OPENING = frozenset("<◁[")  # of tags
 _BRACES = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\{|\}")
 _TAGS = re.compile(
     r"<(/?)(?:answer|final_answer|final-answer|finalanswer|final|ans|choice|conclusion|solution|result|response|output)>"
     r"|\[(/?)answer\]|<\|(begin|end)_of_box\|>",
     re.IGNORECASE,
 )
+_EMPTY_BOX = re.compile(r"\\boxed\s{0,9}\{\s{0,99}\}")
+_EMPTY_TAG = re.compile(r"<(answer|final_answer|ans|conclusion)>\s{0,99}</\1>", re.IGNORECASE)
 _COMMAND = re.compile(
     r"\\(?:boxed|fbox|framebox|(?:text|math)[a-z]*|emph|underline|bf|rm|left|right|[Bb]ig+[lr]?|quad|qquad|displaystyle"
     r"|large|Large|[()\[\],;:! ])"
@@ -48,7 +54,11 @@ def answer_part(text: str) -> str:
 
     A closed thought with nothing behind it is read itself. An answer in tags that ends an unclosed thought is one.
     """
-    text = _TOKENS.sub("", text)
+    if "\\" in text:
+        text = _EMPTY_BOX.sub(" ", text)
+    if _OPENING.isdisjoint(text):
+        return text
+    text = _EMPTY_TAG.sub(" ", _TOKENS.sub("", text))
     marks = list(_THOUGHT.finditer(text))
     if not marks:
         return text
@@ -65,6 +75,8 @@ def answer_part(text: str) -> str:
 
 def finals(text: str) -> list[Final]:
     """Every box and tagged answer that is not empty, in order. An unclosed one reaches to the end of its line."""
+    if "\\" not in text and _OPENING.isdisjoint(text):
+        return []
     found = sorted((*_boxes(text), *_tagged(text)), key=lambda final: (final.end, -final.at))
     outer: list[Final] = []
     for final in found:  # a box in a tag, or in a box, is a part of it
@@ -115,13 +127,47 @@ def unwrapped(text: str) -> str:
 
 def plain(text: str) -> str:
     """The text in lower case with its mark-up blanked, every character where it was."""
-    text = _TIMES.sub(lambda match: match[0].replace("*", "×"), _COMMAND.sub(_blank, text))
-    text = _INLINE_TAG.sub(_blank, text)
-    text = _BLOCK_TAG.sub(lambda match: "\n" + " " * (len(match[0]) - 1), text)
+    if "\\" in text:
+        text = _COMMAND.sub(_blank, text)
+    if "*" in text:
+        text = _TIMES.sub(lambda match: match[0].replace("*", "×"), text)
+    if "<" in text:
+        text = _INLINE_TAG.sub(_blank, text)
+        text = _BLOCK_TAG.sub(lambda match: "\n" + " " * (len(match[0]) - 1), text)
+    return lower(text).translate(_BLANKED)
+
+
+def lower(text: str) -> str:
+    """The text in lower case, but for the few letters that would become two."""
     lowered = text.lower()
-    if len(lowered) != len(text):  # a few letters become two
-        lowered = "".join(low if len(low := character.lower()) == 1 else character for character in text)
-    return lowered.translate(_BLANKED)
+    if len(lowered) == len(text):
+        return lowered
+    return "".join(low if len(low := character.lower()) == 1 else character for character in text)
+
+
+def settled(text: str) -> tuple[str, bool]:
+    """A text without "I am not sure" and question marks at its end, and whether a question mark was among them."""
+    lowered = lower(text)
+    stop, asked = len(text), False
+    while stop:
+        if lowered[stop - 1] in " \n\t":
+            stop -= 1
+        elif lowered[stop - 1] in "?？":
+            stop, asked = stop - 1, True
+        else:
+            end = stop
+            while end and lowered[end - 1] in ".!。！ ":
+                end -= 1
+            phrase = next((phrase for phrase in UNSURE if lowered.endswith(phrase, 0, end)), "")
+            if not phrase:
+                break
+            stop = end - len(phrase)
+    return text[:stop], asked
+
+
+def without_middle(text: str) -> str:
+    """A text of over `_MOST` characters without its middle: it answers at its beginning or its end, if at all."""
+    return text if len(text) <= _MOST else f"{text[: _MOST // 4]}\n\n{text[-_MOST * 3 // 4 :]}"
 
 
 def compatible(text: str) -> str:

@@ -50,8 +50,6 @@ def normalise(text: str) -> str:
     plain = fold(text)
     core = _peeled(plain)
     core = core[match.end() :] if (match := _ARTICLES.match(core)) else core
-    if "\\" in core:  # spaces say nothing in a formula
-        core = core.replace(" ", "")
     # An answer may be a "?" itself.
     return _quantity(core) if core else plain
 
@@ -66,7 +64,7 @@ def fold(text: str) -> str:
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_SAME)
         for pattern, plain in _LATEX:
             text = pattern.sub(plain, text)
-        text = " ".join(text.split())
+        text = ("" if "\\" in text else " ").join(text.split())  # spaces say nothing in a formula
     return text
 
 

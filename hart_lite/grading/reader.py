@@ -54,7 +54,7 @@ def decide(found: Sequence[Claim], turned: int) -> str:
     1. Behind the last turn ("wait", "no,") only what follows counts, if it claims anything.
     2. A claim whose letter is denied later, and not claimed again, does not count.
     3. The highest standing wins; of announced answers the last one. Of lower standings two different letters are none.
-    4. Several letters in one claim ("A or B") are none.
+    4. Several letters in one claim ("A or B") are none, unless what follows decides between them.
     """
     later = [claim for claim in found if claim.at > turned]
     if turned >= 0 and any(claim.standing >= Standing.STATED for claim in later):
@@ -65,6 +65,10 @@ def decide(found: Sequence[Claim], turned: int) -> str:
     best = max(claim.standing for claim in kept)
     of_best = [claim for claim in kept if claim.standing == best]
     letters = of_best[-1].letters if best >= Standing.ANNOUNCED else frozenset().union(*(c.letters for c in of_best))
+    if len(of_best[-1].letters) > 1:
+        behind = kept[kept.index(of_best[-1]) + 1 :]
+        chosen = {claim.letters for claim in behind if claim.standing >= Standing.STATED and claim.letters < letters}
+        letters = chosen.pop() if len(chosen) == 1 else letters
     return next(iter(letters)) if len(letters) == 1 else UNCLEAR
 
 

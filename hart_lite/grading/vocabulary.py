@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 # The signs that a text is turned into, one character each; `claims` holds the grammar over them.
 SIGNS = {
@@ -44,14 +45,22 @@ SIGNS = {
     "filler": "f",
 }
 LETTER = r"[^\W\d_\u1100-\u11ff\u2e80-\ud7ff\uf900-\ufaff]"  # of scripts that put spaces between words
-ELIDED = r"(?:[cdjlmnst]|qu)'(?=[a-z\u00e0-\u00ff]{2})"  # a word before another one: c'est, l'option
+ELIDED = r"(?:[cdjlmnst]|qu)'(?=[a-z\u00e0-\u00ff]{2}|$)"  # a word before another one: c'est, l'option
 _WORD = re.compile(rf"{ELIDED}|{LETTER}+(?:'{LETTER}+)*")
 
 
-def _load() -> tuple[dict[str, tuple[tuple[str, str, bool], ...]], frozenset[str]]:
+class Entry(NamedTuple):
+    """What begins with a word, or with a character of a script without spaces."""
+
+    symbol: str  # its own, "" when it is a phrase only together with others
+    longer: tuple[tuple[str, str, bool], ...]  # phrases, the longest first: text, sign, whether no letter may follow
+
+
+def _load() -> tuple[dict[str, Entry], frozenset[str], tuple[str, ...]]:
     with (Path(__file__).parent / "vocabulary.toml").open("rb") as file:
         languages = tomllib.load(file)
     abbreviations = frozenset(languages.pop("abbreviations")["words"].split(", "))
+    unsure = tuple(languages.pop("unsure")["phrases"].split(", "))
     signs: dict[str, str] = {}
     for kinds in languages.values():
         for kind, phrases in kinds.items():
@@ -61,9 +70,11 @@ def _load() -> tuple[dict[str, tuple[tuple[str, str, bool], ...]], frozenset[str
         word = _WORD.match(phrase)
         spaced = re.fullmatch(LETTER, phrase[-1]) is not None
         by_key.setdefault(word[0] if word else phrase[0], []).append((phrase, signs[phrase], spaced))
-    return {key: tuple(found) for key, found in by_key.items()}, abbreviations
+    entries = {
+        key: Entry(signs.get(key, ""), tuple(phrase for phrase in found if phrase[0] != key))
+        for key, found in by_key.items()
+    }
+    return entries, abbreviations, unsure
 
 
-# First word, or first character where words are not spaced -> phrases, the longest first: (phrase, sign, whether no
-# letter may follow).
-PHRASES, ABBREVIATIONS = _load()
+PHRASES, ABBREVIATIONS, UNSURE = _load()

@@ -26,7 +26,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hart_lite.answers import choice_lines
+from hart_lite.grading import choice_lines
 from hart_lite.loops import NO_SUB_IMAGE, SUB_IMAGE
 from hart_lite.protocols.base import Outcome, ProtocolRun, Say, Setting
 from hart_lite.types import Box, Example, ImageSource, ImageView
