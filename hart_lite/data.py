@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hart_lite.grading import answer_letter
+from hart_lite.grading import answer_letter, check_answer
 from hart_lite.images import ImageFile
 from hart_lite.rows import FIELDS, MAX_PATH, ImageCell, Row, Source, nearest, read_mme_realworld, read_rows
 from hart_lite.types import Box, Example, HartError, ImageSource, cut, shown
@@ -136,6 +136,8 @@ class _RowCheck:
         question = _text(fields, "question")
         choices = _choices(fields.get("choices", []))
         answer = _text(fields, "answer")
+        if not choices:
+            check_answer(answer)
         images = self._images(fields, row)
         example = Example(
             id=self._id(fields.get("id", row.default_id), row.where),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from hart_lite.grading.choices import choice_lines, exact, labelled, letters_of, unlabelled
 from hart_lite.grading.free_text import read_text, same
-from hart_lite.grading.markup import answer_part, compatible, settled
+from hart_lite.grading.markup import answer_part, compatible, finals, settled
 from hart_lite.grading.normalise import normalise
 from hart_lite.grading.reader import read_letter
 from hart_lite.types import HartError, shown
@@ -54,17 +54,17 @@ def grade(text: str, answer: str, choices: Sequence[str] = ()) -> bool:
 
 
 def _settled(text: str) -> tuple[str, bool]:
-    """A text without thoughts, nor doubts at its end, in NFKC when choices; and whether it ends in a question."""
+    """A text without thoughts and without doubts at its end, and whether it ends in a question."""
     return settled(answer_part(text.replace("\r\n", "\n").replace("\r", "\n")))
 
 
 def answer_letter(answer: str, choices: Sequence[str]) -> str:
-    r"""The letter of a row's answer: a letter, the text of a choice, or what a model writes ("(B) blue", `\boxed{B}`).
+    r"""The letter of a row's answer: a letter, the text of a choice, or both, "(B) blue"; also in a box or tag.
 
     A letter is tried first. Raises `HartError` for an answer that is none of these, or that is the text of two choices.
     """
-    letter = exact(answer, choices) or labelled(answer, choices)
-    if letter is None and any(mark in answer for mark in ("\\boxed", "<", "(", ".", ":", "）", "．")):
+    letter = exact(answer, choices) or labelled(compatible(answer), choices)
+    if letter is None and finals(answer):
         letter = read_answer(answer, choices)
     if letter is None:
         allowed = ", ".join(f"{a}={shown(c)}" for a, c in zip(letters_of(choices), choices, strict=True))

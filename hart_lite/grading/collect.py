@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 
 from hart_lite.grading import claims as grammar
-from hart_lite.grading.choices import exact, labelled, letters_of, noun_of, text_mentions
+from hart_lite.grading.choices import exact, labelled, letters_of, noun_of
 from hart_lite.grading.claims import REACH, Claim, Standing
 from hart_lite.grading.lexer import lex
 from hart_lite.grading.markup import plain, without_middle
 from hart_lite.grading.mentions import Group, groups, lines, listed, opens
 from hart_lite.grading.sentences import sentence_end
+from hart_lite.grading.wordings import text_mentions
 
 SHORT = 3  # sentences of a text in which a choice's words, or a guess, count wherever they stand
 AGAINST = (Standing.DENIED, Standing.DOUBTED)

@@ -5,27 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hart_lite.grading.lexer import lex
+from hart_lite.grading.lexer import Signs, lex
 from hart_lite.grading.markup import finals, plain, unwrapped, without_middle
 from hart_lite.grading.normalise import NUMBER_WORDS, normalise
 from hart_lite.grading.sentences import sentence_end
+from hart_lite.grading.vocabulary import LETTER, NO, YES
 
 MOST_CHARACTERS = 2000  # of an answer; a longer text is reasoning, of which only what it announces is read
+_REACH = 300  # characters read behind "the answer is"
 _ANNOUNCES = re.compile(r"(?:[NR](?:[fOrRlvtsX,]{0,5}|[xpfkrV&,(]{1,10}(?=[i:]))[i:\-]|(?<![^\n.])O:)[i:\-sX,]*")
 _DENIED = re.compile(r"[nzwq][fOrRtihv]{0,6}$")
-_REACH = 300  # characters read behind "the answer is"
-_REASON = re.compile(r"[,;]?\s+(?:because|since|as|given that|due to|weil|porque|parce que|потому что)\s|[,，]?(?:因为|由于)")
-_ENDING = re.compile(r"(?:です|でした|だ|である|입니다|이다|이에요|예요)[。.]?$")
-_JSON_TEXT = re.compile(r"[\"']((?:[^\"'\\\n]|\\.)*)[\"']\s*[,}\]]|(-?\d[\d.]*)\s*}")
+_ASKED = re.compile(r"[^.?\n]{0,60}\?")
+_REASON = re.compile(r"(?<=[^,;]),?;?j")
+_JSON = re.compile(r"[\"']((?:[^\"'\\\n]|\\.)*)[\"']\s*[,}\]]|(-?\d[\d.]*)\s*}")
 _QUOTED = re.compile(r"[\"“„«「『]([^\"“”„«»「」『』\n]{1,200})[\"”“»」』]|(?<!\w)['‘]([^'‘’\n]{1,200})['’](?!\w)")
 _SPACED = "A-Za-z\u00c0-\u024f\u0400-\u04ff\\d_"  # letters of scripts that put spaces between words
 _NUMBER = re.compile(  # also a time and an amount of money; not a part of 10^5 or 5'
     rf"(?<![{_SPACED}.,$€£¥₹^/:'-])[$€£¥₹]?[+-]?\d+(?:[.,:/]\d+)*(?: ?[%‰°])?(?![{_SPACED}$€£¥₹^/'\"]|[.,:]\d|-\w)"
 )
+_DIGITS = re.compile(r"\d+(?:[.,:/]\d+)*")
 _NUMBER_WORDS = re.compile(rf"\b(?:{'|'.join(word for word in NUMBER_WORDS if word not in ('zero', 'one'))})\b")
 _PLAIN_NUMBER = re.compile(r"[$€£¥₹]?-?\d+(?:[.:/]\d+)*[%‰°]?")
-_YES = frozenset("yes sí oui ja sim да 是 是的 はい 네 예 对".split())
-_NO = frozenset("no non nein não нет 否 不是 いいえ 아니요 아니오 没有".split())
+_DOUBTED_NUMBER = re.compile(r"\b(?:not|no|or)\b|n't")
+_FIRST_WORD = re.compile(r"[^\W_]+")
+_BEHIND_YES = re.compile(r"\s*(?:[,;:!，。、—–-]|\.(?!\s?\d))")
 
 
 def read_text(text: str) -> str | None:
@@ -38,18 +41,16 @@ def read_text(text: str) -> str | None:
     announced = _announced(text)
     if announced:
         return announced[: sentence_end(announced)].strip() or None
-    return unwrapped(text).strip() or None if len(text) <= MOST_CHARACTERS else text.strip() or None
+    return (unwrapped(text) if len(text) <= MOST_CHARACTERS else text).strip() or None
 
 
 def same(text: str, answer: str) -> bool:
     """Whether the answer of a text without thoughts is `answer`, which is read in the same way."""
-    wanted = {normalise(answer)} | {normalise(reading) for reading in (read_text(answer),) if reading}
-    wanted.discard("")
+    wanted = {normalise(answer), normalise(read_text(answer) or "")} - {""}
     readings = [reading for reading in _readings(text) if len(reading) <= MOST_CHARACTERS + 2 * len(answer)]
     if any(normalise(reading) in wanted for reading in readings):
         return True
-    claim = readings[0] if readings else ""
-    return any(_same_number(claim, number) or _same_word(claim, number) for number in wanted)
+    return bool(readings) and any(_same_number(readings[0], one) or _same_word(readings[0], one) for one in wanted)
 
 
 def _readings(text: str) -> Iterator[str]:
@@ -63,51 +64,64 @@ def _readings(text: str) -> Iterator[str]:
     announced = _announced(text)
     if announced:
         yield announced
-        if reason := _REASON.search(announced):
-            yield announced[: reason.start()]
-        return
-    if len(text) > MOST_CHARACTERS:
+        yield _without_reason(announced)
         return
     yield text
-    line = _alone(text)
-    if line:
-        yield unwrapped(line)
+    if len(text) > MOST_CHARACTERS:
+        return
+    yield unwrapped(_line_that_stands_out(text))
     if sentence_end(read) >= len(read.rstrip(" .!。")):
         yield from _stated(read)
+
+
+def _signs(text: str) -> Signs:
+    return lex(text, plain(text))
 
 
 def _announced(text: str) -> str:
     """What follows the last "the answer is", to the end of its line; "" when nothing is announced."""
     text = without_middle(text)
-    lowered = plain(text)
-    signs = lex(text, lowered)
+    signs = _signs(text)
     symbols = signs.symbols
     for match in reversed(list(_ANNOUNCES.finditer(symbols))):
         start = signs.stops[match.end() - 1]
         line = unwrapped(text[start : start + _REACH].lstrip(" \n*_:").partition("\n")[0].strip(" *_"))
-        behind = symbols[match.end() : match.end() + 1]
-        if line and behind not in ("n", "q", "?") and not _DENIED.search(symbols[max(match.start() - 8, 0) : match.start()]):
-            asked = re.match(r"[^.?\n]*\?", symbols[match.end() :][:60])
-            if not asked:
-                quoted = _JSON_TEXT.match(line)
-                return quoted[1] or quoted[2] if quoted else _ENDING.sub("", line).strip()
+        denied = symbols[match.end() :][:1] in ("n", "q") or _DENIED.search(symbols, 0, match.start())
+        if line and not denied and not _ASKED.match(symbols, match.end()):
+            quoted = _JSON.match(line)
+            return quoted[1] or quoted[2] if quoted else _without_copula(line)
     return ""
 
 
-def _alone(text: str) -> str:
+def _without_copula(line: str) -> str:
+    """Without the verb at the end of a Japanese or Korean sentence: 3です, 3입니다."""
+    signs = _signs(line)
+    last = len(signs.symbols.rstrip(".")) - 1
+    if last < 1 or signs.symbols[last] != "i" or re.match(LETTER, line[signs.starts[last]]):
+        return line
+    return line[: signs.starts[last]].strip()
+
+
+def _without_reason(line: str) -> str:
+    """What stands before "because"."""
+    signs = _signs(line)
+    reason = _REASON.search(signs.symbols)
+    return line[: signs.starts[reason.start()]] if reason else line
+
+
+def _line_that_stands_out(text: str) -> str:
     """A short first line before sentences, or a short last line behind them; "" when neither stands out."""
     found = [line.strip() for line in text.splitlines() if line.strip()]
     if len(found) < 2:
         return ""
-    if all(_is_sentence(line) for line in found[:-1]) and not _is_sentence(found[-1]):
+    if all(map(_is_sentence, found[:-1])) and not _is_sentence(found[-1]):
         return found[-1]
-    if all(_is_sentence(line) for line in found[1:]) and not _is_sentence(found[0]):
-        return found[0]
-    return ""
+    return found[0] if all(map(_is_sentence, found[1:])) and not _is_sentence(found[0]) else ""
 
 
 def _is_sentence(line: str) -> bool:
-    return len(line.split()) > 6 or (line[-1] in ".:!?。：" and len(line.split()) > 2) or len(line) > 60
+    words = len(line.split())
+    return words > 6 or len(line) > 60 or (line[-1] in ".:!?。：" and words > 2)
 
 
 def _stated(sentence: str) -> Iterator[str]:
@@ -115,32 +129,26 @@ def _stated(sentence: str) -> Iterator[str]:
     quoted = [match[1] or match[2] for match in _QUOTED.finditer(sentence)]
     if len(quoted) == 1:
         yield quoted[0]
-    lowered = plain(sentence)
-    signs = lex(sentence, lowered)
-    symbols = signs.symbols
-    verbs = re.findall("[iV]", symbols)
-    if len(verbs) == 1 and not re.search("[n?q]", symbols):
-        yield sentence[signs.stops[symbols.index(verbs[0])] :]
+    signs = _signs(sentence)
+    verbs = [index for index, symbol in enumerate(signs.symbols) if symbol in "iV"]
+    if len(verbs) == 1 and not set("n?q") & set(signs.symbols):
+        yield sentence[signs.stops[verbs[0]] :]
 
 
 def _same_number(claim: str, wanted: str) -> bool:
-    """Whether the one number of a single sentence is the wanted one: "There are 3 dogs"."""
+    """Whether the one number of a single sentence is the wanted one: "There are 3 dogs", but not "A 113"."""
     if not _PLAIN_NUMBER.fullmatch(wanted) or sentence_end(claim) < len(claim.rstrip(" .!。")):
         return False
     words = claim.casefold()
-    if words.isascii() and len(words.split()) < 3:  # "A 113" is a name
+    if _DOUBTED_NUMBER.search(words) or (words.isascii() and len(words.split()) < 3):
         return False
-    found = _NUMBER.findall(words) + _NUMBER_WORDS.findall(words)
-    others = len(re.findall(r"\d+(?:[.,:/]\d+)*", words)) + len(_NUMBER_WORDS.findall(words))
-    denied = re.search(r"\b(?:not|no|or)\b|n't", words)
-    return len(found) == 1 and others == 1 and not denied and normalise(found[0]) == wanted
+    spelled = _NUMBER_WORDS.findall(words)
+    found = _NUMBER.findall(words) + spelled
+    return len(found) == 1 == len(_DIGITS.findall(words)) + len(spelled) and normalise(found[0]) == wanted
 
 
 def _same_word(claim: str, wanted: str) -> bool:
     """Whether a claim begins with the wanted yes or no: "Yes, there is a cat"."""
-    kind = _YES if wanted in _YES else _NO if wanted in _NO else frozenset()
-    first = re.match(r"[^\W_]+", claim.casefold())
-    if not kind or not first:
-        return False
-    rest = claim[first.end() :].lstrip()
-    return first[0] in kind and not re.match(r"\.\s?\d", rest) and rest[:1] in (",", ".", ";", ":", "!", "，", "。", "、", "-", "—", "–")
+    kind = YES if wanted in YES else NO if wanted in NO else ()
+    first = _FIRST_WORD.match(claim.casefold())
+    return bool(first) and first[0] in kind and _BEHIND_YES.match(claim, first.end()) is not None

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 from hart_lite.grading.vocabulary import UNSURE
 
-_TOKENS = re.compile(r"<\|(?!begin_of_box|end_of_box)[\w/ -]{1,30}\|>|</?s>|<(?:eos|bos|pad|end_of_turn|eod)>|\[/?INST\]")
+_TOKENS = re.compile(
+    r"<\|(?!begin_of_box|end_of_box)[\w/ -]{1,30}\|>|</?s>|<(?:eos|bos|pad|end_of_turn|eod)>|\[/?INST\]"
+)
 _THOUGHT = re.compile(
-    r"[<◁\[](/?)(?:think|thinking|thought|thoughts|reasoning|reason|reflection|scratchpad|analysis)[>▷\]]", re.IGNORECASE
+    r"[<◁\[](/?)(?:think|thinking|thought|thoughts|reasoning|reason|reflection|scratchpad|analysis)[>▷\]]",
+    re.IGNORECASE,
 )
 _MOST = 32_768  # characters, some 8,000 tokens
 _OPENING = frozenset("<◁[")  # of tags
@@ -36,7 +39,15 @@ _MATH = re.compile(r"\s*(?:\$\$?([^$]+)\$\$?|\\\((.+)\\\)|\\\[(.+)\\\])\s*", re.
 _INLINE_TAG = re.compile(r"</?(?:[biups]|em|strong|span|sub|sup|mark|code)>")
 _BLOCK_TAG = re.compile(r"</?[A-Za-z][\w -]{1,30}/?>|<\|(?:begin|end)_of_box\|>")
 _TIMES = re.compile(r"(?<=[\d)]) ?\*(?= ?[\d(\\a-z])")
-_BLANKED = str.maketrans({**dict.fromkeys("*_`\"“”„«»‹›$#{}~\u200b\ufeff\u200e\u200f", " "), "’": "'", "‘": "'", "\t": " ", **dict(zip("：，？！；（）", ":,?!;()", strict=True))})
+_BLANKED = str.maketrans(
+    {
+        **dict.fromkeys('*_`"“”„«»‹›$#{}~\u200b\ufeff\u200e\u200f', " "),
+        "’": "'",
+        "‘": "'",
+        "\t": " ",
+        **dict(zip("：，？！；（）", ":,?!;()", strict=True)),
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _together(group: Group, new: Group, signs: Signs) -> bool:
     (letter, of_text), (last, last_of_text) = new.tail, group.tail
     if letter == last and of_text != last_of_text:
         return _SAME.fullmatch(between) is not None  # a letter and its text
-    if new.letters == group.letters:
+    if letter == last and (len(group.letters) == 1 or between != ","):
         return _REPEATED.fullmatch(between) is not None
     if _JOINED.fullmatch(between) or (group.of_text and new.of_text and _NOUNS_JOINED.fullmatch(between)):
         return True
@@ -119,7 +119,11 @@ def _lists_in_a_line(signs: Signs, found: Sequence[Group]) -> set[int]:
     labels: dict[int, frozenset[str]] = {}
     symbols = signs.symbols
     for group in found:
-        begins = signs.mentions[group.first].form == "strong" and symbols[group.first - 1 : group.first] in ("", ".", "\n")
+        begins = signs.mentions[group.first].form == "strong" and symbols[group.first - 1 : group.first] in (
+            "",
+            ".",
+            "\n",
+        )
         if begins or symbols[group.last + 1 : group.last + 2] == ":":
             line = signs.line(group.first)
             labels[line] = labels.get(line, frozenset()) | group.letters

@@ -23,7 +23,7 @@ def rows(*names: str) -> list[dict]:
 
 
 def judge(row: dict) -> str:
-    """"agrees", "wrong" or "unread"."""
+    """ "agrees", "wrong" or "unread"."""
     if not row["choices"]:
         graded = grade(row["text"], row["truth"])
         return "agrees" if graded == row["right"] else "wrong" if graded else "unread"

@@ -71,17 +71,32 @@ def test_spellings_of_one_answer(text, answer):
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("5'", "5"), ('5"', "5"), ("10⁵", "105"), ("5½", "51/2"), ("5%", "5"), ("3 or 4", "3"), ("3\n4", "3"), ("A 113", "113")],
+    [
+        ("5'", "5"),
+        ('5"', "5"),
+        ("10⁵", "105"),
+        ("5½", "51/2"),
+        ("5%", "5"),
+        ("3 or 4", "3"),
+        ("3\n4", "3"),
+        ("A 113", "113"),
+    ],
 )
 def test_what_is_another_answer(text, answer):
     assert not grade(text, answer) and not grade(answer, text)
 
 
 @pytest.mark.parametrize(
-    "answer", ["St. Mary's Church", "Dr. Smith", "J. K. Rowling", "No. 5 Main St. North", "U.S. Route 66", "Washington D.C."]
+    "answer",
+    ["St. Mary's Church", "Dr. Smith", "J. K. Rowling", "No. 5 Main St. North", "U.S. Route 66", "Washington D.C."],
 )
 def test_the_dot_of_an_abbreviation_ends_no_sentence(answer):
-    for text in (f"Answer: {answer}", f"The answer is {answer}. It is on the sign.", f"The answer is: {answer}", answer):
+    for text in (
+        f"Answer: {answer}",
+        f"The answer is {answer}. It is on the sign.",
+        f"The answer is: {answer}",
+        answer,
+    ):
         assert grade(text, answer), text
     assert not grade(f"Answer: {answer}", answer.partition(".")[0])
 

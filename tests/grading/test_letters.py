@@ -215,7 +215,8 @@ def test_choice_lines():
 
 
 @pytest.mark.parametrize(
-    "answer", ["<answer> B </answer>", r"\boxed{B}", "B. SLOW", "(B) slow", "b) SLOW", "Option B", "Answer: B", "SLOW."]
+    "answer",
+    ["<answer> B </answer>", r"\boxed{B}", "B. SLOW", "(B) slow", "b) SLOW", "Option B", "SLOW.", "（B） SLOW"],
 )
 def test_a_rows_answer_is_read_like_a_models(answer):
     assert answer_letter(answer, SIGNS) == "B" and grade(answer, answer, SIGNS)
@@ -275,7 +276,9 @@ def test_a_letter_and_the_text_of_another_choice_contradict():
         assert read_answer(text, SIGNS) is None, text
 
 
-@pytest.mark.parametrize("text", ["C\n\n(A) is wrong because the sign is green.", "**C**\n\nOption (A) shows a red sign."])
+@pytest.mark.parametrize(
+    "text", ["C\n\n(A) is wrong because the sign is green.", "**C**\n\nOption (A) shows a red sign."]
+)
 def test_the_letter_comes_first_and_reasons_follow(text):
     assert read_answer(text, SIGNS) == "C"
 
@@ -294,7 +297,12 @@ def test_a_thought_that_was_cut_off_answers_nothing(text):
 
 
 def test_thoughts_of_other_models():
-    for text in ("<thinking>A</thinking>B", "[THINK]A[/THINK]B", "\u25c1think\u25b7A\u25c1/think\u25b7B", "A?</think>B"):
+    for text in (
+        "<thinking>A</thinking>B",
+        "[THINK]A[/THINK]B",
+        "\u25c1think\u25b7A\u25c1/think\u25b7B",
+        "A?</think>B",
+    ):
         assert read_answer(text, SIGNS) == "B", text
     assert read_answer("<think>A or B? <answer>B</answer>", SIGNS) == "B"  # forgot to close it, but ended in its answer
     assert read_answer("<|begin_of_box|>B<|end_of_box|>", SIGNS) == "B"
