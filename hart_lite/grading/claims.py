@@ -1,7 +1,7 @@
 """The grammar: which standing a mention of a choice has, from the signs before and behind it.
 
-Rules are regular expressions over signs (`vocabulary.SIGNS`), tried in order. `before` ends where the mention begins and
-`behind` begins where it ends; both stop at the bounds of the sentence and hold at most `REACH` signs.
+Rules are regular expressions over signs (`vocabulary.SIGNS`), tried in order. `before` ends where the mention begins
+and `behind` begins where it ends; both stop at the bounds of the sentence and hold at most `REACH` signs.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class _Reading:
         return out
 
     def _announced_otherwise(self) -> list[Claim]:
-        """What is announced and no mention: a choice in another spelling, "The answer is 7.0", or that there is none."""
+        """What is announced and no mention: a choice in another spelling, "The answer is 7.0", or "none"."""
         out = []
         for match in _ANNOUNCES.finditer(self.symbols):
             start = self.signs.stops[match.end() - 1]

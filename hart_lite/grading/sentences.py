@@ -11,7 +11,7 @@ _WORD_BEFORE = re.compile(r"[^\s(\"'“«]{1,12}$")
 
 
 def sentence_end(text: str, start: int = 0) -> int:
-    """Where the sentence that begins at `start` ends, without its final punctuation; the length of a text without end."""
+    """Where the sentence that begins at `start` ends, without its final punctuation; else the length of the text."""
     for match in _STOP.finditer(text, start):
         word = _WORD_BEFORE.search(text[max(match.start() - 13, 0) : match.start()])
         if match[0] == "." and word and _is_short_form(word[0], match.end() < len(text.rstrip())):

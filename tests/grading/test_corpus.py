@@ -1,4 +1,6 @@
-"""Responses with the reading of a fair human: `corpus.jsonl` grew with the grader, `held_out.jsonl` was written before it.
+"""Responses with the reading of a fair human.
+
+`corpus.jsonl` grew with the grader; `held_out.jsonl` was written before it.
 
 A row has `text`, `choices` (or null), `truth` (the right answer), `right` (whether a human would call the text right),
 `reading` (the letter or text that a human reads, null for none), `kind` and `language`.
