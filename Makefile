@@ -3,11 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
-DEMO := .venv-demo
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test test-slow test-lowest browser-tests lint smoke methods trust notebooks pretrain clean
+.PHONY: train test test-slow test-lowest browser-tests lint smoke methods reliability notebooks pretrain card-wheels clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -38,20 +37,13 @@ $(LOWEST)/.ready: pyproject.toml
 test-lowest: $(LOWEST)/.ready
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n auto --maxprocesses 8 -m ''
 
-# The demo's library wants an older pillow than the rest is tested with: an environment of its own, on top of $(VENV).
-$(DEMO)/.ready: $(VENV)/.ready constraints-demo.txt
-	$(BIN)/python -m venv $(DEMO)
-	$(BIN)/python -c "import site; print('import site; site.addsitedir(%r)' % site.getsitepackages()[0])" \
-	    > $$($(DEMO)/bin/python -c "import site; print(site.getsitepackages()[0])")/beneath.pth
-	$(DEMO)/bin/python -m pip install --quiet -c constraints-demo.txt -e '.[demo,browser]'
-	touch $@
-
-# The demo in a headless Chromium: the one on the path, or `make browser-tests CHROMIUM=/path/to/one`.
-browser-tests: $(DEMO)/.ready
+# Demo, report and gallery in a headless Chromium: the one on the path, or `make browser-tests CHROMIUM=/path/to/one`.
+browser-tests: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,browser]'
 	@command -v "$${CHROMIUM:-chromium}" > /dev/null || { command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; } || \
 	    { echo "no Chromium: install it, or name one: make browser-tests CHROMIUM=/path/to/chromium"; exit 1; }
 	@command -v "$${CHROMIUM:-chromium}" > /dev/null || { apt-get -qq update && apt-get -qq install chromium; }
-	OMP_NUM_THREADS=1 $(DEMO)/bin/python -m pytest -q tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/browser
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -62,13 +54,12 @@ smoke: $(VENV)/.ready
 	rm -rf runs/smoke
 	$(BIN)/hart-lite train tiny_cpu output=runs/smoke stages.0.steps=4 stages.1.steps=4 stages.2.steps=2 data.world.eval_scenes=16
 
-# Every promise of the README, measured: a table, and benchmarks/results/trust.md.
-trust: $(DEMO)/.ready
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,fuzz]'
-	$(DEMO)/bin/python -m benchmarks.trust
+# Kills, full disks, hostile input and the like, for 20 minutes: a table, and experiments/results/reliability.md.
+reliability: $(VENV)/.ready
+	$(BIN)/python -m tests.reliability
 
 methods: $(VENV)/.ready
-	$(BIN)/python -m benchmarks.methods
+	$(BIN)/python -m experiments.methods
 
 # Runs the notebooks that are stored with their outputs, and stores them anew.
 notebooks: $(VENV)/.ready
@@ -76,7 +67,12 @@ notebooks: $(VENV)/.ready
 	$(BIN)/python notebooks/store.py notebooks/tour.ipynb notebooks/own_data.ipynb
 
 pretrain: $(VENV)/.ready
-	$(BIN)/python -m hart_lite.world.pretrain --out runs/base_model
+	$(BIN)/python -m experiments.pretrain_toy.train --out runs/base_model
+
+# What a machine with a card, torch and transformers lacks, as wheels in .whl/: carried there, it needs no registry for
+# `python -m hart_lite.perf.card --out DIR`.
+card-wheels:
+	$(PYTHON) .ci/card_wheels.py
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(DEMO) runs
+	rm -rf $(VENV) $(LOWEST) runs

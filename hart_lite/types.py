@@ -6,45 +6,15 @@ otherwise. An `ImageView` names what the model is shown: a source, the part of i
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from hart_lite.errors import BrokenImageError, HartError
+
 if TYPE_CHECKING:
     from PIL import Image
-
-
-class HartError(Exception):
-    """An error the user can act on: says what was given, what is allowed and what to do."""
-
-
-class BrokenImageError(HartError):
-    """An image that cannot be read although the check of the data let it pass; `key` is its source's."""
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
-        self.key = key
-
-
-class NotFiniteError(HartError):
-    """The model's scores are NaN or infinite, so that nothing can be drawn from them."""
-
-
-def shown(value: object) -> str:
-    """A value as messages quote it: no more than 200 characters of its `repr`, from both ends."""
-    try:
-        return cut(repr(value))
-    except (RecursionError, ValueError):  # nested a thousand times; a number of over 4,300 digits
-        return f"a {type(value).__name__} that is too large to show"
-
-
-def cut(text: str) -> str:
-    """A text of at most 200 characters: what is longer loses its middle."""
-    return text if len(text) <= 200 else f"{text[:98]} .. {text[-98:]}"
-
-
-def printable(text: str) -> str:
-    """Text that neither moves a terminal's cursor nor turns the direction of what follows: for what others wrote."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @dataclass(frozen=True)
@@ -72,6 +42,24 @@ class Box:
     @property
     def xyxy(self) -> tuple[float, float, float, float]:
         return (self.x1, self.y1, self.x2, self.y2)
+
+    def to_list(self) -> list[float]:
+        """[x1, y1, x2, y2, image], as files have it."""
+        return [*self.xyxy, self.image]
+
+    @classmethod
+    def from_list(cls, values: Sequence[float]) -> Box:
+        return cls(*values[:4], image=int(values[4]))
+
+    def whole_pixels(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Whole pixels (left, top, right, bottom) that the box touches in an image of `size`; at least one pixel."""
+        width, height = size
+        noise = 1e-6  # 3.0000000004 left by mapping between frames does not touch a fourth pixel
+        left = min(max(math.floor(self.x1 + noise), 0), width - 1)
+        top = min(max(math.floor(self.y1 + noise), 0), height - 1)
+        right = max(min(math.ceil(self.x2 - noise), width), left + 1)
+        bottom = max(min(math.ceil(self.y2 - noise), height), top + 1)
+        return left, top, right, bottom
 
 
 class ImageSource(Protocol):
@@ -111,6 +99,22 @@ class ImageView:
     size: tuple[int, int]  # (width, height) in the pixels the model sees
     box: Box | None = None
 
+    def load(self) -> Image.Image:
+        """The pixels the model sees, RGB at `size`: plain bicubic of the whole image or of the crop from the original.
+
+        The crop is cut first, since `resize(box=...)` would let pixels from outside the box into its edges. Raises
+        `BrokenImageError` for an image that can no longer be read.
+        """
+        from PIL import Image  # here, so that what only names images starts at once
+
+        try:
+            image = self.source.load()
+        except HartError as error:
+            raise BrokenImageError(self.source.key, str(error)) from error
+        if self.box is not None:
+            image = image.crop(self.box.whole_pixels(image.size))
+        return image.resize(self.size, Image.Resampling.BICUBIC)
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -122,15 +126,29 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Ids `start` to `stop` of a sequence, drawn by the policy in a turn of this kind. `logps` has the log-prob that
+    each was drawn with, or nothing where it is not known."""
+
+    start: int
+    stop: int
+    kind: str = ""
+    logps: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
 class Tokens:
-    """One sequence as the model reads it. `sampled` holds (start, stop) spans that the policy itself produced.
+    """One sequence as the model reads it. `sampled` holds the spans that the policy itself produced.
 
     Sampled ids are kept as they were drawn and never tokenised again.
     """
 
     ids: tuple[int, ...] = ()
     slots: tuple[Slot, ...] = ()
-    sampled: tuple[tuple[int, int], ...] = ()
+    sampled: tuple[Span, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -140,40 +158,58 @@ class Tokens:
         return Tokens(
             self.ids + other.ids,
             self.slots + tuple(Slot(s.start + n, s.length, s.view) for s in other.slots),
-            self.sampled + tuple((a + n, b + n) for a, b in other.sampled),
+            self.sampled + tuple(Span(s.start + n, s.stop + n, s.kind, s.logps) for s in other.sampled),
         )
 
     @classmethod
-    def response(cls, ids: tuple[int, ...]) -> Tokens:
-        """Ids drawn by the policy."""
-        return cls(tuple(ids), (), ((0, len(ids)),) if ids else ())
+    def response(cls, ids: Sequence[int], kind: str = "", logps: Sequence[float] = ()) -> Tokens:
+        """Ids drawn by the policy in a turn of this kind, with their log-probs where they are known."""
+        return cls(tuple(ids), (), (Span(0, len(ids), kind, tuple(logps)),) if ids else ())
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One call of the model: the prompt it was given and the response it sampled."""
+    """One call of a model: the prompt it was given, all that was in sight, and its response.
 
-    kind: str  # "locate" | "verify" | "answer"
+    A model behind a server may tell no ids: prompt and response are then empty, and the counts are what the server says
+    of them, None where it says nothing. A turn that is not `fresh` continues the conversation of the turn before it.
+    """
+
+    kind: str  # "locate" | "verify" | "answer" | "tool"
     prompt: Tokens
     response: tuple[int, ...]
     text: str
+    prompt_tokens: int | None = None
+    response_tokens: int | None = None
+    images: int = 0
+    fresh: bool = True
+    logps: tuple[float, ...] = ()  # that the response was drawn with, where they are known
 
     @property
     def tokens(self) -> Tokens:
-        return self.prompt + Tokens.response(self.response)
+        return self.prompt + Tokens.response(self.response, self.kind, self.logps)
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One pass through a loop: its turns, the boxes it chose (original pixels, unpadded) and what it earned."""
+    """One pass through a loop: its turns, the boxes it chose (original pixels, unpadded) and what it earned.
+
+    `crops` are the views that the last turn was shown of the boxes: `crop.load()` gives an image.
+    """
 
     turns: tuple[Turn, ...]
     boxes: tuple[Box, ...] = ()
     answer: str = ""
     reward: float = 0.0
     rejected: int = 0  # boxes the text named that were refused
+    crops: tuple[ImageView, ...] = ()
     # Sequences to train on. A turn that continues the one before it is part of that turn's sequence.
     sequences: tuple[Tokens, ...] = field(default=(), repr=False)
+
+    @property
+    def answered(self) -> bool:
+        """False where a trajectory ended before it was asked for the answer, for want of a usable box."""
+        return bool(self.turns) and self.turns[-1].kind != "locate"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-from hart_lite.benchmarks.base import BadRow
-from hart_lite.benchmarks.registry import BENCHMARKS
+from hart_lite.eval.benchmarks.base import BadRow
+from hart_lite.eval.benchmarks.registry import BENCHMARKS
 from hart_lite.types import Example
 
 E_CHOICE = "(E) The image does not feature the object."

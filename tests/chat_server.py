@@ -94,6 +94,13 @@ class Handler(BaseHTTPRequestHandler):
         text = "".join(part.get("text", "") for part in last)
         self.say(next((said for mark, said in SCRIPT.items() if mark in text), "The answer is (B)."))
 
+    def do_judge(self, body, earlier, secret) -> None:
+        """Says yes to a quotation that has the right answer in it, whatever its case; maybe to one that says so."""
+        text = body["messages"][-1]["content"]
+        gold = re.search(r"Right answer: (.*)", text)[1].lower()
+        answer = re.search(r"<answer>\n(.*)\n</answer>", text, re.DOTALL)[1].lower()
+        self.say("maybe" if "odd" in answer else "<think>no?</think>Yes." if gold in answer else "No, not at all.")
+
     def do_500_once(self, body, earlier, secret) -> None:
         self.do_ok(body, earlier, secret) if earlier else self.error(500, "try again")
 

@@ -7,16 +7,29 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before a library reads
 import pytest
 import torch
 from chat_server import Server, running
+from hypothesis import HealthCheck, settings
 
-from hart_lite.loading import load_policy
-from hart_lite.policy import Policy
-from hart_lite.recipe_schema import ModelSection
+from hart_lite.config.sections import ModelSection
+from hart_lite.models.loading import load_policy
+from hart_lite.models.policy import Policy
+
+# The same examples on every machine, however slow. `pytest --hypothesis-profile=search` looks for new ones.
+settings.register_profile(
+    "tests",
+    max_examples=60,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile("search", settings.get_profile("tests"), max_examples=2000, derandomize=False)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
     """An untrained tiny checkpoint in the Hub's format."""
-    from hart_lite.world.base import build
+    from hart_lite.toy.model import build
 
     folder = tmp_path_factory.mktemp("tiny_base")
     build(folder)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart_lite.analysis import grounding
+from hart_lite.eval.grounding import grounding
+from hart_lite.eval.prediction import Prediction, read_prediction
 from hart_lite.types import Box
 
 SIZE = (1000, 800)
@@ -111,16 +112,20 @@ def rows_of(
             "answer": answer,
             "strict": answer == question.truth,
             "official": (answer or "A") == question.truth,
-            "boxes": [[*box.xyxy, box.image] for box in boxes],
+            "boxes": [box.to_list() for box in boxes],
             "truth_boxes": [],
             "turns": [{"kind": "verify", "text": "..", "prompt_tokens": 500, "response_tokens": 12, "images": 1}],
             "counts": {"rejected_boxes": 0},
         }
         if boxed:
             row["truth_boxes"] = [[*question.target.xyxy, 0]]
-            row["grounding"] = grounding(boxes, [question.target], [SIZE])
+            row["grounding"] = grounding(boxes, [question.target], [SIZE]).model_dump()
         out.append(row)
     return out
+
+
+def typed(rows: Iterable[dict]) -> list[Prediction]:
+    return [read_prediction(row, "a row by hand") for row in rows]
 
 
 def write_evaluation(folder: Path, rows: Sequence[dict], **settings) -> Path:

@@ -9,21 +9,20 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from pictures import Photo, packed_logps
+from pictures import Photo, drawn, packed_logps
 from transformers import GenerationConfig
 
-from hart_lite.benchmarks.world import BENCHMARK
-from hart_lite.engine import LocalEngine
-from hart_lite.eval_questions import Question
-from hart_lite.eval_settings import EvalSettings, setting_of
-from hart_lite.generate import Sampling
-from hart_lite.images import view_pixels
-from hart_lite.loading import load_policy
-from hart_lite.models import OpenModel
-from hart_lite.packing import pack
-from hart_lite.policy import Policy
-from hart_lite.protocols.registry import PROTOCOLS
-from hart_lite.recipe_schema import Lora, ModelSection, PixelBudgets, Rollout
+from hart_lite.config.sections import Lora, ModelSection, PixelBudgets, Rollout
+from hart_lite.eval.benchmarks.toy import BENCHMARK
+from hart_lite.eval.questions import Question
+from hart_lite.eval.settings import EvalSettings, setting_of
+from hart_lite.inference.load import OpenModel
+from hart_lite.inference.local_engine import LocalEngine
+from hart_lite.inference.protocols.registry import PROTOCOLS
+from hart_lite.models.generation import Sampling
+from hart_lite.models.loading import load_policy
+from hart_lite.models.packing import pack
+from hart_lite.models.policy import Policy
 from hart_lite.types import Box, ImageView, Tokens
 
 ALL_PARTS = Lora(parts=["language", "vision", "projector"])
@@ -84,7 +83,7 @@ def everything(family) -> list[Tokens]:
 def stock_logps(policy: Policy, tokens: Tokens, stock: Stock, model: torch.nn.Module | None = None) -> torch.Tensor:
     """Log-probs of the sampled tokens by one plain forward pass of the whole model, which makes its own positions."""
     logits = (model or policy.model)(**stock(policy, tokens), use_cache=False).logits[0].float()
-    at = torch.tensor([i for start, stop in tokens.sampled for i in range(start, stop)])
+    at = torch.tensor([i for span in tokens.sampled for i in range(span.start, span.stop)])
     return logits.log_softmax(-1)[at - 1, torch.tensor(tokens.ids)[at]]
 
 
@@ -140,10 +139,10 @@ def stock_greedy(policy: Policy, prompt: Tokens, stock: Stock, max_tokens: int) 
 
 def check_greedy(policy: Policy, stock: Stock, make: Callable) -> None:
     policy.forget_images()
-    prompts = [Tokens(t.ids[: t.sampled[-1][0]], t.slots, t.sampled[:-1]) for t in make(policy.family)]
+    prompts = [Tokens(t.ids[: t.sampled[-1].start], t.slots, t.sampled[:-1]) for t in make(policy.family)]
     greedy = Sampling(max_tokens=12, temperature=0)
-    together = policy.generate(prompts, greedy)
-    assert together == [policy.generate([prompt], greedy)[0] for prompt in prompts]
+    together = drawn(policy, prompts, greedy)
+    assert together == [drawn(policy, [prompt], greedy)[0] for prompt in prompts]
     assert together == [stock_greedy(policy, prompt, stock, 12) for prompt in prompts]
     assert len(set(together)) > 1 and min(len(set(response)) for response in together) > 3
 
@@ -156,7 +155,7 @@ def check_collated(policy: Policy) -> None:
     for some in (sequences[:6], sequences[6:], [policy.family.chat(("Which?",)) + said(3, 1)]):
         logits = policy.model(**policy.family.collate(some), use_cache=False).logits.log_softmax(-1)
         for row, tokens, ours in zip(logits, some, packed_logps(policy, some, 4096), strict=True):
-            at = torch.tensor([i for start, stop in tokens.sampled for i in range(start, stop)])
+            at = torch.tensor([i for span in tokens.sampled for i in range(span.start, span.stop)])
             torch.testing.assert_close(ours, row[at - 1, torch.tensor(tokens.ids)[at]], rtol=0, atol=1e-5)
 
 
@@ -192,9 +191,9 @@ def check_features(policy: Policy) -> None:
     family = policy.family
     views = [view(family, w, h, w + h, most) for w, h in ((300, 100), (40, 90), (1000, 10)) for most in (4000, 30_000)]
     with torch.no_grad():
-        together = family.features(policy.model, [view_pixels(v) for v in views])
+        together = family.features(policy.model, [v.load() for v in views])
         for shown, ours in zip(views, together, strict=True):
-            [alone] = family.features(policy.model, [view_pixels(shown)])
+            [alone] = family.features(policy.model, [shown.load()])
             assert tuple(ours.shape) == (family.image_tokens(shown.size), 64)
             torch.testing.assert_close(ours, alone, rtol=0, atol=1e-5)
     assert len({len(tokens) for tokens in together}) > 2
@@ -220,7 +219,7 @@ def check_processor_files(base: Path, folder: Path, kinds: tuple[str, ...], nest
     """Image processors under the names that repositories have them, in a file of their own or inside the processor's:
     the same pixels. `nested` makes the stock processor of a family."""
     family_class = type(load_policy(ModelSection(base=str(base))).family)
-    picture = view_pixels(view(family_class(str(base)), 300, 100))
+    picture = view(family_class(str(base)), 300, 100).load()
     expected = family_class(str(base))._cut([picture])["pixel_values"]
     for name in (*kinds, "nested"):
         copy = folder / name
@@ -241,7 +240,7 @@ def check_protocols(policy: Policy, pixels: PixelBudgets) -> None:
     """The peers' protocols too, which have limits and tools of their own."""
     engine = LocalEngine(policy, 65_536, 8)
     model = OpenModel(engine, policy.family.name, {}, pixels, Rollout())
-    asked = EvalSettings({}, max_tokens=8, full_pixels=pixels.full, crop_pixels=pixels.crop)
+    asked = EvalSettings(max_tokens=8, full_pixels=pixels.full, crop_pixels=pixels.crop)
 
     def runs() -> list:
         examples = list(BENCHMARK.read("scenes=1"))

@@ -14,11 +14,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from hart_lite.loading import load_policy
-from hart_lite.policy import Policy
-from hart_lite.recipe_schema import ModelSection
-from hart_lite.run_dir import save_adapter
-from hart_lite.world.base import build, build_config, build_tokenizer, initialise
+from hart_lite.config.sections import ModelSection
+from hart_lite.models.loading import load_policy
+from hart_lite.models.policy import Policy
+from hart_lite.runs.run_dir import save_adapter
+from hart_lite.toy.model import build, build_config, initialise, toy_tokenizer
 
 PARTS = ["language", "vision", "projector"]
 
@@ -26,7 +26,7 @@ PARTS = ["language", "vision", "projector"]
 def make_base(folder: Path, dtype: torch.dtype = torch.float32, shards: int = 1, tied: bool = True, **text) -> Path:
     """An untrained checkpoint in the Hub's format and with its names, in `shards` files or a few more."""
     build(folder)
-    tokenizer = build_tokenizer()
+    tokenizer = toy_tokenizer()
     config = build_config(tokenizer)
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = tied
     for name, value in text.items():

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hart_lite.images import view_pixels
-from hart_lite.policy import Policy
+from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.policy import Policy
 from hart_lite.types import ImageView, Tokens
 
 
@@ -51,7 +51,7 @@ def stock_inputs(policy: Policy, tokens: Tokens) -> dict[str, torch.Tensor]:
     ids = torch.tensor([tokens.ids])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if tokens.slots:
-        images = [view_pixels(slot.view) for slot in tokens.slots]
+        images = [slot.view.load() for slot in tokens.slots]
         inputs |= dict(family.processor(images=images, do_resize=False, return_tensors="pt"))
         inputs["mm_token_type_ids"] = (ids == family.image_id).long()
     return inputs
@@ -60,14 +60,19 @@ def stock_inputs(policy: Policy, tokens: Tokens) -> dict[str, torch.Tensor]:
 def stock_logps(policy: Policy, tokens: Tokens, model: torch.nn.Module | None = None) -> torch.Tensor:
     """Log-probs of the sampled tokens by one plain forward pass of the whole model."""
     logits = (model or policy.model)(**stock_inputs(policy, tokens), use_cache=False).logits[0].float()
-    at = torch.tensor([i for start, stop in tokens.sampled for i in range(start, stop)])
+    at = torch.tensor([i for span in tokens.sampled for i in range(span.start, span.stop)])
     targets = torch.tensor(tokens.ids)[at]
     return logits.log_softmax(-1)[at - 1, targets]
 
 
+def drawn(policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
+    """The ids of a response to each prompt."""
+    return [response.ids for response in generate(policy, prompts, sampling)]
+
+
 def packed_logps(policy: Policy, sequences: Sequence[Tokens], tokens_per_pack: int) -> list[torch.Tensor]:
     """Log-probs of the sampled tokens by packs, put back in order: one tensor for each sequence."""
-    from hart_lite.packing import pack
+    from hart_lite.models.packing import pack
 
     parts: dict[tuple[int, int], torch.Tensor] = {}
     for row in pack(sequences, policy.family.positions, tokens_per_pack):
@@ -75,6 +80,6 @@ def packed_logps(policy: Policy, sequences: Sequence[Tokens], tokens_per_pack: i
         for lp, owner, offset in zip(logps, row.owners_N.tolist(), row.offsets_N.tolist(), strict=True):
             assert (owner, offset) not in parts, "scored twice"
             parts[owner, offset] = lp
-    lengths = [sum(b - a for a, b in tokens.sampled) for tokens in sequences]
+    lengths = [sum(map(len, tokens.sampled)) for tokens in sequences]
     assert len(parts) == sum(lengths)
     return [torch.stack([parts[n, i] for i in range(length)]) for n, length in enumerate(lengths) if length]

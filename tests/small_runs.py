@@ -7,12 +7,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import hart_lite.rollout
-from hart_lite.families.qwen2_5_vl import Qwen25VL
-from hart_lite.recipe_schema import Recipe
+import hart_lite.eval.evaluator
+import hart_lite.rl.rewards
+from hart_lite.config.schema import Recipe
+from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.types import Example, Group, Tokens, Trajectory, Turn
 
-TIMINGS = {"tokens_per_second", "peak_memory_gib", "seconds_rollout", "seconds_reference", "seconds_update"}
+TIMINGS = {
+    "tokens_per_second",
+    "peak_memory_gib",
+    "seconds_step",
+    "seconds_rollout",
+    "seconds_reference",
+    "seconds_update",
+}
 
 
 def even_length(text: str, answer: str, choices: Sequence[str] = ()) -> bool:
@@ -32,7 +40,8 @@ def boxes_from_any_text(family, text: str, seen, original) -> list[tuple[float, 
 
 def make_up(set_attribute=setattr, family: type = Qwen25VL) -> None:
     """Put both in place; give `monkeypatch.setattr` to have them taken out again."""
-    set_attribute(hart_lite.rollout, "grade", even_length)
+    for module in (hart_lite.rl.rewards, hart_lite.eval.evaluator):
+        set_attribute(module, "grade", even_length)
     set_attribute(family, "boxes_from_text", boxes_from_any_text)
 
 
@@ -50,7 +59,7 @@ def small_recipe(base: Path, output: Path, stages: list[dict] | None = None, **c
         "stages": stages or [rl_stage(), sft_stage()],
     }
     for key, value in changes.items():
-        raw[key] = raw[key] | value if isinstance(value, dict) else value
+        raw[key] = raw.get(key, {}) | value if isinstance(value, dict) else value
     return Recipe.model_validate(raw)
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from hart_lite.advantages import ap_weights, group_advantages
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
+from hart_lite.rl.advantages import ap_weights, group_advantages
 
 
 def close(tensor, expected, tolerance=1e-6):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hart_lite.analysis import (
+from hart_lite.eval.grounding import (
     IOU_THRESHOLDS,
     grounding,
     joint_table,
@@ -61,7 +61,7 @@ def test_the_rows_of_the_joint_table_are_the_boxes_and_its_columns_the_answers()
 def test_one_box_by_hand():
     """20 x 20 at (10, 10) against 20 x 20 at (20, 10): shared 10 x 20 = 200, union 600."""
     found = grounding([Box(20, 10, 40, 30)], [Box(10, 10, 30, 30)], SIZE)
-    assert found == {
+    assert found.model_dump() == {
         "grounded": True,
         "grounded_targets": 1,
         "targets": 1,
@@ -73,42 +73,42 @@ def test_one_box_by_hand():
 
 def test_the_threshold_is_above_three_tenths():
     target = [Box(0, 0, 100, 10)]
-    assert not grounding([Box(0, 0, 30, 10)], target, SIZE)["grounded"]
-    assert grounding([Box(0, 0, 31, 10)], target, SIZE)["grounded"]
+    assert not grounding([Box(0, 0, 30, 10)], target, SIZE).grounded
+    assert grounding([Box(0, 0, 31, 10)], target, SIZE).grounded
 
 
 def test_several_targets_count_one_by_one_and_any():
     """Box one hits target one exactly, nothing hits target two: any target yes, one of two; IoU (1 + 0) / 2."""
     targets = [Box(0, 0, 20, 20), Box(60, 60, 80, 80)]
     found = grounding([Box(0, 0, 20, 20), Box(30, 0, 50, 20)], targets, SIZE)
-    assert (found["grounded"], found["grounded_targets"], found["targets"]) == (True, 1, 2)
-    assert found["iou"] == pytest.approx(0.5)
-    assert found["coverage"] == pytest.approx(0.08)
+    assert (found.grounded, found.grounded_targets, found.targets) == (True, 1, 2)
+    assert found.iou == pytest.approx(0.5)
+    assert found.coverage == pytest.approx(0.08)
     assert summarise_grounding([found])["grounded_per_target"] == 0.5
 
 
 def test_overlapping_boxes_are_covered_once():
     found = grounding([Box(0, 0, 20, 20), Box(0, 0, 20, 20), Box(10, 0, 30, 20)], [Box(0, 0, 20, 20)], SIZE)
-    assert found["coverage"] == pytest.approx(0.06)
+    assert found.coverage == pytest.approx(0.06)
 
 
 def test_a_box_on_another_image_grounds_nothing():
     sizes = [(100, 100), (50, 100)]
     found = grounding([Box(0, 0, 50, 50, image=1)], [Box(0, 0, 50, 50, image=0)], sizes)
-    assert (found["grounded"], found["iou"]) == (False, 0)
-    assert found["coverage"] == pytest.approx((0 + 0.5) / 2)
+    assert (found.grounded, found.iou) == (False, 0)
+    assert found.coverage == pytest.approx((0 + 0.5) / 2)
 
 
 def test_no_box_is_wrong_and_covers_nothing():
     found = grounding([], [Box(0, 0, 10, 10)], SIZE)
-    assert (found["grounded"], found["iogt"], found["iou"], found["coverage"]) == (False, 0, 0, 0)
+    assert (found.grounded, found.iogt, found.iou, found.coverage) == (False, 0, 0, 0)
 
 
 def test_the_whole_image_is_seen_through():
     """IoGT is perfect; coverage and IoU say why."""
     found = grounding([Box(0, 0, 100, 100)], [Box(40, 40, 50, 50)], SIZE)
     summary = summarise_grounding([found] * 3)
-    assert found["iogt"] == 1
+    assert found.iogt == 1
     assert summary["wrong_grounding"] == 0
     assert summary["coverage"] == 1
     assert summary["mean_iou"] == pytest.approx(0.01)

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,12 @@ from chat_server import Server
 from pictures import Photo
 from PIL import Image
 
-from hart_lite import api_client
-from hart_lite.api_client import Client, RequestError
-from hart_lite.api_engine import ApiEngine
-from hart_lite.conversation import Conversation, Spoken
-from hart_lite.frames import AbsoluteFrame, RelativeFrame
-from hart_lite.images import view_pixels
-from hart_lite.protocols.base import Outcome, ProtocolRun, Say
-from hart_lite.types import HartError, ImageView
+from hart_lite.errors import HartError
+from hart_lite.inference.engine import Conversation
+from hart_lite.inference.openai_engine import AbsoluteInterface, ApiEngine, RelativeInterface
+from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
+from hart_lite.types import ImageView, Tokens, Turn
+from hart_lite.utils.openai_client import Client
 
 KEY = "sk-very-secret-0123456789"
 VIEW = ImageView(Photo(56, 84), (56, 84))
@@ -44,7 +41,7 @@ def client(server, slept) -> Client:
 
 
 def ask(client: Client, model: str, *says: Say) -> Conversation:
-    engine = ApiEngine(model, client, AbsoluteFrame())
+    engine = ApiEngine(model, client, AbsoluteInterface())
     [(number, done)] = engine.answer([conversation(*(says or [Say(["What?"])]))])
     assert number == 0
     return done
@@ -55,6 +52,11 @@ def conversation(*says: Say) -> ProtocolRun:
     for say in says:
         heard.append((yield say))
     return Outcome("|".join(heard))
+
+
+def turn(kind: str, text: str, prompt: int | None, response: int | None, images: int, fresh: bool = True) -> Turn:
+    """A turn as a server tells of it: without ids."""
+    return Turn(kind, Tokens(), (), text, prompt, response, images, fresh)
 
 
 # -- the format ----------------------------------------------------------------------------------------------------
@@ -71,7 +73,7 @@ def test_a_conversation_in_the_chat_format(client, server):
     assert kind == "data:image/png;base64"
     image = Image.open(io.BytesIO(base64.b64decode(data)))
     assert image.format == "PNG" and image.size == (56, 84)
-    assert image.tobytes() == view_pixels(VIEW).tobytes()
+    assert image.tobytes() == VIEW.load().tobytes()
     picture = {"type": "image_url", "image_url": {"url": url}}
     opening = [
         {"role": "system", "content": "Be brief."},
@@ -91,10 +93,10 @@ def test_a_conversation_in_the_chat_format(client, server):
     text = "The answer is (B)."
     assert done == Conversation(
         (
-            Spoken("locate", text, 11, 5, 1),
-            Spoken("tool", text, 11, 5, 2),
-            Spoken("answer", "The answer is", 11, 5, 2),
-            Spoken("answer", text, 11, 5, 0),
+            turn("locate", text, 11, 5, 1),
+            turn("tool", text, 11, 5, 2, fresh=False),
+            turn("answer", "The answer is", 11, 5, 2, fresh=False),
+            turn("answer", text, 11, 5, 0),
         ),
         Outcome(f"{text}|{text}|The answer is|{text}"),
     )
@@ -108,7 +110,7 @@ def test_what_is_cut_after_a_stop_stands_so_in_the_conversation(client, server):
 
 def test_a_server_that_tells_no_tokens_and_refuses(client):
     done = ask(client, "refusal")
-    assert done == Conversation((Spoken("answer", "", None, None, 0),), Outcome(""))
+    assert done == Conversation((turn("answer", "", None, None, 0),), Outcome(""))
 
 
 def test_a_model_that_calls_the_limit_by_another_name(client, server):
@@ -118,13 +120,13 @@ def test_a_model_that_calls_the_limit_by_another_name(client, server):
 
 
 def test_threads_learn_the_other_name_together(client):
-    engine = ApiEngine("new/many", client, AbsoluteFrame())
+    engine = ApiEngine("new/many", client, AbsoluteInterface())
     done = dict(engine.answer([conversation(Say([f"What {n}?"])) for n in range(8)]))
     assert all(talk.outcome for talk in done.values())
 
 
 def test_many_conversations_go_on_side_by_side_and_keep_apart(client, server):
-    engine = ApiEngine("ok/many", client, AbsoluteFrame())
+    engine = ApiEngine("ok/many", client, AbsoluteInterface())
     runs = [
         conversation(*[Say([f"Question {n}, turn {turn}?"], fresh=turn == 0) for turn in range(3)]) for n in range(20)
     ]
@@ -139,91 +141,29 @@ def test_many_conversations_go_on_side_by_side_and_keep_apart(client, server):
 # -- errors --------------------------------------------------------------------------------------------------------
 
 
-def test_500_and_then_an_answer(client, slept):
-    assert ask(client, "500-once").outcome == Outcome("The answer is (B).")
-    assert slept == [0.01]
-
-
-def test_retry_after_is_honoured(client, slept):
-    assert ask(client, "429-seconds").outcome
-    assert slept == [7.0]
-    assert ask(client, "429-date").outcome
-    assert 27 < slept[1] <= 30
-
-
-def test_an_odd_retry_after(server, slept):
-    """ "soon" and "nan" say nothing, a negative wait is none, and more than a day is too long."""
-    done = ask(Client(server.url, KEY, attempts=9, pause=0.01, sleep=slept.append), "429-odd")
-    assert slept == [0.01, 0.0, 0.04]
-    assert done.failure == "HTTP 429: slow down; the server asks to wait 99999 s"
-
-
-def test_a_timeout(client, slept):
-    start = time.monotonic()
-    assert ask(client, "slow-once").outcome
-    assert slept == [0.01] and time.monotonic() - start < 3
-    done = ask(client, "slow")
-    assert done.outcome is None and "timed out" in done.failure
-
-
-def test_a_response_that_drips_ends_at_the_timeout(client):
-    start = time.monotonic()
-    done = ask(Client(client.url, KEY, timeout=0.5, attempts=1), "drip")
-    assert done.failure == "TimeoutError: the response took over 0.5 s, 1 times"
-    assert time.monotonic() - start < 3
-
-
 @pytest.mark.parametrize(
     ("model", "failure"),
     [
         ("500", "HTTP 503: overloaded, Bearer [key], 3 times"),
-        ("hang-up", "RemoteDisconnected: Remote end closed connection without response, 3 times"),
-        ("not-json", "the server's response is not a JSON object, 3 times"),
-        ("deep", "the server's response is not a JSON object, 3 times"),
-        ("list", "the server's response is not a JSON object, 3 times"),
-        ("long", "the response is over 1,000,000 bytes long"),
         ("no-choices", "the server's response is no chat completion"),
         ("echo-error", "HTTP 400: bad header Bearer [key]  [31m"),
-        ("redirect", "HTTP 307: Temporary Redirect"),
-        ("gibberish", f"BadStatusLine: [key]{'x' * 93} .. {'x' * 98}, 3 times"),
     ],
 )
-def test_what_fails_is_said_and_the_others_go_on(client, model, failure, monkeypatch):
-    monkeypatch.setattr(api_client, "MAX_BYTES", 1_000_000)
+def test_what_fails_is_said_and_the_others_go_on(client, model, failure):
     assert ask(client, model) == Conversation((), None, failure)
 
 
-def test_a_redirect_is_not_followed_with_the_key(client, server):
-    with pytest.raises(RequestError, match="307"):
-        client.post({"model": "redirect/once"})
-    assert len(server.get("requests", "redirect/once")) == 1
-
-
-def test_no_server(slept):
-    client = Client("http://127.0.0.1:9/v1", KEY, attempts=2, sleep=slept.append)
-    assert "Connection refused" in ask(client, "ok").failure
-    assert slept == [1.0]
-
-
 def test_a_wrong_key_stops_everything(client, server):
-    engine = ApiEngine("keyed", client, AbsoluteFrame(), threads=2)
+    engine = ApiEngine("keyed", client, AbsoluteInterface(), threads=2)
     with pytest.raises(HartError) as caught:
         list(engine.answer([conversation(Say(["What?"])) for _ in range(50)]))
-    message = str(caught.value)
-    assert message.startswith(f"{client.url} refuses: HTTP 401: Incorrect API key provided: [key]. Long story.")
-    assert message.endswith("; check OPENAI_API_KEY, OPENAI_BASE_URL and the model's name")
-    assert len(message) < 400
+    assert str(caught.value).startswith(f"{client.url} refuses: HTTP 401: Incorrect API key provided: [key].")
     assert len(server.get("requests", "keyed")) < 10
     assert ask(Client(client.url, "right-key-123456"), "keyed").outcome
 
 
-def test_an_unknown_path_stops_everything(client):
-    with pytest.raises(HartError, match="HTTP 404: no /v1/v2/chat/completions"):
-        ask(Client(f"{client.url}/v2", KEY), "ok")
-
-
 def test_the_key_is_nowhere(client, server, capfd):
-    """In no answer, failure or message, and not in what a traceback or a debugger would show of the client."""
+    """In no answer and in no failure."""
     done = ask(client, "echo")
     assert done.outcome.text == "(B), said the bearer of Bearer [key], ?"
     shown = [repr(done), repr(client), repr(ask(client, "500")), repr(ask(client, "not-json"))]
@@ -231,62 +171,26 @@ def test_the_key_is_nowhere(client, server, capfd):
     assert f"Bearer {KEY}" in server.get("secrets")
 
 
-@pytest.mark.parametrize(("key", "shown"), [("EMPTY", "EMPTY"), ("abc", "abc"), ("hush", "[key]")])
-def test_placeholders_are_no_secrets(server, key, shown):
-    """A server of one's own takes any key; its name must stay in the answers."""
-    assert ask(Client(server.url, key), "echo").outcome.text == f"(B), said the bearer of Bearer {shown}, ?"
-
-
-# -- the environment -----------------------------------------------------------------------------------------------
-
-
-def test_address_and_key_come_from_the_environment():
-    client = Client.from_environment({"OPENAI_BASE_URL": "http://localhost:8000/v1/", "OPENAI_API_KEY": " k \n"})
-    assert (client.url, client.key) == ("http://localhost:8000/v1", "k")
-    assert Client.from_environment({"OPENAI_API_KEY": "k"}).url == "https://api.openai.com/v1"
-    assert Client.from_environment({"OPENAI_BASE_URL": "http://localhost:8000/v1"}).key == ""
-
-
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({}, "OPENAI_API_KEY is not set; set it, or set OPENAI_BASE_URL"),
-        ({"OPENAI_API_KEY": f"{KEY}\nX-Evil: 1"}, "OPENAI_API_KEY holds characters that no key has"),
-        ({"OPENAI_API_KEY": f"{KEY}é"}, "OPENAI_API_KEY holds characters that no key has"),
-        ({"OPENAI_BASE_URL": "file:///etc/passwd"}, "OPENAI_BASE_URL is no address such as"),
-        ({"OPENAI_BASE_URL": f"http://user:{KEY}@host/v1"}, "OPENAI_BASE_URL is no address such as"),
-        ({"OPENAI_BASE_URL": f"http://host/v1?key={KEY}"}, "OPENAI_BASE_URL is no address such as"),
-        ({"OPENAI_BASE_URL": "http://host/v 1"}, "OPENAI_BASE_URL is no address such as"),
-        ({"OPENAI_BASE_URL": "localhost:8000/v1"}, "OPENAI_BASE_URL is no address such as"),
-    ],
-)
-def test_an_environment_that_is_wrong(environment, message):
-    with pytest.raises(HartError) as caught:
-        Client.from_environment(environment)
-    assert message in str(caught.value)
-    assert KEY not in str(caught.value)
-
-
-# -- frames --------------------------------------------------------------------------------------------------------
+# -- box formats ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4000, 3000), (3000, 4000), (10, 20_000), (672, 672), (50, 90)])
 @pytest.mark.parametrize("most", [784, 16 * 784, 1280 * 784])
 def test_images_are_sent_on_the_grid_within_the_budget(size, most):
     least = min(4 * 784, most)
-    width, height = AbsoluteFrame().fit(size, most, least)
+    width, height = AbsoluteInterface().fit(size, most, least)
     assert width % 28 == height % 28 == 0 and 784 <= width * height <= most
     assert max(width, height) / min(width, height) <= 110
     if size == (4000, 3000) and most > 784:
         assert width * height > 0.7 * most and 1.1 < width / height < 1.7
 
 
-def test_frames_read_the_same_numbers_as_different_places():
+def test_box_formats_read_the_same_numbers_as_different_places():
     seen, original = [(100, 200), (50, 50)], [(1000, 1000), (500, 500)]
     text = '[{"bbox_2d": [10, 20, 30, 40]}, {"bbox_2d": [5, 5, 10, 10], "image": 2}]'
-    assert AbsoluteFrame().boxes_from_text(text, seen, original) == [
+    assert AbsoluteInterface().boxes_from_text(text, seen, original) == [
         (100, 100, 300, 200, 0), (50, 50, 100, 100, 1)]  # fmt: skip
-    assert RelativeFrame().boxes_from_text(text, seen, original) == [
+    assert RelativeInterface().boxes_from_text(text, seen, original) == [
         (10, 20, 30, 40, 0), (2.5, 2.5, 5, 5, 1)]  # fmt: skip
 
 
@@ -295,7 +199,7 @@ def test_frames_read_the_same_numbers_as_different_places():
 
 def evaluate(server: Server, out: Path, model: str, *words: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY, "NO_PROXY": "*"}
-    command = ["-m", "hart_lite.cli", "eval", f"api:{model}", "--benchmark", "world=scenes=2", "--out", str(out)]
+    command = ["-m", "hart_lite.cli.main", "eval", f"api:{model}", "--benchmark", "world=scenes=2", "--out", str(out)]
     command += ["--full-pixels", "12544", "--crop-pixels", "4704", *words]
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
 
@@ -306,7 +210,7 @@ def rows(out: Path) -> list[dict]:
 
 def test_an_evaluation_over_a_server_in_every_mode(server, tmp_path):
     modes = "full,crops,full+crops,mgpo,deepeyes,pixel-reasoner"
-    done = evaluate(server, tmp_path / "eval", "ok/eval", "--mode", modes, "--frame", "relative")
+    done = evaluate(server, tmp_path / "eval", "ok/eval", "--mode", modes, "--box-format", "relative")
     assert done.returncode == 0, done.stderr
     found = rows(tmp_path / "eval")
     assert len(found) == 4 * 6
@@ -327,7 +231,11 @@ def test_an_evaluation_over_a_server_in_every_mode(server, tmp_path):
     kept = [body["messages"][-2]["content"] for body in server.get("requests", "ok/eval") if len(body["messages"]) == 4]
     assert sum(text.endswith("\n```") for text in kept) == 4  # what MGPO cut off is gone
     settings = json.loads((tmp_path / "eval" / "eval.json").read_text())
-    assert (settings["family"], settings["frame"], settings["weights"]) == ("api", "relative", {"server": server.url})
+    assert (settings["family"], settings["box_format"], settings["weights"]) == (
+        "api",
+        "relative",
+        {"server": server.url},
+    )
 
 
 def test_failures_leave_no_rows_and_a_second_run_asks_for_them(server, tmp_path):

@@ -14,10 +14,11 @@ from benchmark_files import (
     write_tsv,
     write_vstar,
 )
+from evaluations import typed
 
-from hart_lite.benchmarks.registry import BENCHMARKS
-from hart_lite.benchmarks.scores import scores
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
+from hart_lite.eval.benchmarks.registry import BENCHMARKS
+from hart_lite.eval.benchmarks.scores import scores
 
 
 @pytest.mark.parametrize("image", ["../photo.jpg", "imgs/../../photo.jpg", "{outside}"])
@@ -90,5 +91,6 @@ def test_the_official_scorer_of_mme_realworld_takes_a_choice_of_two_lines_for_on
         right = benchmark.official(response, example)
         assert right is (letter == example.answer), response
         row = {"benchmark": benchmark.name, "mode": "full", "id": "0", "category": example.category}
-        row |= {"choices": list(example.choices), "truth": "B", "answer": None, "text": response}
-        assert scores([row | {"strict": False, "official": right}], benchmark)["official"]["chose_e"] == 0
+        row |= {"choices": list(example.choices), "truth": "B", "answer": None, "text": response, "boxes": []}
+        row |= {"strict": False, "official": right, "cluster": "an image", "question": example.question}
+        assert scores(typed([row]), benchmark)["official"]["chose_e"] == 0

@@ -6,29 +6,41 @@ from dataclasses import replace
 
 import pytest
 
-from hart_lite import loops
-from hart_lite.evaluate import evaluate
-from hart_lite.generate import Sampling
+from hart_lite.config.recipe import load_recipe
+from hart_lite.config.resources import EMBEDDED
+from hart_lite.eval.metrics import metrics
+from hart_lite.eval.results import read_evaluation
 from hart_lite.grading import grade
-from hart_lite.loading import EMBEDDED, load_policy
-from hart_lite.recipe import load_recipe
-from hart_lite.rollout import Runner
-from hart_lite.sources import HELD_OUT
-from hart_lite.types import Box, ImageView
-from hart_lite.world.scenes import World, examples
+from hart_lite.inference.load import open_model
+from hart_lite.inference.prompts import fill, question_text
+from hart_lite.inference.protocols import hart
+from hart_lite.inference.rollout import Runner
+from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.views import crop_view
+from hart_lite.toy.scenes import HELD_OUT, World, examples
+from hart_lite.training.evaluation import RunEvaluator
+from hart_lite.types import Box, Example, ImageView
 
 RECIPE = load_recipe("tiny_cpu")
 
 
 @pytest.fixture(scope="module")
 def runner():
-    return Runner(load_policy(RECIPE.model), RECIPE.pixels, RECIPE.rollout)
+    return Runner(open_model("embedded"))
 
 
 @pytest.fixture(scope="module")
-def measured(runner):
+def measured(runner, tmp_path_factory):
+    """60 scenes, as training evaluates on them."""
+    run = tmp_path_factory.mktemp("run")
     questions = examples(World(), range(HELD_OUT, HELD_OUT + 60))
-    return evaluate(runner, questions, ["full", "crops"], 40)
+    RunEvaluator(run, RECIPE, runner.model, questions).evaluate("before", "embedded")
+    return read_evaluation(run / "evaluation" / "before")
+
+
+def crop_of(runner: Runner, example: Example, box: Box) -> ImageView:
+    setting = runner.setting
+    return crop_view(example, box, setting.interface, setting.crop_pad, setting.crop_pixels, setting.min_pixels)
 
 
 def share(rows, condition, of) -> float:
@@ -44,53 +56,47 @@ def test_it_is_the_file_that_was_recorded():
 
 
 def test_it_finds_the_right_region_about_half_the_time(measured):
-    summary, _ = measured
-    assert 0.35 < summary["grounding"]["wrong_grounding"] < 0.65
-    assert summary["valid_box"] > 0.98
+    crops = metrics(measured)["held-out"]["crops"]
+    assert 0.35 < 1 - crops["grounding"]["grounded"]["value"] < 0.65
+    assert crops["valid_box"]["value"] > 0.98
 
 
 @pytest.mark.parametrize("world", [World(seed=3), World(seed=4, colours=("red", "green", "blue", "white"), glyphs=6)])
 def test_it_reads_a_good_crop(runner, world):
     """Boxes 10 % wider than the truth, on scenes of another seed; fewer colours and characters too."""
     questions = examples(world, range(HELD_OUT, HELD_OUT + 50))
-    crops = [tuple(runner.crop_view(e, box) for box in e.boxes) for e in questions]
-    family = runner.policy.family
+    family, words = runner.policy.family, runner.setting.prompts
 
-    prompts = [family.chat(loops.verify_content(e, views)) for e, views in zip(questions, crops, strict=True)]
-    said = runner.policy.generate(prompts, Sampling(8, temperature=0))
+    def prompt(example):
+        views = [crop_of(runner, example, box) for box in example.boxes]
+        return family.chat(fill(words.verify, {"question": question_text(words, example), "crops": views}))
+
+    said = generate(runner.policy, [prompt(example) for example in questions], Sampling(8, temperature=0))
     right = [grade(family.text(ids), e.answer, e.choices) for ids, e in zip(said, questions, strict=True)]
     assert sum(right) / len(right) >= 0.85
 
 
 def test_small_things_cannot_be_read_from_the_small_image_and_big_ones_can(runner, measured):
     """Asked openly; with options in sight it leans to the first of them, which answering at a glance has to unlearn."""
-    _, rows = measured
-    assert share(rows, lambda r: r["right"]["full"], lambda r: r["category"] == "small") < 0.35
+    full = measured.parts()["held-out"]["full"]
+    assert share(full, lambda row: row.strict, lambda row: row.category == "small") < 0.35
 
-    family = runner.policy.family
     questions = examples(World(), range(HELD_OUT, HELD_OUT + 150))
-    asked = [family.chat(loops.direct_content(replace(e, choices=()), runner.full_views(e))) for e in questions]
-    said = runner.policy.generate(asked, Sampling(8, temperature=0))
-    read = [
-        {"category": e.category, "right": grade(family.text(ids), e.answer, e.choices)}
-        for e, ids in zip(questions, said, strict=True)
-    ]
-    small, big = (share(read, lambda r: r["right"], lambda r, c=c: r["category"] == c) for c in ("small", "big"))
+    said = runner.run([replace(e, choices=()) for e in questions], hart.full)
+    read = [(e.category, grade(one.answer, e.answer, e.choices)) for e, one in zip(questions, said, strict=True)]
+    small, big = (share(read, lambda row: row[1], lambda row, c=c: row[0] == c) for c in ("small", "big"))
     assert big > small + 0.2
 
 
 def test_the_wrong_crop_is_read_too_and_so_answered_wrong(measured):
     """The reward of the closed loop tells right boxes from wrong ones."""
-    _, rows = measured
-    found = share(rows, lambda r: r["right"]["crops"], lambda r: r["grounding"]["grounded"])
-    missed = share(rows, lambda r: r["right"]["crops"], lambda r: not r["grounding"]["grounded"])
-    assert found > 0.85
-    assert missed < 0.25
+    crops = measured.parts()["held-out"]["crops"]
+    assert share(crops, lambda row: row.strict, lambda row: row.grounding.grounded) > 0.85
+    assert share(crops, lambda row: row.strict, lambda row: not row.grounding.grounded) < 0.25
 
 
 def test_a_view_of_a_scene_is_what_the_base_was_taught_on(runner):
     example = examples(World(), range(1))[0]
-    [full] = runner.full_views(example)
-    assert full == ImageView(example.images[0], (112, 112))
-    crop = runner.crop_view(example, Box(100, 100, 200, 200))
-    assert crop.size == (56, 56)
+    [slot] = runner.prompt(example, hart.crops).slots
+    assert slot.view == ImageView(example.images[0], (112, 112))
+    assert crop_of(runner, example, Box(100, 100, 200, 200)).size == (56, 56)

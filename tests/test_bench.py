@@ -8,13 +8,15 @@ import bitsandbytes
 import pytest
 import torch
 
-from hart_lite import cli, loops, packing
-from hart_lite.bench.count import image_share, our_count, sequences_of, stock_count
-from hart_lite.bench.models import random_model, workload
-from hart_lite.bench.presets import PRESETS, config_of, question
-from hart_lite.bench.steps import BETA, PHASES, Ours, Stock
-from hart_lite.bench.update import differences, packed_pass, unpacked_pass, update_peak
-from hart_lite.dimensions import PUBLISHED, Dimensions
+from hart_lite.cli import main
+from hart_lite.inference.protocols.hart import full
+from hart_lite.models import packing
+from hart_lite.perf.model_sizes import PUBLISHED, Dimensions
+from hart_lite.perf.step_time.count import image_share, our_count, sequences_of, stock_count
+from hart_lite.perf.step_time.models import random_model, workload
+from hart_lite.perf.step_time.presets import PRESETS, config_of, question
+from hart_lite.perf.step_time.steps import BETA, PHASES, Ours, Stock
+from hart_lite.perf.step_time.update import differences, packed_pass, unpacked_pass, update_peak
 
 SEVEN = PUBLISHED["Qwen/Qwen2.5-VL-7B-Instruct"]
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -54,7 +56,7 @@ def hart(work, folder):
 @pytest.mark.slow
 def test_the_report_has_every_row(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(PRESETS, "cpu", TINY)
-    assert cli.main(["bench", "--steps", "1", "--out", str(tmp_path / "bench.md")]) == 0
+    assert main.main(["bench", "--steps", "1", "--out", str(tmp_path / "bench.md")]) == 0
     text = (tmp_path / "bench.md").read_text()
     assert text.strip() in capsys.readouterr().out
     for row in (
@@ -131,7 +133,7 @@ def test_steps_take_their_turn_on_one_trainer(work, hart, folder):
 
 def test_tokens_are_counted_by_hand(work, hart, folder):
     example = question(TINY, folder, 0)
-    prompt = work.runner.policy.family.chat(loops.direct_content(example, work.runner.full_views(example)))
+    prompt = work.runner.prompt(example, full)
     stock = stock_count(work, example)
     assert (stock.rollout, stock.images) == (4 * (len(prompt) + 4), 3 * 4 * 16)
     direct = our_count(work, work.runner.rollout([example], "direct", 4, seed=0))
@@ -173,15 +175,15 @@ def test_four_bit_weights_stand_for_those_they_were_drawn_as(folder):
 
 
 def test_bad_arguments_are_refused_in_words(tmp_path, capsys):
-    assert cli.main(["bench", "--steps", "0"]) == 1
+    assert main.main(["bench", "--steps", "0"]) == 1
     assert "--steps 0: at least 1" in capsys.readouterr().err
-    assert cli.main(["bench", "--out", str(tmp_path / "no/where.md")]) == 1
+    assert main.main(["bench", "--out", str(tmp_path / "no/where.md")]) == 1
     assert "there is no folder" in capsys.readouterr().err
 
 
 def test_the_cuda_preset_says_that_it_needs_a_card(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert cli.main(["bench", "--preset", "cuda"]) == 1
+    assert main.main(["bench", "--preset", "cuda"]) == 1
     assert "--preset cuda needs a CUDA card" in capsys.readouterr().err
 
 
@@ -198,6 +200,6 @@ def test_an_image_token_costs_the_small_tower_what_it_costs_that_of_the_7b(tmp_p
 
 def test_the_readme_shows_the_tables_of_the_run_on_file():
     root = Path(__file__).parents[1]
-    measured = (root / "benchmarks/results/bench-cpu.md").read_text(encoding="utf-8")
+    measured = (root / "experiments/results/bench-cpu.md").read_text(encoding="utf-8")
     shown = measured.split("**What the ratios are held against**")[0].strip()
     assert "**Targets**" in shown and shown in (root / "README.md").read_text(encoding="utf-8")

@@ -30,10 +30,10 @@ from benchmark_files import (
 )
 from PIL import Image
 
-from hart_lite.benchmarks.choices import from_list, from_question, from_text
-from hart_lite.benchmarks.registry import BENCHMARKS
-from hart_lite.images import DECODED
-from hart_lite.types import HartError
+from hart_lite.data.images import DECODED
+from hart_lite.errors import HartError
+from hart_lite.eval.benchmarks.choices import from_list, from_question, from_text
+from hart_lite.eval.benchmarks.registry import BENCHMARKS
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_tables_of_the_hub(monkeypatch, name, hub, wanted, rows):
 
 
 def test_listing_needs_no_torch():
-    code = "import sys; from hart_lite.benchmarks.listing import listing; listing()\n"
+    code = "import sys; from hart_lite.eval.benchmarks.listing import listing; listing()\n"
     code += "sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
 

@@ -25,10 +25,11 @@ from benchmark_files import (
     write_vstar,
 )
 
-from hart_lite.benchmarks.listing import listing
-from hart_lite.benchmarks.registry import BENCHMARKS, find
-from hart_lite.images import content_key
-from hart_lite.types import Box, HartError
+from hart_lite.data.images import content_key
+from hart_lite.errors import HartError
+from hart_lite.eval.benchmarks.listing import listing
+from hart_lite.eval.benchmarks.registry import BENCHMARKS, find
+from hart_lite.types import Box
 
 
 @pytest.fixture(autouse=True)

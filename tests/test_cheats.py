@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hart_lite import cli
+from hart_lite.cli import main
 
 SIGNS, SIGNS_PER_IMAGE, SIDE = 60, 3, 1000
 
@@ -38,8 +38,8 @@ def test_a_model_that_only_seems_good(server, rows, monkeypatch, model, right, g
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("NO_PROXY", "*")
     out = rows.parent / "eval"
-    words = ["eval", f"api:{model}", "--benchmark", f"rows={rows}", "--mode", "crops", "--frame", "relative"]
-    assert cli.main([*words, "--full-pixels", "50176", "--crop-pixels", "12544", "--out", str(out)]) == 0
+    words = ["eval", f"api:{model}", "--benchmark", f"rows={rows}", "--mode", "crops", "--box-format", "relative"]
+    assert main.main([*words, "--full-pixels", "50176", "--crop-pixels", "12544", "--out", str(out)]) == 0
     figures = json.loads((out / "summary.json").read_text())["benchmarks"]["rows"]["crops"]
     assert figures["questions"] == SIGNS
     assert figures["answers"]["strict"]["micro"]["value"] == right

@@ -2,31 +2,28 @@
 
 import errno
 import json
+import logging
 import warnings
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
 from small_runs import make_up, metrics, rl_stage, small_recipe
+from trainers import adapters, rl_trainer, same
 from transformers import TrainerState
 
-from hart_lite import checkpoints
-from hart_lite.checkpoints import (
-    KEPT,
-    SEAL,
-    LiveProgress,
-    damage,
-    newest_checkpoint,
-    rewind_metrics,
-    seal,
-)
-from hart_lite.files import write_whole
-from hart_lite.loading import load_policy
-from hart_lite.progress import Progress
-from hart_lite.rollout import Runner
-from hart_lite.sources import load_splits
-from hart_lite.train import Stage, train
-from hart_lite.types import HartError
+from hart_lite.errors import CheckpointError, HartError
+from hart_lite.models.loading import load_policy
+from hart_lite.runs.checkpoints import KEPT, SEAL, damage, newest_checkpoint, seal
+from hart_lite.runs.metrics_file import rewind_metrics
+from hart_lite.training import rl_trainer as rl
+from hart_lite.training.callbacks import LiveProgress
+from hart_lite.training.checkpointing import train_from
+from hart_lite.training.train import train
+from hart_lite.utils import files
+from hart_lite.utils.files import write_whole
 
 
 def checkpoint(folder, step: int):
@@ -105,7 +102,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(number):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         write_whole(path, "new")
     assert path.read_text() == "old"
@@ -146,37 +143,82 @@ def broken_weights(*args, **kwargs):
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
-@pytest.mark.parametrize("failure", [full_disk, broken_writer, broken_weights])
-def test_a_full_disk_names_the_last_whole_checkpoint(new_policy, tiny_base, tmp_path, monkeypatch, failure):
+@pytest.fixture
+def new_rl(new_policy, tiny_base, tmp_path, monkeypatch):
     make_up(monkeypatch.setattr)
-    recipe = small_recipe(tiny_base, tmp_path, [rl_stage(steps=3, save_every=1)])
-    policy = new_policy(dtype="float32", device="cpu", lora={"r": 4})
-    stage = Stage(recipe, 0, tmp_path)
-    real, calls = stage._trainer, []
+    return partial(rl_trainer, new_policy, tiny_base, tmp_path)
 
-    def with_full_disk(*args):
-        trainer = real(*args)
-        save = trainer._save_optimizer_and_scheduler
 
-        def count(folder):
-            calls.append(folder)
-            return failure() if len(calls) == 3 else save(folder)
+@pytest.mark.parametrize("failure", [full_disk, broken_writer, broken_weights])
+def test_a_full_disk_names_the_last_whole_checkpoint(new_rl, tmp_path, monkeypatch, failure):
+    trainer, save, calls = new_rl(stage={"steps": 3, "save_every": 1}), torch.save, []
 
-        trainer._save_optimizer_and_scheduler = count
-        return trainer
+    def count(content, place, **kwargs):
+        calls.append(Path(place).name)
+        return failure() if calls.count("optimizer.pt") == 3 else save(content, place, **kwargs)
 
-    stage._trainer = with_full_disk
-    runner = Runner(policy, recipe.pixels, recipe.rollout)
-    with pytest.raises(HartError) as caught:
-        stage.run_on(runner, load_splits(recipe), Progress(tmp_path, runner, [], held_out=True))
-    whole = stage.folder / "checkpoint-2"
-    assert f"{stage.folder / 'checkpoint-3'} could not be saved" in str(caught.value)
-    assert f"The last whole checkpoint is {whole}" in str(caught.value)
+    monkeypatch.setattr(torch, "save", count)
+    with pytest.raises(CheckpointError) as caught:
+        train_from(trainer, None)
+    folder = tmp_path / "stages" / "1-rl"
+    assert f"{folder / 'checkpoint-3'} could not be saved" in str(caught.value)
+    assert f"The last whole checkpoint is {folder / 'checkpoint-2'}" in str(caught.value)
     assert "--resume" in str(caught.value)
-    assert damage(whole) is None
-    assert not (stage.folder / "checkpoint-3").exists()
-    assert torch.load(whole / "optimizer.pt", weights_only=True)["state"]
-    assert not stage.done
+    assert damage(folder / "checkpoint-2") is None
+    assert not (folder / "checkpoint-3").exists()
+    assert torch.load(folder / "checkpoint-2" / "optimizer.pt", weights_only=True)["state"]
+
+
+def test_an_error_of_a_step_is_not_taken_for_one_of_saving(new_rl, monkeypatch):
+    """A full disk may come as a plain RuntimeError; here one comes between two saves."""
+    trainer = new_rl(stage={"steps": 3, "save_every": 1})
+    policy_loss, calls = rl.policy_loss, []
+
+    def broken(**inputs):
+        calls.append(1)
+        if trainer.state.global_step == 1:
+            raise RuntimeError("shapes cannot be multiplied")
+        return policy_loss(**inputs)
+
+    monkeypatch.setattr(rl, "policy_loss", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        train_from(trainer, None)
+
+
+def test_from_the_checkpoint_of_the_last_step_no_step_is_taken(new_rl, tmp_path):
+    stage = {"steps": 2, "save_every": 1}
+    first = new_rl(stage=stage)
+    train_from(first, None)
+    again = new_rl(stage=stage)
+    again.training_step = None
+    train_from(again, tmp_path / "stages" / "1-rl" / "checkpoint-2")
+    assert again.state.global_step == 2
+    assert same(adapters(again), adapters(first))
+
+
+def test_a_checkpoint_that_holds_code_is_refused_and_runs_none(new_rl, tmp_path):
+    stage = {"steps": 2, "save_every": 1}
+    train_from(new_rl(stage=stage), None)
+    checkpoint = tmp_path / "stages" / "1-rl" / "checkpoint-1"
+
+    class Code:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "it-ran",))
+
+    torch.save(Code(), checkpoint / "optimizer.pt")
+    with pytest.raises(CheckpointError, match="asks to run code, and none was run"):
+        train_from(new_rl(stage=stage), checkpoint)
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_a_checkpoint_holds_numbers_and_plain_text_alone(new_rl, tmp_path):
+    """No pickle but those that `weights_only` reads, and no arguments, which name folders of this machine."""
+    train_from(new_rl(stage={"steps": 1, "save_every": 1}), None)
+    files = {path.name: path for path in (tmp_path / "stages" / "1-rl" / "checkpoint-1").iterdir()}
+    assert "training_args.bin" not in files
+    for name in ("optimizer.pt", "scheduler.pt"):
+        assert torch.load(files[name], weights_only=True)
+    assert {path.suffix for path in files.values()} <= {".pt", ".pth", ".json", ".safetensors", ".md"}
 
 
 def test_only_the_newest_checkpoints_are_kept(tiny_base, tmp_path, monkeypatch):
@@ -197,7 +239,7 @@ def test_a_full_disk_while_the_adapter_is_saved_keeps_the_checkpoint(tiny_base, 
     run = tmp_path / "run"
     recipe = small_recipe(tiny_base, run, [rl_stage(steps=2)], data={"world": WITHOUT_EVAL})
     with monkeypatch.context() as patch:
-        patch.setattr("hart_lite.families.qwen2_5_vl.Qwen25VL.save_processor", broken_weights)
+        patch.setattr("hart_lite.models.families.qwen2_5_vl.Qwen25VL.save_processor", broken_weights)
         with pytest.raises(HartError, match=r"adapter .*1-rl/adapter could not be saved.*\n.*--resume"):
             train(recipe)
     assert not (run / "stages" / "1-rl" / "adapter").exists()
@@ -225,7 +267,8 @@ FIGURES = {"reward": "0.512", "valid": "0.98", "cover": "0.034", "flat": "0.25",
 
 
 @pytest.mark.parametrize(("columns", "shown"), [(20, 0), (60, 1), (80, 3), (160, 6), (None, 6)])
-def test_the_bar_shows_whole_figures_as_far_as_the_terminal_goes(columns, shown, capsys, monkeypatch):
+def test_the_bar_shows_whole_figures_as_far_as_the_terminal_goes(columns, shown, capsys, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "hart_lite")  # else nothing is shown
     monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (columns, None))
     progress = LiveProgress("1-rl", lambda logs: FIGURES)
     state = TrainerState(max_steps=500, global_step=0)
@@ -239,3 +282,11 @@ def test_the_bar_shows_whole_figures_as_far_as_the_terminal_goes(columns, shown,
     assert line.count("=") == shown
     for name, value in list(FIGURES.items())[:shown]:
         assert f", {name}={value}" in line
+
+
+def test_a_program_that_wants_no_messages_sees_no_bar(capsys):
+    progress, state = LiveProgress("1-rl", lambda logs: FIGURES), TrainerState(max_steps=500)
+    progress.on_train_begin(None, state, None)
+    progress.on_log(None, state, None, logs={"loss": 1.0})
+    progress.on_train_end(None, state, None)
+    assert capsys.readouterr().err == ""

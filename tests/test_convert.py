@@ -12,9 +12,10 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from hart_lite.convert import convert, format_conversion
-from hart_lite.data import load_examples, load_mme_realworld
-from hart_lite.types import Box, HartError
+from hart_lite.data.convert import convert, format_conversion
+from hart_lite.data.dataset import load_examples, load_mme_realworld
+from hart_lite.errors import HartError
+from hart_lite.types import Box
 
 
 def png(colour="red", size=(40, 30)) -> bytes:

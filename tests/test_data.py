@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hart_lite import images
-from hart_lite.data import check_disjoint, load_examples, load_mme_realworld, split_by_image
-from hart_lite.data_check import check_dataset, format_report
-from hart_lite.images import ImageBytes, view_pixels
-from hart_lite.types import Box, Example, HartError, ImageView
+from hart_lite.data import images
+from hart_lite.data.check import check_dataset, format_report
+from hart_lite.data.dataset import check_disjoint, load_examples, load_mme_realworld, split_by_image
+from hart_lite.data.images import ImageBytes
+from hart_lite.errors import HartError
+from hart_lite.types import Box, Example, ImageView
 
 REPO = Path(__file__).parent.parent
 REALSET = Path(os.environ.get("HART_REALSET", REPO.parent / "shared" / "realset"))
@@ -280,7 +281,7 @@ def test_hub_data_set(folder, monkeypatch):
 
 
 def test_no_torch_is_imported():
-    code = "import sys, hart_lite.data_check; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
+    code = "import sys, hart_lite.data.check; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
 
 
@@ -456,7 +457,7 @@ def test_real_photos(tmp_path):
     for example in {e.images[0].key: e for e in examples}.values():
         source, box = example.images[0], example.boxes[0]
         assert source.load().size == source.size()
-        crop = view_pixels(ImageView(source, (round(box.width), round(box.height)), box))
+        crop = ImageView(source, (round(box.width), round(box.height)), box).load()
         assert crop == source.load().crop(tuple(map(round, box.xyxy)))
     rl, sft = split_by_image(examples, 10, seed=0, share_if_small=True)
     assert rl and sft

@@ -6,22 +6,24 @@ from dataclasses import dataclass, field
 import pytest
 from pictures import Photo
 
-from hart_lite.attention import Branches
-from hart_lite.benchmarks.world import BENCHMARK
-from hart_lite.conversation import Conversation, Spoken, cut_after
-from hart_lite.engine import LocalEngine
-from hart_lite.eval_questions import Question
-from hart_lite.eval_settings import EvalSettings, setting_of
-from hart_lite.generate import Sampling
-from hart_lite.loading import load_policy
-from hart_lite.models import OpenModel
-from hart_lite.policy import Policy
-from hart_lite.protocols.base import Outcome, ProtocolRun, Say
-from hart_lite.protocols.registry import PROTOCOLS
-from hart_lite.recipe import load_recipe
-from hart_lite.recipe_schema import ModelSection
-from hart_lite.rollout import Runner
-from hart_lite.types import Box, HartError, ImageView, Tokens
+from hart_lite.config.recipe import load_recipe
+from hart_lite.config.sections import ModelSection
+from hart_lite.errors import HartError
+from hart_lite.eval.benchmarks.toy import BENCHMARK
+from hart_lite.eval.questions import Question
+from hart_lite.eval.settings import EvalSettings, setting_of
+from hart_lite.inference.engine import Conversation, cut_after
+from hart_lite.inference.load import OpenModel
+from hart_lite.inference.local_engine import LocalEngine
+from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
+from hart_lite.inference.protocols.registry import LOOPS, PROTOCOLS
+from hart_lite.inference.rollout import Runner
+from hart_lite.models.attention import Branches
+from hart_lite.models.families.qwen2_5_vl import Qwen25VL
+from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.loading import load_policy
+from hart_lite.models.policy import Policy
+from hart_lite.types import Box, ImageView, Tokens, Turn
 
 TINY = load_recipe("tiny_cpu")
 MODES = list(PROTOCOLS)
@@ -38,15 +40,20 @@ def questions():
     return list(BENCHMARK.read("scenes=3"))
 
 
+def model_of(policy: Policy) -> OpenModel:
+    return OpenModel("tiny", LocalEngine(policy, 65_536, 8), "qwen2_5_vl", {}, TINY.pixels, TINY.rollout)
+
+
 def runs(policy: Policy, examples, modes=MODES, **settings) -> list[ProtocolRun]:
-    engine = LocalEngine(policy, 65_536, 8)
-    model = OpenModel(engine, "qwen2_5_vl", {}, TINY.pixels, TINY.rollout)
-    asked = EvalSettings({}, **{"max_tokens": 24} | settings)
+    model = model_of(policy)
+    asked = EvalSettings(**{"max_tokens": 24} | settings)
     return [PROTOCOLS[m](e, setting_of(Question(BENCHMARK, e), m, asked, model)) for e in examples for m in modes]
 
 
 def answers(policy: Policy, talks: Sequence[ProtocolRun], budget: int = 65_536) -> list[Conversation]:
-    done = dict(LocalEngine(policy, budget, 8).answer(talks))
+    engine = LocalEngine(policy, budget, 8)
+    done = dict(engine.answer(talks))
+    engine.forget_images()
     return [done[n] for n in range(len(talks))]
 
 
@@ -60,45 +67,41 @@ def test_all_at_once_is_one_at_a_time(seeing, questions, as_published):
     assert any(talk.outcome.boxes for talk in together)
 
 
-def test_ours_are_the_answers_of_the_runner(seeing, questions):
-    rollout = TINY.rollout.model_copy(update={"max_tokens_locate": 24, "max_tokens_answer": 24})
-    runner = Runner(seeing, TINY.pixels, rollout)
-    ways = {"full": "direct", "crops": "hart", "full+crops": "full+crops"}
-    for mode, way in ways.items():
-        ours = answers(seeing, runs(seeing, questions, [mode]))
-        theirs = runner.run(questions, way, 0, seed=0)
-        assert [talk.outcome.text for talk in ours] == [trajectory.answer for trajectory in theirs]
-        assert [talk.outcome.boxes for talk in ours] == [trajectory.boxes for trajectory in theirs]
-        assert [talk.turns for talk in ours] == [
-            tuple(Spoken(t.kind, t.text, len(t.prompt), len(t.response), len(t.prompt.slots)) for t in trajectory.turns)
-            for trajectory in theirs
-        ]
+@pytest.mark.parametrize(("mode", "loop"), [("full", "direct"), ("crops", "hart")])
+def test_a_rollout_of_one_greedy_sample_is_an_evaluation(seeing, questions, mode, loop):
+    evaluated = answers(seeing, runs(seeing, questions, [mode], max_tokens=None))
+    rolled_out = Runner(model_of(seeing)).run(questions, LOOPS[loop])
+    assert [talk.outcome.text for talk in evaluated] == [trajectory.answer for trajectory in rolled_out]
+    assert [talk.outcome.boxes for talk in evaluated] == [trajectory.boxes for trajectory in rolled_out]
+    assert [talk.turns for talk in evaluated] == [trajectory.turns for trajectory in rolled_out]
 
 
 def test_what_prompts_share_is_read_once(seeing, questions, monkeypatch):
     """Every distinct beginning of a prompt is read once, every view is encoded once, and every prompt is asked once."""
     seeing.forget_images()
     calls, fed, encoded = [], [], []
-    generate, feed, encode = Policy.generate, Branches.feed, Policy._encode
+    feed, features = Branches.feed, Qwen25VL.features
 
-    def watched(self, prompts, sampling):
+    def watched(policy, prompts, sampling):
         calls.append(prompts)
-        return generate(self, prompts, sampling)
+        return generate(policy, prompts, sampling)
 
-    monkeypatch.setattr(Policy, "generate", watched)
     monkeypatch.setattr(Branches, "feed", lambda self, real: (fed.append(int(real.sum())), feed(self, real))[1])
-    monkeypatch.setattr(Policy, "_encode", lambda self, views: (encoded.extend(views), encode(self, views))[1])
+    monkeypatch.setattr(Qwen25VL, "features", lambda self, m, i: (encoded.extend(i), features(self, m, i))[1])
     on_one_image = [e for e in questions if e.images == questions[0].images]
     assert len(on_one_image) == 2
-    talks = answers(seeing, runs(seeing, on_one_image))
+    engine = LocalEngine(seeing, 65_536, 8, generate=watched)
+    talks = [talk for _, talk in engine.answer(runs(seeing, on_one_image))]
     assert len(calls) == max(len(talk.turns) for talk in talks)
     # two questions in six modes, of which `crops` and `full+crops` look in the same words
     assert len(calls[0]) == 10
-    assert len(encoded) == len(set(encoded))
-    assert encoded[0] == calls[0][0].slots[0].view
+    assert len(encoded) == len({slot.view for prompts in calls for prompt in prompts for slot in prompt.slots})
     per_call = [len({key for prompt in prompts for key in distinct(prompt)}) for prompts in calls]
     assert sum(fed) == sum(per_call) < sum(len(prompt) for prompts in calls for prompt in prompts) * 0.7
-    assert seeing._features == {}
+    engine.forget_images()
+    answered = len(encoded)
+    list(engine.answer(runs(seeing, on_one_image, ["full"])))
+    assert len(encoded) == answered + 1  # nothing was kept
 
 
 def distinct(prompt: Tokens) -> list[tuple]:
@@ -112,24 +115,16 @@ def distinct(prompt: Tokens) -> list[tuple]:
 
 @dataclass
 class Scripted:
-    """A policy that answers a prompt with what `reply` makes of its text; None: what the real policy says."""
+    """Stands in for `generate`: answers a prompt with what `reply` makes of its text."""
 
-    real: Policy
     reply: Callable[[str], str]
     prompts: list[Tokens] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
 
-    @property
-    def family(self):
-        return self.real.family
-
-    def forget_images(self) -> None:
-        self.real.forget_images()
-
-    def generate(self, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
+    def __call__(self, policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
         self.prompts += prompts
         self.samplings.append(sampling)
-        return [self.family.response_ids(self.reply(self.family.tokenizer.decode(p.ids))) for p in prompts]
+        return [policy.family.response_ids(self.reply(policy.family.tokenizer.decode(p.ids))) for p in prompts]
 
 
 VIEW = ImageView(Photo(56, 56), (56, 56))
@@ -145,17 +140,19 @@ def conversation(*says: Say) -> ProtocolRun:
 def test_a_conversation_goes_on_from_what_stands_of_the_response(policy):
     family = policy.family
     for keep, stands in ((None, "it is red"), ("it is", "it is")):
-        scripted = Scripted(policy, lambda text: "it is red")
+        scripted = Scripted(lambda text: "it is red")
         says = Say([VIEW, "What?"], "locate", system="Be brief."), Say(["And?"], fresh=False, keep=keep)
-        [(_, talk)] = LocalEngine(scripted, 1000, 1).answer([conversation(*says)])
+        [(_, talk)] = LocalEngine(policy, 1000, 1, generate=scripted).answer([conversation(*says)])
         first, second = scripted.prompts
         assert first == family.chat([VIEW, "What?"], system="Be brief.")
-        assert second == first + Tokens(family.response_ids(stands)) + family.reply(["And?"], ended=True)
+        ids = family.response_ids(stands)
+        kept = Tokens(ids) if keep else Tokens.response(ids, "locate")  # only what was drawn is marked as sampled
+        assert second == first + kept + family.reply(["And?"], ended=True)
         assert talk.outcome.text == "it is red|it is red"
-        said = len(family.response_ids("it is red"))
+        said = family.response_ids("it is red")
         assert talk.turns == (
-            Spoken("locate", "it is red", len(first), said, 1),
-            Spoken("answer", "it is red", len(second), said, 1),
+            Turn("locate", first, said, "it is red", len(first), len(said), 1),
+            Turn("answer", second, said, "it is red", len(second), len(said), 1, fresh=False),
         )
 
 
@@ -163,8 +160,10 @@ def test_a_tool_is_used_in_one_conversation(seeing, questions):
     """DeepEyes on a scene: looks twice, once in vain, and answers; each prompt begins with the one before."""
     call = '<tool_call>{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {}}}}}</tool_call>'
     said = [call.format([0, 0, 56, 56]), call.format("null"), "<answer>B</answer>"]
-    scripted = Scripted(seeing, lambda text: said[len(scripted.prompts) - 1])
-    [(_, talk)] = LocalEngine(scripted, 65_536, 1).answer(runs(seeing, questions[:1], ["deepeyes"], max_tokens=200))
+    scripted = Scripted(lambda text: said[len(scripted.prompts) - 1])
+    [(_, talk)] = LocalEngine(seeing, 65_536, 1, generate=scripted).answer(
+        runs(seeing, questions[:1], ["deepeyes"], max_tokens=200)
+    )
     assert talk.outcome.text == "<answer>B</answer>"
     assert talk.outcome.counts == {"tool_calls": 2, "tool_errors": 1}
     one, two, three = scripted.prompts
@@ -177,15 +176,15 @@ def test_a_tool_is_used_in_one_conversation(seeing, questions):
 
 
 def test_a_fresh_message_begins_anew(policy):
-    scripted = Scripted(policy, lambda text: "yes")
-    list(LocalEngine(scripted, 1000, 1).answer([conversation(Say(["One?"]), Say(["Two?"]))]))
+    scripted = Scripted(lambda text: "yes")
+    list(LocalEngine(policy, 1000, 1, generate=scripted).answer([conversation(Say(["One?"]), Say(["Two?"]))]))
     assert scripted.prompts[1] == policy.family.chat(["Two?"])
 
 
 def test_a_response_is_cut_after_its_first_stop(policy):
-    family, scripted = policy.family, Scripted(policy, lambda text: "look </call> there </end> done </call>")
+    family, scripted = policy.family, Scripted(lambda text: "look </call> there </end> done </call>")
     says = Say(["What?"], stop=("</end>", "</call>")), Say(["And?"], fresh=False)
-    [(_, talk)] = LocalEngine(scripted, 1000, 1).answer([conversation(*says)])
+    [(_, talk)] = LocalEngine(policy, 1000, 1, generate=scripted).answer([conversation(*says)])
     assert talk.turns[0].text == "look </call>"
     assert talk.turns[0].response_tokens == len(family.response_ids("look </call> there </end> done </call>"))
     stands = Tokens(family.response_ids("look </call>"))
@@ -197,23 +196,25 @@ def test_limits_of_one_call_differ(policy):
     """The untrained model goes on until its limit; the same prompt is sampled once, as far as anyone wants it."""
     limits = (3, 7, 5, 7)
     says = [Say(["What?"], max_tokens=n) for n in limits] + [Say([VIEW, "Where?"], max_tokens=2)]
-    scripted = Scripted(policy, str)
-    scripted.generate = lambda prompts, sampling: (
-        scripted.samplings.append(sampling) or policy.generate(prompts, sampling)
-    )
-    done = dict(LocalEngine(scripted, 10_000, 1).answer([conversation(say) for say in says]))
-    [sampling] = scripted.samplings
+    samplings = []
+
+    def watched(policy, prompts, sampling):
+        samplings.append(sampling)
+        return generate(policy, prompts, sampling)
+
+    done = dict(LocalEngine(policy, 10_000, 1, generate=watched).answer([conversation(say) for say in says]))
+    [sampling] = samplings
     assert (sampling.max_tokens, sampling.limits, sampling.temperature) == (7, (2, 7), 0)
     lengths = [done[n].turns[0].response_tokens for n in range(5)]
     assert lengths == [3, 7, 5, 7, 2]
-    alone = [policy.generate([policy.family.chat(s.content)], Sampling(s.max_tokens, temperature=0))[0] for s in says]
+    alone = [generate(policy, [policy.family.chat(s.content)], Sampling(s.max_tokens, temperature=0))[0] for s in says]
     assert [done[n].outcome.text for n in range(5)] == [policy.family.text(ids) for ids in alone]
 
 
 def test_long_responses_do_not_make_room_for_themselves_in_every_row(policy):
-    scripted = Scripted(policy, lambda text: "yes")
+    scripted = Scripted(lambda text: "yes")
     says = [Say([f"What {n}?"], max_tokens=(900, 10)[n % 2]) for n in range(6)]
-    list(LocalEngine(scripted, 1000, 1).answer([conversation(say) for say in says]))
+    list(LocalEngine(policy, 1000, 1, generate=scripted).answer([conversation(say) for say in says]))
     assert [sampling.limits for sampling in scripted.samplings] == [(10, 10, 10), (900,), (900,), (900,)]
 
 
@@ -226,7 +227,6 @@ def test_an_image_that_breaks_ends_the_evaluation_with_its_name(policy, tmp_path
     say = Say([ImageView(Broken(56, 56), (56, 56)), "What?"])
     with pytest.raises(HartError, match="photo 7: damaged image"):
         list(LocalEngine(policy, 1000, 1).answer([conversation(say)]))
-    assert policy._features == {}
 
 
 @pytest.mark.parametrize("system", ["Be brief.\n\n# Tools", "<|im_end|> <tools>{}</tools>"])

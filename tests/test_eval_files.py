@@ -1,25 +1,29 @@
 """The folder of an evaluation: one writer at a time, beginnings that were killed, rows that are none, a full disk."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from evaluations import questions, rows_of, sound
+from evaluations import questions, rows_of, sound, typed
 
-from hart_lite import cli
-from hart_lite.eval_files import EvalFolder
-from hart_lite.types import HartError
+from hart_lite.cli import main
+from hart_lite.errors import HartError
+from hart_lite.eval.prediction import Prediction
+from hart_lite.eval.results import EvalFolder
+from hart_lite.utils.jsonl import to_line, write_jsonl
 
 SETTINGS = {"model": "m", "modes": ["crops"]}
-ROWS = rows_of(questions(4), sound)
+ROWS = typed(rows_of(questions(4), sound))
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from hart_lite.eval_files import EvalFolder
+from hart_lite.eval.results import EvalFolder
 with EvalFolder(Path(sys.argv[1]), {"model": "m", "modes": ["crops"]}) as folder:
     print("held", flush=True)
     time.sleep(600)
@@ -27,20 +31,26 @@ with EvalFolder(Path(sys.argv[1]), {"model": "m", "modes": ["crops"]}) as folder
 FULL_DISK = """
 import resource, signal, sys, json
 from pathlib import Path
-from hart_lite.eval_files import EvalFolder
+from hart_lite.eval.prediction import read_prediction
+from hart_lite.eval.results import EvalFolder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails, as it does on a full disk
 with EvalFolder(Path(sys.argv[1]), {"model": "m", "modes": ["crops"]}) as folder:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
     for row in json.loads(sys.stdin.read()):
-        folder.append(row)
+        folder.append(read_prediction(row, "a row"))
 """
 
 
-def begun(folder: Path, rows=()) -> Path:
+def begun(folder: Path, rows: Sequence[Prediction] = ()) -> Path:
     with EvalFolder(folder, SETTINGS) as held:
         for row in rows:
             held.append(row)
     return folder
+
+
+def damaged(folder: Path, rows: Sequence[dict]) -> None:
+    """Lines that no evaluation writes."""
+    write_jsonl(begun(folder) / "predictions.jsonl", rows)
 
 
 def test_a_second_process_is_refused_and_a_dead_one_blocks_nobody(tmp_path, capsys):
@@ -50,7 +60,7 @@ def test_a_second_process_is_refused_and_a_dead_one_blocks_nobody(tmp_path, caps
         HartError, match=rf"eval: process {process.pid} on \S+ is evaluating there; wait for it, stop it, or"
     ):
         EvalFolder(tmp_path / "eval", SETTINGS)
-    assert cli.main(["eval", "embedded", "--benchmark", "world=scenes=1", "--out", str(tmp_path / "eval")]) == 1
+    assert main.main(["eval", "embedded", "--benchmark", "world=scenes=1", "--out", str(tmp_path / "eval")]) == 1
     assert "is evaluating there" in capsys.readouterr().err
     assert json.loads((tmp_path / "eval" / "eval.json").read_text()) == SETTINGS
     process.send_signal(signal.SIGKILL)
@@ -112,19 +122,19 @@ def test_what_is_no_evaluation_is_left_alone(tmp_path, left):
     ],
 )
 def test_a_damaged_row_is_named_before_anything_is_asked(tmp_path, change):
-    begun(tmp_path / "eval", [ROWS[0], ROWS[1] | change, ROWS[2]])
+    first, second, third = (row.to_dict() for row in ROWS[:3])
+    damaged(tmp_path / "eval", [first, second | change, third])
     (name,) = change
     with EvalFolder(tmp_path / "eval", SETTINGS) as folder, pytest.raises(HartError) as error:
         folder.rows()
-    assert "predictions.jsonl:2 is damaged; take the line out and run again" in str(error.value)
-    assert f"predictions.jsonl:2: {name} " in str(error.value)
+    assert re.search(rf"predictions\.jsonl:2: {name}[ .].*\. Take the line out and run again", str(error.value))
 
 
 def test_a_row_without_an_answer_is_named(tmp_path):
-    begun(tmp_path / "eval", [{key: value for key, value in ROWS[0].items() if key != "answer"}])
+    damaged(tmp_path / "eval", [{key: value for key, value in ROWS[0].to_dict().items() if key != "answer"}])
     with (
         EvalFolder(tmp_path / "eval", SETTINGS) as folder,
-        pytest.raises(HartError, match="answer is missing; it should"),
+        pytest.raises(HartError, match="answer is missing"),
     ):
         folder.rows()
 
@@ -133,7 +143,7 @@ def test_a_question_answered_twice_is_named(tmp_path):
     begun(tmp_path / "eval", [*ROWS, ROWS[1]])
     with (
         EvalFolder(tmp_path / "eval", SETTINGS) as folder,
-        pytest.raises(HartError, match="jsonl:5 answers"),
+        pytest.raises(HartError, match="jsonl:5: answers"),
     ):
         folder.rows()
 
@@ -141,10 +151,10 @@ def test_a_question_answered_twice_is_named(tmp_path):
 @pytest.mark.parametrize("size", [0.5, 2.5])
 def test_a_full_disk_loses_no_row_that_was_whole(tmp_path, size):
     """`size` in rows of the file, as far as the disk takes it."""
-    lengths = [len(json.dumps(row, ensure_ascii=False)) + 1 for row in ROWS]
+    lengths = [len(to_line(row.to_dict())) for row in ROWS]
     room = int(sum(lengths[: int(size)]) + lengths[int(size)] * (size % 1))
     words = [sys.executable, "-c", FULL_DISK, tmp_path / "eval", str(max(room, 1))]
-    process = subprocess.run(words, input=json.dumps(ROWS), capture_output=True, text=True)
+    process = subprocess.run(words, input=json.dumps([row.to_dict() for row in ROWS]), capture_output=True, text=True)
     assert process.returncode == 1 and "File too large" in process.stderr
     with EvalFolder(tmp_path / "eval", SETTINGS) as folder:
         assert folder.rows() == ROWS[: int(size)]

@@ -15,20 +15,22 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hart_lite import cli, loops
-from hart_lite.benchmarks import listing, own_rows, registry, world
-from hart_lite.benchmarks.base import BadRow
-from hart_lite.eval_questions import Question, batches_by_image, read_questions
-from hart_lite.eval_run import run_eval
-from hart_lite.eval_settings import NO_LIMIT, EvalSettings, setting_of
-from hart_lite.models import open_model
-from hart_lite.protocols.registry import PROTOCOLS
-from hart_lite.recipe import load_recipe
-from hart_lite.types import HartError
+from hart_lite.cli import main
+from hart_lite.config.recipe import load_recipe
+from hart_lite.errors import HartError
+from hart_lite.eval.benchmarks import custom, listing, registry, toy
+from hart_lite.eval.benchmarks.base import BadRow
+from hart_lite.eval.evaluator import evaluate_benchmarks
+from hart_lite.eval.questions import Question, batches_by_image, read_questions
+from hart_lite.eval.settings import EvalSettings, setting_of
+from hart_lite.inference.load import open_model
+from hart_lite.inference.prompts import question_text
+from hart_lite.inference.protocols.registry import PROTOCOLS
+from hart_lite.inference.settings import NO_LIMIT
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
 MODES = tuple(PROTOCOLS)
-SMALL = EvalSettings({"world": "scenes=3"}, ("full", "crops", "mgpo"), max_tokens=16)
+SMALL = EvalSettings(benchmarks={"world": "scenes=3"}, modes=("full", "crops", "mgpo"), max_tokens=16)
 
 
 def lines(out: Path) -> list[bytes]:
@@ -42,7 +44,7 @@ def rows(out: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "eval"
-    run_eval("embedded", SMALL, out)
+    evaluate_benchmarks("embedded", SMALL, out)
     return out
 
 
@@ -51,9 +53,11 @@ def unbroken(tmp_path_factory) -> Path:
 
 def test_a_row_holds_the_whole_conversation(tmp_path):
     out = tmp_path / "eval"
-    report = run_eval("embedded", EvalSettings({"world": "scenes=2"}, MODES, max_tokens=24), out)
+    report = evaluate_benchmarks(
+        "embedded", EvalSettings(benchmarks={"world": "scenes=2"}, modes=MODES, max_tokens=24), out
+    )
     found = rows(out)
-    examples = {e.id: e for e in world.read("scenes=2")}
+    examples = {e.id: e for e in toy.read("scenes=2")}
     assert Counter(row["mode"] for row in found) == dict.fromkeys(MODES, len(examples))
     for row in found:
         example = examples[row["id"]]
@@ -89,7 +93,9 @@ def test_a_row_holds_the_whole_conversation(tmp_path):
 
 def test_the_base_reads_crops_better_than_it_sees_at_a_glance(tmp_path):
     """As its pretraining left it: looked at, two thirds of the questions are answered; at a glance, few are."""
-    run_eval("embedded", EvalSettings({"world": "scenes=30"}, ("full", "crops")), tmp_path / "eval")
+    evaluate_benchmarks(
+        "embedded", EvalSettings(benchmarks={"world": "scenes=30"}, modes=("full", "crops")), tmp_path / "eval"
+    )
     figures = json.loads((tmp_path / "eval" / "summary.json").read_text())["benchmarks"]["world"]
     crops, full = (figures[mode]["answers"]["strict"]["micro"]["value"] for mode in ("crops", "full"))
     assert crops > full + 0.2
@@ -107,7 +113,7 @@ def test_resumed_anywhere_it_ends_in_the_rows_of_an_unbroken_run(unbroken, tmp_p
     (out / "eval.json").write_bytes((unbroken / "eval.json").read_bytes())
     whole = (unbroken / "predictions.jsonl").read_bytes()
     (out / "predictions.jsonl").write_bytes(whole[: int(share * len(whole))])
-    run_eval("embedded", SMALL, out)
+    evaluate_benchmarks("embedded", SMALL, out)
     assert sorted(lines(out)) == sorted(lines(unbroken))
     assert (out / "summary.json").read_bytes() == (unbroken / "summary.json").read_bytes()
 
@@ -118,7 +124,7 @@ def test_killed_and_run_again(tmp_path):
     words = ["eval", "embedded", "--benchmark", "world=scenes=60", "--mode", "full,crops", "--max-tokens", "16"]
 
     def start(out: Path) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-m", "hart_lite.cli", *words, "--out", str(out)],
+        return subprocess.Popen([sys.executable, "-m", "hart_lite.cli.main", *words, "--out", str(out)],
                                 stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -141,8 +147,8 @@ def test_killed_and_run_again(tmp_path):
 
 def test_a_finished_evaluation_is_not_asked_again(unbroken, monkeypatch):
     before = (unbroken / "predictions.jsonl").read_bytes()
-    monkeypatch.setattr("hart_lite.engine.LocalEngine.answer", lambda self, runs: 1 / 0)
-    assert "| world | mgpo | 6 |" in run_eval("embedded", SMALL, unbroken).table
+    monkeypatch.setattr("hart_lite.inference.local_engine.LocalEngine.answer", lambda *asked: 1 / 0)
+    assert "| world | mgpo | 6 |" in evaluate_benchmarks("embedded", SMALL, unbroken).table
     assert (unbroken / "predictions.jsonl").read_bytes() == before
 
 
@@ -159,7 +165,7 @@ def test_other_settings_are_refused_by_name(unbroken):
     before = sorted((path.name, path.read_bytes()) for path in unbroken.iterdir())
     for named, change in changes.items():
         with pytest.raises(HartError) as caught:
-            run_eval("embedded", replace(SMALL, **change), unbroken)
+            evaluate_benchmarks("embedded", replace(SMALL, **change), unbroken)
         assert named in str(caught.value)
         assert "Run with the same settings, or choose another place with --out" in str(caught.value)
     assert sorted((path.name, path.read_bytes()) for path in unbroken.iterdir()) == before
@@ -172,10 +178,10 @@ def test_other_weights_and_other_rows_are_refused(unbroken, tmp_path):
         out.mkdir()
         (out / "eval.json").write_text(json.dumps(settings | {name: {}}))
         with pytest.raises(HartError, match=rf"(?m)^  {name}: {{}} there"):
-            run_eval("embedded", SMALL, out)
+            evaluate_benchmarks("embedded", SMALL, out)
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / "eval.json").write_text(json.dumps(settings | {"versions": {"python": "4"}}))
-    run_eval("embedded", SMALL, tmp_path / "later")  # another version of a library is no other evaluation
+    evaluate_benchmarks("embedded", SMALL, tmp_path / "later")  # another version of a library is no other evaluation
 
 
 def test_places_that_cannot_be_gone_on_with(unbroken, tmp_path):
@@ -184,18 +190,18 @@ def test_places_that_cannot_be_gone_on_with(unbroken, tmp_path):
     (tmp_path / "file").write_text("mine")
     for place in ("full", "file"):
         with pytest.raises(HartError, match="is not empty and holds no evaluation"):
-            run_eval("embedded", SMALL, tmp_path / place)
+            evaluate_benchmarks("embedded", SMALL, tmp_path / place)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "eval.json").write_text("{")
-    with pytest.raises(HartError, match=r"eval.json is damaged"):
-        run_eval("embedded", SMALL, tmp_path / "damaged")
+    with pytest.raises(HartError, match=r"eval.json: not JSON"):
+        evaluate_benchmarks("embedded", SMALL, tmp_path / "damaged")
     (tmp_path / "middle").mkdir()
     for file in unbroken.iterdir():
         (tmp_path / "middle" / file.name).write_bytes(file.read_bytes())
     found = lines(unbroken)
     (tmp_path / "middle" / "predictions.jsonl").write_bytes(b"".join([*found[:3], found[3][:50] + b"\n", *found[4:]]))
-    with pytest.raises(HartError, match=r"predictions.jsonl:4 is damaged; take the line out"):
-        run_eval("embedded", SMALL, tmp_path / "middle")
+    with pytest.raises(HartError, match=r"(?s)predictions.jsonl:4: not JSON .*Take the line out and run again"):
+        evaluate_benchmarks("embedded", SMALL, tmp_path / "middle")
 
 
 # -- rows that cannot be asked -------------------------------------------------------------------------------------
@@ -228,9 +234,9 @@ def own(tmp_path) -> Path:
 
 
 def test_bad_rows_are_named_counted_and_left_out(own, tmp_path, caplog):
-    settings = EvalSettings({"rows": str(own)}, ("full", "crops"), max_tokens=4)
+    settings = EvalSettings(benchmarks={"rows": str(own)}, modes=("full", "crops"), max_tokens=4)
     with caplog.at_level(logging.WARNING):
-        report = run_eval("embedded", settings, tmp_path / "eval")
+        report = evaluate_benchmarks("embedded", settings, tmp_path / "eval")
     assert report.bad == 4
     assert Counter((row["mode"], row["id"]) for row in rows(tmp_path / "eval")) == dict.fromkeys(
         [(mode, row) for mode in ("full", "crops") for row in "af"], 1
@@ -242,30 +248,30 @@ def test_bad_rows_are_named_counted_and_left_out(own, tmp_path, caplog):
     assert all(problem in row["problem"] for problem, row in zip(problems, bad, strict=True))
     assert "3 bad rows are left out" in caplog.text and "rotten.png: damaged image" in caplog.text
     assert json.loads((tmp_path / "eval" / "summary.json").read_text())["bad_rows"] == 4
-    assert run_eval("embedded", settings, tmp_path / "eval").bad == 4  # and again
+    assert evaluate_benchmarks("embedded", settings, tmp_path / "eval").bad == 4  # and again
 
 
 def test_strict_stops_at_the_first_bad_row(own, tmp_path):
-    settings = EvalSettings({"rows": str(own)}, ("full",), strict=True, max_tokens=4)
+    settings = EvalSettings(benchmarks={"rows": str(own)}, modes=("full",), strict=True, max_tokens=4)
     with pytest.raises(HartError, match=r"rows: .*rows.jsonl:2: .*half.png: damaged image"):
-        run_eval("embedded", settings, tmp_path / "eval")
+        evaluate_benchmarks("embedded", settings, tmp_path / "eval")
     assert not (tmp_path / "eval").exists()
     kept = own.read_text().splitlines()
     own.write_text("\n".join([kept[0], kept[2]]))
     with pytest.raises(HartError, match=r"rotten.png: damaged image"):
-        run_eval("embedded", settings, tmp_path / "eval")
+        evaluate_benchmarks("embedded", settings, tmp_path / "eval")
 
 
 def test_a_benchmark_without_a_good_row_says_why(own, tmp_path):
     own.write_text(own.read_text().splitlines()[1])
     with pytest.raises(HartError, match=r"rows: no row can be asked; .*rows.jsonl:1: .*half.png: damaged image"):
-        run_eval("embedded", EvalSettings({"rows": str(own)}), tmp_path / "eval")
+        evaluate_benchmarks("embedded", EvalSettings(benchmarks={"rows": str(own)}), tmp_path / "eval")
 
 
 def test_rows_that_a_benchmark_lets_through_are_checked(monkeypatch):
-    good, *_ = world.read("scenes=1")
+    good, *_ = toy.read("scenes=1")
     given = [good, replace(good, question="again"), replace(good, id="x", answer="Q"), BadRow("f.tsv:9", "no image")]
-    benchmark = replace(world.BENCHMARK, read=lambda source: iter(given))
+    benchmark = replace(toy.BENCHMARK, read=lambda source: iter(given))
     monkeypatch.setitem(registry.BENCHMARKS, "world", benchmark)
     questions, bad = read_questions({"world": ""}, None, False)
     assert [q.example for q in questions] == [good]
@@ -277,15 +283,15 @@ def test_rows_that_a_benchmark_lets_through_are_checked(monkeypatch):
 
 
 def test_limit_counts_the_questions_of_each_benchmark(own, tmp_path):
-    settings = EvalSettings({"world": "", "rows": str(own)}, ("full",), limit=1, max_tokens=4)
-    run_eval("embedded", settings, tmp_path / "eval")
+    settings = EvalSettings(benchmarks={"world": "", "rows": str(own)}, modes=("full",), limit=1, max_tokens=4)
+    evaluate_benchmarks("embedded", settings, tmp_path / "eval")
     assert [(row["benchmark"], row["id"]) for row in rows(tmp_path / "eval")] == [
         ("world", "world-0-1000000000-0"), ("rows", "a")]  # fmt: skip
 
 
 def test_batches_keep_the_questions_on_one_image_together():
-    examples = list(world.read("scenes=4"))
-    mixed = [Question(world.BENCHMARK, e) for e in examples[::2] + examples[1::2]]
+    examples = list(toy.read("scenes=4"))
+    mixed = [Question(toy.BENCHMARK, e) for e in examples[::2] + examples[1::2]]
 
     def sizes(size):
         found = list(batches_by_image(mixed, size))
@@ -301,31 +307,31 @@ def test_batches_keep_the_questions_on_one_image_together():
 @pytest.mark.parametrize("source", ["scenes=0", "scenes=-1", "scenes=9999999", "scenes=", "40", "scenes=4 "])
 def test_a_world_that_is_not_there(source):
     with pytest.raises(HartError, match="give world or world=scenes=40"):
-        list(world.read(source))
+        list(toy.read(source))
 
 
 def test_benchmarks_of_our_own():
-    assert len(list(world.read(""))) == world.BENCHMARK.questions == 300
+    assert len(list(toy.read(""))) == toy.BENCHMARK.questions == 300
     with pytest.raises(HartError, match="rows needs a source"):
-        list(own_rows.read(""))
+        list(custom.read(""))
     with pytest.raises(HartError, match=r"unknown benchmark 'wrld' \(did you mean 'world'\?\)"):
         registry.find("wrld")
     assert all(name in listing.listing() for name in registry.BENCHMARKS)
-    example = next(iter(world.read("scenes=1")))
-    assert world.BENCHMARK.official(f"({example.answer})", example)
-    assert not world.BENCHMARK.official("none of them", example)
+    example = next(iter(toy.read("scenes=1")))
+    assert toy.BENCHMARK.official(f"({example.answer})", example)
+    assert not toy.BENCHMARK.official("none of them", example)
 
 
 # -- settings ------------------------------------------------------------------------------------------------------
 
 
 def test_budgets_of_a_recipe_of_options_and_of_protocols(tiny_base):
-    question = Question(world.BENCHMARK, next(iter(world.read("scenes=1"))))
+    question = Question(toy.BENCHMARK, next(iter(toy.read("scenes=1"))))
     recipe, plain = open_model("embedded"), open_model(str(tiny_base))
     tiny = load_recipe("tiny_cpu")
 
     def budgets(mode, model, **options):
-        s = setting_of(question, mode, EvalSettings({}, **options), model)
+        s = setting_of(question, mode, EvalSettings(**options), model)
         return s.full_pixels, s.crop_pixels, s.min_pixels, s.max_tokens_locate, s.max_tokens_answer
 
     assert budgets("crops", recipe) == (12544, 4704, 784, 24, 8)
@@ -335,12 +341,12 @@ def test_budgets_of_a_recipe_of_options_and_of_protocols(tiny_base):
     for mode in ("crops", "mgpo"):
         for model, least in ((recipe, 784), (plain, 800)):
             assert budgets(mode, model, full_pixels=900, crop_pixels=800, max_tokens=7) == (900, 800, least, 7, 7)
-    setting = setting_of(question, "full", EvalSettings({}), recipe)
-    assert setting.question == loops.question_lines(question.example)
+    setting = setting_of(question, "full", EvalSettings(), recipe)
+    assert setting.wording(question.example) == question_text(recipe.prompts, question.example)
     assert (setting.crop_pad, setting.max_boxes) == (tiny.rollout.crop_pad, tiny.rollout.max_boxes)
-    official = replace(question, benchmark=replace(world.BENCHMARK, prompt=lambda e: f"Official: {e.question}"))
-    asked = setting_of(official, "full", EvalSettings({}, prompt="official", as_published=True), recipe)
-    assert asked.question == f"Official: {question.example.question}"
+    official = replace(question, benchmark=replace(toy.BENCHMARK, prompt=lambda e: f"Official: {e.question}"))
+    asked = setting_of(official, "full", EvalSettings(prompt="official", as_published=True), recipe)
+    assert asked.wording(question.example) == f"Official: {question.example.question}"
     assert asked.as_published
 
 
@@ -348,7 +354,7 @@ def test_budgets_of_a_recipe_of_options_and_of_protocols(tiny_base):
 
 
 def command(*words, capsys) -> tuple[int, str, str]:
-    code = cli.main(["eval", *map(str, words)])
+    code = main.main(["eval", *map(str, words)])
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     return code, out, err
@@ -390,19 +396,30 @@ def test_the_command_prints_the_table_and_where_it_is(capsys, tmp_path, monkeypa
     assert len(rows(tmp_path / "runs/eval/embedded")) == 4
 
 
+def test_where_nothing_was_answered_it_says_why(server, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("NO_PROXY", "*")
+    words = ["api:echo-error", "--benchmark", "world=scenes=1", "--mode", "full", "--out", tmp_path / "eval"]
+    code, out, err = command(*words, capsys=capsys)
+    assert code == 1
+    assert out.startswith(f"\nno answers\n\nevaluation: {tmp_path / 'eval'}")
+    assert "2 without an answer: HTTP 400: bad header" in err
+    assert "2 answers are missing; run the same command again" in err
+
+
 def test_help_and_the_list_import_no_torch():
-    calls = "cli._parser().parse_args(['eval', '--help'])"
-    code = f"import sys\nfrom hart_lite import cli\ntry: {calls}\nexcept SystemExit: print('torch' in sys.modules)"
+    call = "from hart_lite.cli.main import main; main(['eval', '--help'])"
+    code = f"import sys\ntry: {call}\nexcept SystemExit: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "hart-lite eval runs/tiny_cpu --benchmark world" in done.stdout
     assert done.stdout.splitlines()[-1] == "False", done.stderr
-    assert cli.main(["benchmarks"]) == 0
+    assert main.main(["benchmarks"]) == 0
 
 
 @pytest.mark.skipif(not REALSET.exists(), reason="the photos are not part of the repository")
 def test_photos_in_every_mode(tmp_path):
-    settings = EvalSettings({"rows": str(REALSET)}, MODES, limit=3, max_tokens=12)
-    run_eval("embedded", settings, tmp_path / "eval")
+    settings = EvalSettings(benchmarks={"rows": str(REALSET)}, modes=MODES, limit=3, max_tokens=12)
+    evaluate_benchmarks("embedded", settings, tmp_path / "eval")
     found = rows(tmp_path / "eval")
     assert Counter(row["mode"] for row in found) == dict.fromkeys(MODES, 3)
     assert all(row["benchmark"] == "rows" and os.path.isabs(row["cluster"]) for row in found)

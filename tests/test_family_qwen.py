@@ -1,13 +1,12 @@
 import json
-import time
 
 import pytest
 import torch
+from damage import processor_seconds
 from pictures import Photo, photo_view, stock_inputs
 
 from hart_lite.boxes import valid_boxes
-from hart_lite.families.qwen2_5_vl import Qwen25VL
-from hart_lite.images import view_pixels
+from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.types import Box, ImageView, Tokens
 
 SEEN, ORIGINAL = [(100, 200)], [(1000, 1000)]  # x scales by 10, y by 5
@@ -175,10 +174,10 @@ def test_features_are_one_tensor_for_each_image_as_the_model_makes_them(policy):
     views = [photo_view(56, 56, 1), photo_view(112, 28, 2), photo_view(28, 28, 3)]
     family, model = policy.family, policy.model
     with torch.no_grad():
-        together = family.features(model, [view_pixels(v) for v in views])
+        together = family.features(model, [v.load() for v in views])
         assert [tuple(f.shape) for f in together] == [(4, 128), (4, 128), (1, 128)]
         for view, ours in zip(views, together, strict=True):
-            batch = family.processor(images=[view_pixels(view)], do_resize=False, return_tensors="pt")
+            batch = family.processor(images=[view.load()], do_resize=False, return_tensors="pt")
             [alone] = model.model.get_image_features(
                 batch["pixel_values"], batch["image_grid_thw"], return_dict=True
             ).pooler_output
@@ -260,9 +259,8 @@ HOSTILE = {
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_text_is_read_in_bounded_time(family, text):
-    began = time.perf_counter()
-    read(family, text)
-    assert time.perf_counter() - began < 1.0
+    with processor_seconds(1.0):
+        read(family, text)
 
 
 @pytest.mark.parametrize("original", [(672, 672), (4000, 3000), (1080, 1920), (7680, 4320), (300, 50)])

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from tiny_families import build_llava
 
-from hart_lite.box_frames import FRAMES, MEANING, from_original, to_original, written
-from hart_lite.families.llava_onevision import LlavaOneVision
-from hart_lite.measure_frame import Answer, compare, measure, sign_test, text
-from hart_lite.recipe_schema import ModelSection
-from hart_lite.types import Box, HartError
-from hart_lite.world.scenes import World, examples
+from hart_lite.box_formats import FRAMES, MEANING, from_original, to_original, written
+from hart_lite.config.sections import ModelSection
+from hart_lite.errors import HartError
+from hart_lite.eval.box_format_probe import Answer, compare, measure, sign_test, text
+from hart_lite.models.families.llava_onevision import LlavaOneVision
+from hart_lite.toy.scenes import World, examples
+from hart_lite.types import Box
 
 # -- arithmetic ----------------------------------------------------------------------------------------------------
 

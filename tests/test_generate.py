@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pictures import photo_view
+from pictures import drawn, photo_view
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import hart_lite.generate
-from hart_lite import graph
-from hart_lite.attention import Samples
-from hart_lite.generate import Sampling, _pick
+import hart_lite.models.generation
+from hart_lite.models import cuda_graph, prefill
+from hart_lite.models.decoder import Decoder
+from hart_lite.models.generation import Sampling, pick
 from hart_lite.types import Tokens
 
 
@@ -55,7 +55,7 @@ def tensors(out) -> list[torch.Tensor]:
 
 
 def record_on_paper(work):
-    """`graph.record` for a machine without a card."""
+    """`cuda_graph.record` for a machine without a card."""
     work()
     with Tape() as tape:
         out = work()
@@ -66,7 +66,7 @@ def record_on_paper(work):
 @pytest.fixture
 def tapes(monkeypatch) -> list[Tape]:
     record_on_paper.tapes = []
-    monkeypatch.setattr(hart_lite.generate, "record", record_on_paper)
+    monkeypatch.setattr(hart_lite.models.generation, "record", record_on_paper)
     return record_on_paper.tapes
 
 
@@ -74,21 +74,21 @@ def tapes(monkeypatch) -> list[Tape]:
 @pytest.mark.parametrize("reach", [4, 64])
 def test_tokens_replayed_from_a_graph_are_those_without(talkative, tapes, monkeypatch, temperature, reach):
     """With ends in reach, so that rows leave the recorded batch."""
-    monkeypatch.setattr(hart_lite.generate, "GRAPH_REACH", reach)
+    monkeypatch.setattr(hart_lite.models.generation, "GRAPH_REACH", reach)
     asked = prompts(talkative.family)
-    free = talkative.generate(asked, Sampling(20, temperature))
+    free = drawn(talkative, asked, Sampling(20, temperature))
     monkeypatch.setattr(talkative.family, "eos_ids", (free[0][3], free[2][7]))
-    expected = talkative.generate(asked, Sampling(20, temperature))
+    expected = drawn(talkative, asked, Sampling(20, temperature))
     assert len({len(response) for response in expected}) > 1
     assert not tapes
-    assert talkative.generate(asked, Sampling(20, temperature, graph=True)) == expected
+    assert drawn(talkative, asked, Sampling(20, temperature, graph=True)) == expected
     assert len(tapes) < 20  # recorded for some tokens only
 
 
 def test_a_graph_is_recorded_again_only_when_shapes_change(talkative, tapes, monkeypatch):
     monkeypatch.setattr(talkative.family, "eos_ids", ())  # nobody leaves
-    monkeypatch.setattr(hart_lite.generate, "GRAPH_REACH", 8)
-    talkative.generate(prompts(talkative.family), Sampling(20, 0, graph=True))
+    monkeypatch.setattr(hart_lite.models.generation, "GRAPH_REACH", 8)
+    drawn(talkative, prompts(talkative.family), Sampling(20, 0, graph=True))
     assert len(tapes) == 3  # tokens 0-7, 8-15, 16-18; the last one is drawn and never fed
 
 
@@ -100,41 +100,39 @@ def test_places_to_come_are_hidden_from_a_recorded_token(talkative, tapes, monke
 
         def spy(logits, sampling, uniform):
             seen.append(logits)
-            return _pick(logits, sampling, uniform)
+            return pick(logits, sampling, uniform)
 
         with monkeypatch.context() as patch:
-            patch.setattr(hart_lite.generate, "_pick", spy)
+            patch.setattr(hart_lite.models.generation, "pick", spy)
             patch.setattr(talkative.family, "eos_ids", ())  # so that every row is in every step
-            talkative.generate(prompts(talkative.family), Sampling(6, 0, graph=graph))
+            drawn(talkative, prompts(talkative.family), Sampling(6, 0, graph=graph))
         return torch.stack(seen).clamp(min=-1e9)  # banned ones are at minus infinity
 
     expected = logits(graph=False)
     torch.testing.assert_close(logits(graph=True), expected, rtol=0, atol=1e-4)
-    monkeypatch.setattr(Samples, "hidden", lambda self: None)
+    monkeypatch.setattr(torch, "gt", lambda *_, out: out)  # nothing is hidden
     assert (logits(graph=True) - expected).abs().max() > 1e-3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no card")
 def test_a_graph_replays_what_was_recorded():
     x, out = torch.ones(3, device="cuda"), torch.zeros(3, device="cuda")
-    replay, result = graph.record(lambda: out.copy_(x * 2))
+    replay, result = cuda_graph.record(lambda: out.copy_(x * 2))
     x.fill_(5)
     replay()
     assert result.tolist() == [10, 10, 10]
 
 
-@pytest.mark.parametrize("most", [1, 30, 60])
+@pytest.mark.parametrize("most", [1, 7, 30, 60])
 def test_prompts_read_in_slices_say_the_same(talkative, monkeypatch, most):
+    """Also where a pass ends within an image."""
     asked = prompts(talkative.family)
-    whole = talkative.generate(asked, Sampling(8, 0))
-    passes = []
-    forward = hart_lite.generate._forward
-    monkeypatch.setattr(hart_lite.generate, "FEED_TOKENS", most)
+    whole = drawn(talkative, asked, Sampling(8, 0))
+    passes, read = [], Decoder.__call__
+    monkeypatch.setattr(prefill, "FEED_TOKENS", most)
     monkeypatch.setattr(
-        hart_lite.generate,
-        "_forward",
-        lambda policy, rows, embeds, *rest: passes.append(embeds.shape[:2]) or forward(policy, rows, embeds, *rest),
+        Decoder, "__call__", lambda self, embeds, *rest: passes.append(embeds.shape[:2]) or read(self, embeds, *rest)
     )
-    assert talkative.generate(asked, Sampling(8, 0)) == whole
-    reading = [rows * tokens for rows, tokens in passes if tokens > 1]
-    assert reading and all(size <= max(most, 40) for size in reading)
+    assert drawn(talkative, asked, Sampling(8, 0)) == whole
+    reading = [tokens for rows, tokens in passes if rows == 1]
+    assert reading[:-1] == [most] * (len(reading) - 1) and 0 < reading[-1] <= most

@@ -1,4 +1,4 @@
-"""A long run holds at its end what it held at its beginning, and the room that measures one would see it if not."""
+"""A long run holds at its end what it held at its beginning, and the check that measures one would notice a leak."""
 
 import gc
 import os
@@ -12,7 +12,7 @@ from small_runs import make_up
 from trainers import rl_trainer, sft_trainer
 from transformers import TrainerCallback
 
-from benchmarks.trust.long_runs import Sample, judged, slope
+from tests.reliability.long_runs import Sample, growth, slope
 
 STEPS = 8
 
@@ -59,7 +59,7 @@ def test_a_checkpoint_does_not_grow_with_what_the_run_has_said(new_policy, tiny_
     assert len(trainer.state.log_history) <= 2
 
 
-# -- the room that measures ----------------------------------------------------------------------------------------
+# -- the check -------------------------------------------------------------------------------------------------------
 
 
 def a_run(memory=lambda step: 600.0, files=lambda step: 9, seconds=lambda step: 0.1) -> list[Sample]:
@@ -73,19 +73,19 @@ def a_run(memory=lambda step: 600.0, files=lambda step: 9, seconds=lambda step: 
     return out
 
 
-def kept(samples: list[Sample]) -> list[bool]:
-    return [promise.kept for promise in judged(samples, 2000)]
+def passed(samples: list[Sample]) -> list[bool]:
+    return [check.passed for check in growth(samples, 2000)]
 
 
-def test_a_flat_run_keeps_its_promises():
-    assert kept(a_run()) == [True, True, True]
+def test_a_flat_run_passes():
+    assert passed(a_run()) == [True, True, True]
 
 
-def test_each_leak_breaks_its_promise():
+def test_each_leak_fails_its_check():
     grow = partial(np.interp, xp=(500, 2000))
-    assert kept(a_run(memory=lambda step: grow(step, fp=(600, 640)))) == [False, True, True]  # 27 MiB in 1,000 steps
-    assert kept(a_run(files=lambda step: 9 + step // 200)) == [True, False, True]
-    assert kept(a_run(seconds=lambda step: grow(step, fp=(0.1, 0.112)))) == [True, True, False]
+    assert passed(a_run(memory=lambda step: grow(step, fp=(600, 640)))) == [False, True, True]  # 27 MiB in 1,000 steps
+    assert passed(a_run(files=lambda step: 9 + step // 200)) == [True, False, True]
+    assert passed(a_run(seconds=lambda step: grow(step, fp=(0.1, 0.112)))) == [True, True, False]
 
 
 def test_the_slope_is_the_median_of_all():

@@ -1,33 +1,15 @@
 import math
-from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
 import torch
+from trl_loss import B, G, T, random_step, trl_grpo
 
-from hart_lite.advantages import ap_weights, group_advantages
-from hart_lite.losses import kl_k3, policy_loss, token_nll, token_weights
-
-B, G, T = 2, 4, 6
-
-
-def step(seed=0):
-    """Random log-probs (N, T) of B x G trajectories of 1 to T tokens, with rewards and a mask."""
-    random = torch.Generator().manual_seed(seed)
-
-    def draw():
-        return -torch.rand(B * G, T, generator=random, dtype=torch.float64) * 2
-
-    lengths = torch.randint(1, T + 1, (B, G), generator=random)
-    rewards = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0]], dtype=torch.float64)
-    mask = torch.arange(T) < lengths.view(-1, 1)
-    logps = draw()
-    return SimpleNamespace(
-        logps=logps, old=logps + 0.3 * draw() + 0.3, ref=draw(), rewards=rewards, lengths=lengths.double(), mask=mask
-    )
+from hart_lite.rl.advantages import ap_weights, group_advantages
+from hart_lite.rl.losses import kl_k3, policy_loss, token_nll, token_weights
 
 
-def ours(s, logps, k, beta, clip_eps=0.2):
+def ours(s, logps, k, beta, clip_eps_high=None):
     mu1, mu2 = ap_weights(s.rewards, k=k, beta=beta)
 
     def per_token(values_B_G):
@@ -39,53 +21,19 @@ def ours(s, logps, k, beta, clip_eps=0.2):
         advantages_T=per_token(group_advantages(s.rewards)),
         mu1_T=per_token(mu1),
         weights_T=per_token(token_weights(s.lengths)),
-        clip_eps=clip_eps,
+        clip_eps=0.2,
+        clip_eps_high=clip_eps_high,
         ref_logps_T=s.ref[s.mask],
         mu2_T=per_token(mu2),
     )
 
 
-def trl_grpo(s, logps, beta, clip_eps=0.2):
-    """TRL's own loss on the same log-probs: its method on a stand-in trainer whose model is a table."""
-    from trl import GRPOTrainer
-
-    trainer = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logps, torch.zeros_like(logps), None),
-        accelerator=SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x),
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None),
-        model=SimpleNamespace(training=True),
-        aux_loss_enabled=False,
-        beta=beta,
-        current_gradient_accumulation_steps=1,
-        epsilon_high=clip_eps,
-        epsilon_low=clip_eps,
-        importance_sampling_level="token",
-        loss_type="grpo",
-        off_policy_mask_threshold=None,
-        top_entropy_quantile=1.0,
-        use_vllm=False,
-        _entropy_bonus_enabled=False,
-        _metrics={"train": defaultdict(list)},
-    )
-    ids = torch.zeros(B * G, T, dtype=torch.long)
-    inputs = {
-        "prompt_ids": ids,
-        "prompt_mask": ids,
-        "completion_ids": ids,
-        "completion_mask": s.mask.long(),
-        "advantages": group_advantages(s.rewards).flatten(),
-        "old_per_token_logps": s.old,
-        "ref_per_token_logps": s.ref,
-    }
-    return GRPOTrainer._compute_loss(trainer, None, inputs), trainer._metrics["train"]
-
-
-@pytest.mark.parametrize("beta", [0.0, 0.04])
-def test_with_mu_one_it_is_trls_grpo_loss(beta):
-    s = step()
+@pytest.mark.parametrize(("beta", "high"), [(0.0, None), (0.04, None), (0.04, 0.05)])
+def test_with_mu_one_it_is_trls_grpo_loss(beta, high):
+    s = random_step()
     logps, theirs = s.logps.clone().requires_grad_(), s.logps.clone().requires_grad_()
-    loss, metrics = ours(s, logps, k=0, beta=beta)
-    expected, _ = trl_grpo(s, theirs, beta)
+    loss, metrics = ours(s, logps, k=0, beta=beta, clip_eps_high=high)
+    expected = trl_grpo(s, theirs, beta, clip=(0.2, high or 0.2))
     assert metrics["clip_share"] > 0  # otherwise the clip is not compared
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     loss.backward()
@@ -94,12 +42,12 @@ def test_with_mu_one_it_is_trls_grpo_loss(beta):
 
 
 def test_k_above_zero_is_not_grpo():
-    s = step()
-    assert abs(ours(s, s.logps, k=0.6, beta=0.04)[0] - trl_grpo(s, s.logps, 0.04)[0]) > 1e-3
+    s = random_step()
+    assert abs(ours(s, s.logps, k=0.6, beta=0.04)[0] - trl_grpo(s, s.logps, 0.04)) > 1e-3
 
 
 def test_k_zero_equals_no_weights_bit_for_bit():
-    s = step()
+    s = random_step()
     kind = {"logps_T": s.logps[s.mask], "old_logps_T": s.old[s.mask], "ref_logps_T": s.ref[s.mask], "clip_eps": 0.2}
     per_token = lambda x: x.reshape(-1, 1).expand(-1, T)[s.mask]  # noqa: E731
     advantages, weights = per_token(group_advantages(s.rewards)), per_token(token_weights(s.lengths))
@@ -170,7 +118,7 @@ def test_a_worked_group_by_hand():
 
 
 def test_micro_batches_add_up_to_the_step():
-    s = step()
+    s = random_step()
     whole, metrics = ours(s, s.logps, k=0.6, beta=0.04)
     parts = []
     for keep in (torch.arange(B * G) < 3, torch.arange(B * G) >= 3):
@@ -201,8 +149,9 @@ def test_half_a_kl_term_is_refused():
 
 def test_token_nll_is_the_mean_over_answer_tokens():
     logps = torch.tensor([-1.0, -2.0, -6.0], requires_grad=True)
-    loss, metrics = token_nll(logps_T=logps, weights_T=torch.full((3,), 1 / 3))
+    hits, weights = torch.tensor([1.0, 1.0, 0.0]), torch.full((3,), 1 / 3)
+    loss, metrics = token_nll(logps_T=logps, hits_T=hits, weights_T=weights)
     assert loss.item() == pytest.approx(3.0)
-    assert metrics["nll"].item() == pytest.approx(3.0)
+    assert metrics["mean_token_accuracy"].item() == pytest.approx(2 / 3)
     loss.backward()
     torch.testing.assert_close(logps.grad, torch.full((3,), -1 / 3))

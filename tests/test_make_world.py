@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from hart_lite.data import load_examples, split_by_image
-from hart_lite.types import HartError
-from hart_lite.world.make import make_world
-from hart_lite.world.scenes import World, examples
+from hart_lite.data.dataset import load_examples, split_by_image
+from hart_lite.errors import HartError
+from hart_lite.toy.export import make_world
+from hart_lite.toy.scenes import World, examples
 
 
 def test_what_is_written_is_what_is_in_memory(tmp_path):

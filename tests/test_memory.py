@@ -9,15 +9,15 @@ from contextlib import contextmanager
 import pytest
 import torch
 from small_runs import make_up, metrics, small_recipe, without_timings
-from trainers import adapters, rl_trainer, same, sft_trainer
+from trainers import adapters, rl_trainer, runner_of, same, sft_trainer
 
-import hart_lite.policy
-from hart_lite.memory import Budget, Draws, ran_out, within_memory
-from hart_lite.policy import Policy
-from hart_lite.rl import RLTrainer
-from hart_lite.rollout import Runner
-from hart_lite.sources import load_splits
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
+from hart_lite.inference import local_engine
+from hart_lite.models.oom import Budget, Draws, ran_out, within_memory
+from hart_lite.models.policy import Policy
+from hart_lite.runs.splits import load_splits
+from hart_lite.training.rl_trainer import RLTrainer
+from hart_lite.training.sft_trainer import rows_of_step
 
 BUDGET = 512  # tokens; a step of the small runs makes several packs of it, and half of it holds the longest sequence
 DROPOUT = {"lora": {"r": 4, "dropout": 0.1}}  # draws in every pass: what is computed again has to draw the same
@@ -40,7 +40,7 @@ def limited(trainer, place: str, most: int, passes: int):
     """Lets the model's passes over more than `most` tokens run out of memory, in their `place`: after the first
     `passes` of them, whose gradients are there by then. Yields the sizes of those that did."""
     seen, failed = [], []
-    language = trainer.runner.policy.family.language(trainer.runner.policy.model)
+    language = trainer.policy.family.language(trainer.policy.model)
 
     def check(module, args, kwargs, output=None) -> None:
         tokens = kwargs["inputs_embeds"].shape[1]
@@ -89,7 +89,7 @@ def test_an_update_that_does_not_fit_is_that_of_half_the_budget(new_policy, tiny
     rows = metrics(tmp_path / "large")
     assert [row["tokens_per_pack"] for row in rows] == [BUDGET // 2] * 2
     assert without_timings(rows) == without_timings(metrics(tmp_path / "small"))
-    assert not large.runner.policy.model.training
+    assert not large.policy.model.training
 
 
 def test_without_a_shortage_the_budgets_differ_in_their_packs(new_policy, tiny_base, tmp_path):
@@ -110,7 +110,7 @@ def test_a_resumed_run_keeps_the_smaller_budget(new_policy, tiny_base, tmp_path)
     with limited(whole, "forward", BUDGET // 2, 1):
         whole.train()
     checkpoint = tmp_path / "whole" / "stages" / "1-rl" / "checkpoint-2"
-    kept = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]["Standing"]
+    kept = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]["StepGuardState"]
     assert kept["attributes"]["budgets"]["stages.0.tokens_per_pack"] == BUDGET // 2
     resumed = new_rl(new_policy, tiny_base, tmp_path / "resumed", BUDGET, **stage)
     resumed.train(resume_from_checkpoint=str(checkpoint))
@@ -123,7 +123,7 @@ def test_a_checkpoint_that_knows_of_no_budgets_can_be_resumed_and_saved(new_poli
     new_rl(new_policy, tiny_base, tmp_path, BUDGET, **stage).train()
     state = tmp_path / "stages" / "1-rl" / "checkpoint-1" / "trainer_state.json"
     values = json.loads(state.read_text())
-    del values["stateful_callbacks"]["Standing"]
+    del values["stateful_callbacks"]["StepGuardState"]
     state.write_text(json.dumps(values))
     resumed = new_rl(new_policy, tiny_base, tmp_path, BUDGET, **stage)
     resumed.train(resume_from_checkpoint=str(state.parent))
@@ -148,19 +148,15 @@ def test_a_sequence_longer_than_the_halved_budget_is_still_tried(new_policy, tin
     assert trainer.budget.value == 8
 
 
-def without(rows: list[dict], key: str) -> list[dict]:
-    return [{name: value for name, value in row.items() if name != key} for row in rows]
-
-
 # -- sampling ------------------------------------------------------------------------------------------------------
 
 
 def test_sampling_that_does_not_fit_draws_the_same_in_smaller_batches(policy, tiny_base, monkeypatch, caplog):
     recipe = small_recipe(tiny_base, "unused")
     questions = load_splits(recipe).rl[:3]
-    whole = Runner(policy, recipe.pixels, recipe.rollout)
+    whole = runner_of(recipe, policy)
     expected = whole.rollout(questions, "hart", 3, seed=1)
-    generate, sizes = hart_lite.policy.generate, []
+    generate, sizes = local_engine.generate, []
 
     def short(policy, prompts, sampling):
         sizes.append(len(prompts))
@@ -168,38 +164,18 @@ def test_sampling_that_does_not_fit_draws_the_same_in_smaller_batches(policy, ti
             run_out("forward")
         return generate(policy, prompts, sampling)
 
-    monkeypatch.setattr(hart_lite.policy, "generate", short)
-    runner, most = Runner(policy, recipe.pixels, recipe.rollout), 4
+    monkeypatch.setattr(local_engine, "generate", short)
+    runner, most = runner_of(recipe, policy), 4
     assert runner.rollout(questions, "hart", 3, seed=1) == expected
     assert sizes[0] == 9 and max(sizes[-4:]) <= 4
-    assert runner.budget.value < recipe.rollout.tokens_per_batch
-    assert f"Set rollout.tokens_per_batch={runner.budget.value} in the recipe" in caplog.text
+    assert runner.engine.budget.value < recipe.rollout.tokens_per_batch
+    assert f"Set rollout.tokens_per_batch={runner.engine.budget.value} in the recipe" in caplog.text
     most = 0
     with pytest.raises(HartError, match=r"up to 4 tokens after a prompt of \d+ do not fit, not even alone"):
         runner.rollout(questions, "hart", 3, seed=1)
 
 
 # -- SFT -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def rows_limited(trainer, most: int, passes: int):
-    """Forward passes over more than `most` rows run out of memory, after the first `passes` of them."""
-    seen, failed = [], []
-
-    def check(module, args, kwargs) -> None:
-        rows = kwargs["input_ids"].shape[0]
-        if torch.is_grad_enabled() and rows > most:
-            seen.append(rows)
-            if len(seen) > passes:
-                failed.append(rows)
-                run_out("forward")
-
-    hook = trainer.model.register_forward_pre_hook(check, with_kwargs=True)
-    try:
-        yield failed
-    finally:
-        hook.remove()
 
 
 def test_rows_that_do_not_fit_are_read_in_halves(new_policy, tiny_base, tmp_path, caplog):
@@ -209,17 +185,16 @@ def test_rows_that_do_not_fit_are_read_in_halves(new_policy, tiny_base, tmp_path
     torch.manual_seed(5)
     small.train()
     large = sft_trainer(new_policy, tiny_base, tmp_path / "large", micro_batch_size=4, model=DROPOUT, **stage)
+    most = 2 * max(len(large.rows[n]) for n in range(len(large.rows)))
     torch.manual_seed(5)
-    with rows_limited(large, 2, 1) as failed:
+    with limited(large, "forward", most, 1) as failed:
         large.train()
-    assert failed == [4]
+    assert len(failed) == 1
     assert same(adapters(large), adapters(small))
     rows = metrics(tmp_path / "large")
     assert [row["micro_batch_size"] for row in rows] == [2, 2]
-    # An epoch goes by micro-batches. The mean loss is their sum in another order: its last bit may differ.
-    for row, other in zip(without(rows, "epoch"), without(metrics(tmp_path / "small"), "epoch"), strict=True):
-        assert row.pop("stage") == other.pop("stage") and row == pytest.approx(other, rel=1e-6)
-    assert "memory ran out in step 1 of SFT with stages.0.micro_batch_size=4" in caplog.text
+    assert rows == metrics(tmp_path / "small")
+    assert "memory ran out in the update of step 1 with stages.0.micro_batch_size=4" in caplog.text
     assert caplog.text.count("memory ran out") == 1
 
 
@@ -235,14 +210,15 @@ def test_rows_of_4_and_of_2_are_not_the_same_to_the_bit(new_policy, tiny_base, t
     assert not same(*found)
 
 
-def test_a_row_that_does_not_fit_alone_ends_the_run(new_policy, tiny_base, tmp_path):
+def test_a_row_that_does_not_fit_alone_ends_the_run(new_policy, tiny_base, tmp_path, caplog):
     trainer = sft_trainer(new_policy, tiny_base, tmp_path, batch_size=4, micro_batch_size=4, save_every=0)
-    with (
-        rows_limited(trainer, 0, 0) as failed,
-        pytest.raises(HartError, match=r"a row of \d+ tokens does not fit alone"),
-    ):
+    numbers = rows_of_step(len(trainer.rows), 4, trainer.args.seed, 0)
+    longest = max(len(trainer.rows[n]) for n in numbers)
+    message = rf"a row of {longest} tokens does not fit alone \(stages.0.micro_batch_size is 4, halved to 1\)"
+    with limited(trainer, "forward", 0, 0) as failed, pytest.raises(HartError, match=message):
         trainer.train()
-    assert failed == [4, 2, 1]
+    assert len(failed) == 3
+    assert failed[0] > failed[1] > failed[2]
 
 
 # -- the pieces ----------------------------------------------------------------------------------------------------
@@ -360,4 +336,4 @@ def test_a_card_that_is_full_gets_half_the_budget(new_policy, tiny_base, tmp_pat
     assert metrics(tmp_path / "full")[0]["tokens_per_pack"] == 2048
     for one, other in zip(adapters(trainer), found[2048], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
-    assert isinstance(trainer.runner.policy, Policy)
+    assert isinstance(trainer.policy, Policy)

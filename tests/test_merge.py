@@ -9,15 +9,14 @@ from merging import deltas, edit_config, make_adapter, make_base, peft_adapter, 
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from hart_lite.base_names import Names
-from hart_lite.families.qwen2_5_vl import Qwen25VL
-from hart_lite.files import write_whole
-from hart_lite.lora_file import read_lora
-from hart_lite.lora_sum import Sum
-from hart_lite.merge import merge
-from hart_lite.merge_proof import prove_logits
-from hart_lite.shards import INDEX, SINGLE, Checkpoint
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
+from hart_lite.export.lora import MergedTensor, read_lora
+from hart_lite.export.merge import merge
+from hart_lite.export.shards import INDEX, SINGLE, Checkpoint
+from hart_lite.export.tensor_names import TensorNames
+from hart_lite.export.verify import check_logits
+from hart_lite.models.families.qwen2_5_vl import Qwen25VL
+from hart_lite.utils.files import write_whole
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def copied(adapter, tmp_path):
 def test_every_weight_is_the_base_plus_the_adapter_rounded_once(tmp_path, dtype):
     base = make_base(tmp_path / "base", dtype)
     make_adapter(base, tmp_path / "adapter")
-    proof = merge(tmp_path / "adapter", tmp_path / "out")
+    check = merge(tmp_path / "adapter", tmp_path / "out")
     before, after, added = weights(base), weights(tmp_path / "out"), deltas(tmp_path / "adapter")
     assert before.keys() == after.keys() and added.keys() <= before.keys()
     assert len(added) == 4 * 7 + 4 * 5 + 2  # layers of both towers, the projector
@@ -67,8 +66,8 @@ def test_every_weight_is_the_base_plus_the_adapter_rounded_once(tmp_path, dtype)
         # float32 first, so the nearest value of the dtype or, at a tie's edge, its neighbour
         wrong = (after[name].double() - exact).abs() / (torch.finfo(dtype).eps * exact.abs() + 1e-6)
         assert wrong.max() < (4 if dtype == torch.float32 else 0.51), name
-    assert proof.changed == len(added) and proof.tensors == len(before)
-    assert proof.logits.difference < proof.logits.allowed / 2 < proof.logits.moved / 10
+    assert check.changed == len(added) and check.tensors == len(before)
+    assert check.logits.difference < check.logits.allowed / 2 < check.logits.moved / 10
 
 
 def test_the_files_keep_their_names_order_metadata_and_company(base, adapter, tmp_path):
@@ -160,7 +159,7 @@ def test_dequant_is_what_training_ran_on_and_is_not_quantised_again(base, tmp_pa
         if isinstance(module, Linear4bit)
     }
     assert len(trained_on) == 28
-    proof = merge(tmp_path / "adapter", tmp_path / "out", "dequant")
+    check = merge(tmp_path / "adapter", tmp_path / "out", "dequant")
     after = weights(tmp_path / "out")
     for module, weight in trained_on.items():
         name = module.removesuffix(".base_layer").replace("model.language_model.", "model.") + ".weight"
@@ -173,7 +172,7 @@ def test_dequant_is_what_training_ran_on_and_is_not_quantised_again(base, tmp_pa
     untouched = {n for n in before if "norm" in n or "bias" in n or "embed" in n}
     assert all(torch.equal(before[name], after[name]) for name in untouched)
     assert "quantization_config" not in json.loads((tmp_path / "out/config.json").read_text())
-    assert proof.logits.difference < 1e-5 < 0.01 < proof.logits.moved
+    assert check.logits.difference < 1e-5 < 0.01 < check.logits.moved
 
 
 def test_plain_differs_from_dequant_by_the_error_of_4_bits(base, tmp_path):
@@ -190,7 +189,7 @@ def test_plain_differs_from_dequant_by_the_error_of_4_bits(base, tmp_path):
 def test_a_run_that_did_not_quantise_has_nothing_to_dequantise(adapter, tmp_path, base):
     from small_runs import small_recipe
 
-    from hart_lite.recipe import dump_recipe
+    from hart_lite.config.recipe import dump_recipe
 
     run = tmp_path / "run"
     run.mkdir()
@@ -205,7 +204,7 @@ def test_a_run_that_did_not_quantise_has_nothing_to_dequantise(adapter, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-# -- the proof -----------------------------------------------------------------------------------------------------
+# -- the check -----------------------------------------------------------------------------------------------------
 
 
 def wrong_sign(self, weight):
@@ -222,7 +221,7 @@ def forgotten(self, weight):
 
 @pytest.mark.parametrize("wrong", [wrong_sign, wrong_scale, forgotten])
 def test_a_wrong_sum_is_found_and_leaves_nothing(adapter, tmp_path, monkeypatch, wrong):
-    monkeypatch.setattr(Sum, "__call__", wrong)
+    monkeypatch.setattr(MergedTensor, "__call__", wrong)
     with pytest.raises(
         HartError, match=r"is not W \+ scale \* B @ A: the error is [\d.e+]+ times what rounding explains"
     ):
@@ -231,15 +230,15 @@ def test_a_wrong_sum_is_found_and_leaves_nothing(adapter, tmp_path, monkeypatch,
 
 
 def test_the_logits_alone_find_a_wrong_sum(base, adapter, tmp_path):
-    """B negated in the merge, and its own proof passes; against the true adapter it does not."""
+    """B negated in the merge, and its own check passes; against the true adapter it does not."""
     other = shutil.copytree(adapter, tmp_path / "other")
     edit_tensors(other, lambda tensors: [t.neg_() for name, t in tensors.items() if "lora_B" in name])
     merge(other, tmp_path / "out")
-    names, merged = (Names.of(folder, Checkpoint.open(folder)) for folder in (base, tmp_path / "out"))
-    sums = {name: Sum(name, None, 1.0, False) for name in names.stored.values()}  # nothing is read otherwise
+    names, merged = (TensorNames.of(Checkpoint.open(folder)) for folder in (base, tmp_path / "out"))
+    sums = {name: MergedTensor(name, None, 1.0, False) for name in names.stored.values()}  # nothing is read otherwise
     with pytest.raises(HartError, match="does not say what the adapter on its base says: logits differ by 0"):
-        prove_logits(merged, adapter, names, sums, Qwen25VL(str(base)))
-    assert prove_logits(merged, other, names, sums, Qwen25VL(str(base))).difference < 1e-5
+        check_logits(merged, adapter, names, sums, Qwen25VL(str(base)))
+    assert check_logits(merged, other, names, sums, Qwen25VL(str(base))).difference < 1e-5
 
 
 def test_a_tensor_that_should_stay_and_does_not_is_found(base, adapter, tmp_path, monkeypatch):
@@ -259,15 +258,15 @@ def test_a_tensor_that_should_stay_and_does_not_is_found(base, adapter, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_the_proof_says_what_was_looked_at(adapter, tmp_path):
+def test_the_check_says_what_was_looked_at(adapter, tmp_path):
     text = merge(adapter, tmp_path / "out").text()
     assert "50 of 104 tensors changed" in text and "logits: merged against adapter on the base" in text
 
 
 def test_an_adapter_before_its_first_step_is_merged_with_a_note(base, tmp_path):
     make_adapter(base, tmp_path / "adapter", std=0.0)
-    proof = merge(tmp_path / "adapter", tmp_path / "out")
-    assert "every B is zero" in proof.text() and "say little of so small an adapter" in proof.text()
+    check = merge(tmp_path / "adapter", tmp_path / "out")
+    assert "every B is zero" in check.text() and "say little of so small an adapter" in check.text()
     before, after = weights(base), weights(tmp_path / "out")
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -310,10 +309,10 @@ def first(tensors, side="lora_B"):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda t: t[first(t)].fill_(float("nan")), "holds values that are no numbers"),
+        (lambda t: t[first(t)].fill_(float("nan")), "holds infinite or NaN values"),
         (lambda t: t.pop(first(t)), "only one of A and B"),
-        (lambda t: t.update({"base_model.model.x.lora_magnitude_vector": torch.ones(3)}), "no LoRA matrix"),
-        (lambda t: t.update({first(t): torch.zeros(128, 5)}), "no LoRA matrix of a linear layer of rank 4"),
+        (lambda t: t.update({"base_model.model.x.lora_magnitude_vector": torch.ones(3)}), "not a LoRA matrix"),
+        (lambda t: t.update({first(t): torch.zeros(128, 5)}), "not a LoRA matrix of a linear layer of rank 4"),
         (lambda t: t.update({first(t): torch.zeros(77, 4)}), r"is \(77, .*belongs to another base"),
         (lambda t: t.clear(), "is empty"),
         (

@@ -12,10 +12,10 @@ import torch
 from merging import PLAIN_PROCESSOR, contents, deltas, edit_config, make_adapter, make_base, python, weights
 from small_runs import make_up, sft_stage, small_recipe
 
-from hart_lite.merge import merge
-from hart_lite.merge_proof import picture_and_question
-from hart_lite.train import train
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
+from hart_lite.export.merge import merge
+from hart_lite.export.verify import image_and_question
+from hart_lite.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +74,11 @@ def test_a_merge_is_a_base_like_another_and_is_not_replaced_by_its_own(adapter, 
 
 
 def test_what_came_to_the_place_meanwhile_is_left_alone(adapter, tmp_path, monkeypatch):
-    def prove_slowly(*arguments):
+    def check_slowly(*arguments):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "thesis.txt").write_text("years")
 
-    monkeypatch.setattr("hart_lite.merge.prove", prove_slowly)
+    monkeypatch.setattr("hart_lite.export.merge.check_merge", check_slowly)
     for force in (False, True):
         with pytest.raises(HartError, match=r"is there already|was not made by hart-lite merge"):
             merge(adapter, tmp_path / "out", force=force)
@@ -102,31 +102,34 @@ def test_a_full_disk_is_seen_before_and_said_after(adapter, tmp_path, monkeypatc
 
 
 KILLED = """
-    import os, signal, sys
-    from hart_lite import merge
-    from hart_lite.shards import Checkpoint
+    import os, shutil, signal, sys
+    from hart_lite.export import merge
+    from hart_lite.export.shards import Checkpoint
     def die(*arguments, **more):
         os.kill(os.getpid(), signal.SIGKILL)
     def die_at_the_third(self, shard, *more, done=[]):
         done.append(shard)
         die() if len(done) == 3 else copy(self, shard, *more)
     copy = Checkpoint.copy_shard
-    if sys.argv[3] == "shard":
-        Checkpoint.copy_shard = die_at_the_third
-    else:
-        setattr(merge, sys.argv[3], die)
+    match sys.argv[3]:
+        case "shard":
+            Checkpoint.copy_shard = die_at_the_third
+        case "files":
+            shutil.copyfile = die
+        case "check":
+            merge.check_merge = die
     merge.merge(sys.argv[1], sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("moment", ["shard", "_copy_files", "prove"])
+@pytest.mark.parametrize("moment", ["shard", "files", "check"])
 def test_a_kill_leaves_nothing_that_looks_finished_and_the_next_merge_cleans_up(adapter, tmp_path, moment):
     out = tmp_path / "out"
     assert python(KILLED, adapter, out, moment).returncode == -signal.SIGKILL
     assert not out.exists()
     left = list(tmp_path.iterdir())
     assert [path.name for path in left] == [".out.merging"]
-    if moment != "prove":  # by then all is there but the proof
+    if moment != "check":  # by then only the check is missing
         assert not (left[0] / "config.json").exists()
     merge(adapter, out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -140,7 +143,7 @@ UNDER_A_LIMIT = """
     import resource, sys
     from pathlib import Path
     import safetensors.torch
-    from hart_lite.merge import merge
+    from hart_lite.export.merge import merge
     adapter, out, kind, room, small = sys.argv[1:]
     def kib(name):
         return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1])
@@ -216,7 +219,7 @@ def test_plain_transformers_loads_it_and_says_what_the_adapter_says(base, tmp_pa
     policy = make_adapter(base, tmp_path / "adapter", std=0.05)
     merge(tmp_path / "adapter", tmp_path / "out")
     policy.model.eval()
-    batch = picture_and_question(policy.family)
+    batch = image_and_question(policy.family)
     torch.save(batch, tmp_path / "inputs.pt")
     done = python(PLAIN_PROCESSOR + ELSEWHERE, tmp_path / "out", tmp_path / "inputs.pt", tmp_path / "said.pt")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -240,17 +243,17 @@ def test_the_run_directory_of_the_embedded_base_is_merged(tmp_path, monkeypatch)
         "embedded", run, [sft_stage(steps=1, lr=0.05)], data={"world": {"scenes": 4, "eval_scenes": 0, "size": 168}}
     )
     train(recipe)
-    proof = merge(run, tmp_path / "out")
-    assert proof.logits.difference < proof.logits.allowed == 0.005 < proof.logits.moved
+    check = merge(run, tmp_path / "out")
+    assert check.logits.difference < check.logits.allowed == 0.005 < check.logits.moved
     assert json.loads((tmp_path / "out/training.json").read_text())["merged"] == "plain"
     stage = merge(run / "stages/1-sft/adapter", tmp_path / "stage")
-    assert stage.changed == proof.changed
+    assert stage.changed == check.changed
     assert weights(tmp_path / "out").keys() == weights(tmp_path / "stage").keys()
 
 
 FROM_THE_HUB = """
     import sys
-    from hart_lite.merge import merge
+    from hart_lite.export.merge import merge
     print(merge(sys.argv[1], sys.argv[2]).text())
 """
 
@@ -276,4 +279,4 @@ def test_a_base_from_the_hub_is_taken_from_its_cache(base, adapter, tmp_path):
         assert (after[name].double() - before[name].double() - delta).abs().max() < 1e-6
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
     done = python(FROM_THE_HUB, copied, tmp_path / "no", HF_HOME=str(tmp_path / "empty"), HF_HUB_OFFLINE="1")
-    assert "HartError: base 'me/qwen' is no folder here and cannot be had from the Hub" in done.stderr
+    assert "ModelError: base 'me/qwen' is no folder here and cannot be had from the Hub" in done.stderr

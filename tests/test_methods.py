@@ -5,9 +5,9 @@ import subprocess
 
 import pytest
 
-from benchmarks import methods
-from hart_lite.recipe import dump_recipe, load_recipe
-from hart_lite.types import HartError
+from experiments import methods
+from hart_lite.config.recipe import dump_recipe, load_recipe
+from hart_lite.errors import HartError
 
 SUMMARY = {"before": {"grounding": {"wrong_grounding": 0.5}}}
 

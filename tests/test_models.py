@@ -9,16 +9,17 @@ import torch
 from pictures import Photo
 from small_runs import small_recipe
 
-from hart_lite import models
-from hart_lite.api_engine import ApiEngine
-from hart_lite.engine import LocalEngine
-from hart_lite.generate import Sampling
-from hart_lite.merge import merge
-from hart_lite.models import open_model
-from hart_lite.recipe import dump_recipe, load_recipe
-from hart_lite.recipe_schema import Rollout
-from hart_lite.run_dir import save_adapter
-from hart_lite.types import HartError, ImageView
+from hart_lite.config.recipe import dump_recipe, load_recipe
+from hart_lite.config.sections import Rollout
+from hart_lite.errors import HartError
+from hart_lite.export.merge import merge
+from hart_lite.inference import load
+from hart_lite.inference.load import open_model
+from hart_lite.inference.local_engine import LocalEngine
+from hart_lite.inference.openai_engine import ApiEngine
+from hart_lite.models.generation import Sampling, generate
+from hart_lite.runs.run_dir import save_adapter
+from hart_lite.types import ImageView
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +34,20 @@ def run(new_policy, tiny_base, tmp_path_factory) -> Path:
     return folder
 
 
-def said(model: models.OpenModel) -> list[int]:
+def said(model: load.OpenModel) -> list[int]:
     family = model.engine.policy.family
     prompt = family.chat([ImageView(Photo(56, 56), (56, 56)), "What?"])
-    return list(model.engine.policy.generate([prompt], Sampling(8, temperature=0))[0])
+    return list(generate(model.engine.policy, [prompt], Sampling(8, temperature=0))[0])
 
 
 def test_a_run_comes_with_its_budgets(run, policy):
     model = open_model(str(run))
     assert isinstance(model.engine, LocalEngine)
-    assert (model.family, model.engine.frame.name) == ("qwen2_5_vl", "qwen2_5_vl")
+    assert (model.family, model.engine.interface.name) == ("qwen2_5_vl", "qwen2_5_vl")
     recipe = load_recipe(run / "recipe.yaml")
     assert (model.pixels, model.rollout) == (recipe.pixels, recipe.rollout)
     assert model.rollout.max_boxes == 3
-    assert (model.engine.tokens_per_batch, model.engine.at_once) == (999, 5)
+    assert (model.engine.budget.value, model.engine.max_batch) == (999, 5)
     adapted = {name: p for name, p in model.engine.policy.model.named_parameters() if "lora_B" in name}
     assert adapted and all(torch.equal(p, dict(policy.model.named_parameters())[name]) for name, p in adapted.items())
 
@@ -84,7 +85,7 @@ def test_the_embedded_base_has_the_budgets_of_its_recipe(tmp_path):
 
 def test_quant_and_device_replace_what_the_recipe_says(run, monkeypatch):
     sections = []
-    monkeypatch.setattr(models, "load_policy", lambda section, adapter: sections.append(section) or 1 / 0)
+    monkeypatch.setattr(load, "load_policy", lambda section, adapter: sections.append(section) or 1 / 0)
     for asked in ({}, {"quant": "nf4", "device": "auto"}):
         with pytest.raises(ZeroDivisionError):
             open_model(str(run), **asked)
@@ -94,14 +95,14 @@ def test_quant_and_device_replace_what_the_recipe_says(run, monkeypatch):
 
 def test_a_model_behind_an_api(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:8000/v1")
-    model = open_model("api:some/model", frame="relative")
+    model = open_model("api:some/model", box_format="relative")
     assert isinstance(model.engine, ApiEngine)
-    assert (model.family, model.engine.model, model.engine.frame.name) == ("api", "some/model", "relative")
+    assert (model.family, model.engine.model, model.engine.interface.name) == ("api", "some/model", "relative")
     assert (model.pixels, model.weights) == (None, {"server": "http://localhost:8000/v1"})
     with pytest.raises(HartError, match="api: names no model"):
         open_model("api:")
-    with pytest.raises(HartError, match="unknown frame 'padded'; allowed: absolute, relative"):
-        open_model("api:x", frame="padded")
+    with pytest.raises(HartError, match="unknown box format 'padded'; allowed: absolute, relative"):
+        open_model("api:x", box_format="padded")
 
 
 def test_what_is_no_model(run, tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from hub_stand_in import TOKEN, Hub
 from notebook_cells import FOLDER, ON_A_CARD, ON_CPU, as_python, cells, source
 from packaging.version import Version
 
-from hart_lite.cli import main
+from hart_lite.cli.main import main
 
 SHORT = "stages.0.steps=1 stages.0.questions_per_step=2 rollout.samples=2 stages.1.steps=1"
 RECIPES = {

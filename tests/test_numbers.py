@@ -1,7 +1,6 @@
 """What is not a number changes nothing, is counted, and ends a run that makes nothing else, with its questions."""
 
 import math
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,17 +8,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_runs import make_up, metrics
 from trainers import ON_CPU, adapters, rl_trainer, same, sft_trainer
-from trl import SFTTrainer
 
-from hart_lite import rl
-from hart_lite.finite import check_finite
-from hart_lite.generate import Sampling
-from hart_lite.guard import LIMIT, Standing
-from hart_lite.loading import load_policy
-from hart_lite.recipe_schema import ModelSection
-from hart_lite.run_dir import save_adapter
-from hart_lite.types import HartError, NotFiniteError
-from hart_lite.world.base import build
+from hart_lite.config.sections import ModelSection
+from hart_lite.errors import HartError, NotFiniteError
+from hart_lite.models.finite import check_finite
+from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.loading import load_policy
+from hart_lite.runs.run_dir import save_adapter
+from hart_lite.toy.model import build
+from hart_lite.training import rl_trainer as rl
+from hart_lite.training import sft_trainer as sft
+from hart_lite.training.sft_trainer import rows_of_step
+from hart_lite.training.step_guard import LIMIT, StepGuardState
 
 BAD = {"nan": math.nan, "inf": math.inf}
 
@@ -65,8 +65,7 @@ def watch(trainer) -> list[tuple]:
 
     def look(*args, **kwargs):
         loss = step(*args, **kwargs)
-        if trainer.accelerator.sync_gradients:
-            seen.append((adapters(trainer), moments(trainer), trainer._get_learning_rate()))
+        seen.append((adapters(trainer), moments(trainer), trainer.lr_scheduler.get_last_lr()[0]))
         return loss
 
     trainer.training_step = look
@@ -103,7 +102,7 @@ def test_rl_skips_a_gradient_whose_norm_is_not_finite(new_rl, tmp_path, gradient
     def spoil(grad: torch.Tensor) -> torch.Tensor:
         return torch.full_like(grad, gradient) if trainer.state.global_step == 1 else grad
 
-    hook = trainer.runner.policy.adapter_parameters[-1].register_hook(spoil)
+    hook = trainer.policy.adapter_parameters[-1].register_hook(spoil)
     _, two, end = watch(trainer)
     hook.remove()
     assert same(two[0], end[0]) and same(two[1], end[1])
@@ -114,13 +113,14 @@ def test_rl_skips_a_gradient_whose_norm_is_not_finite(new_rl, tmp_path, gradient
 
 def poison_rows(monkeypatch, bad_passes, value=math.nan) -> None:
     """Multiplies the losses of these passes; they count from 1."""
-    compute, passes = SFTTrainer.compute_loss, []
+    token_nll, passes = sft.token_nll, []
 
-    def poisoned(*args, **kwargs):
+    def poisoned(**inputs):
         passes.append(1)
-        return compute(*args, **kwargs) * (value if len(passes) in bad_passes else 1)
+        loss, figures = token_nll(**inputs)
+        return loss * (value if len(passes) in bad_passes else 1), figures
 
-    monkeypatch.setattr(SFTTrainer, "compute_loss", poisoned)
+    monkeypatch.setattr(sft, "token_nll", poisoned)
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -140,7 +140,8 @@ def test_sft_skips_a_loss_that_is_not_finite(new_sft, tmp_path, monkeypatch, kin
 
 def test_sft_skips_a_gradient_whose_norm_is_not_finite(new_sft, tmp_path):
     trainer = new_sft(steps=2, save_every=0)
-    hook = trainer.adapters[0].register_hook(lambda g: g * (1e30 if trainer.state.global_step == 1 else 1))
+    first = trainer.policy.adapter_parameters[0]
+    hook = first.register_hook(lambda g: g * (1e30 if trainer.state.global_step == 1 else 1))
     _, two, end = watch(trainer)
     hook.remove()
     assert same(two[0], end[0]) and same(two[1], end[1])
@@ -154,64 +155,51 @@ def test_rl_ends_after_some_bad_steps_in_a_row_and_names_their_questions(new_rl,
     """Step 1 is bad as well, but step 2 is not: it starts the count anew. Only the first pack is to blame."""
     trainer = new_rl(stage={"steps": 20, "tokens_per_pack": 160, "questions_per_step": 3, "save_every": 0})
     poison_losses(monkeypatch, trainer, {1, *range(3, 20)})
-    asked, rollout = {}, trainer._rollout
-    trainer._rollout = lambda examples, step: asked.setdefault(step + 1, rollout(examples, step))
+    asked, rollout = {}, trainer.rollout
+    trainer.rollout = lambda examples, step: asked.setdefault(step + 1, rollout(examples, step))
     with pytest.raises(HartError) as caught:
         trainer.train()
     assert LIMIT == 5
     assert "in 5 steps in a row, 3 to 7. None of them changed the weights" in str(caught.value)
     assert [row["skipped"] for row in metrics(tmp_path)] == [1, 0, 1, 1, 1, 1, 1]  # the last one is on record, too
-    bad = {i for step, ids in trainer.standing.bad.items() for i in ids}
+    bad = {i for step, ids in trainer.guard.bad.items() for i in ids}
     assert bad
     assert all(repr(i) in str(caught.value) for i in bad)
-    for step, ids in trainer.standing.bad.items():
+    for step, ids in trainer.guard.bad.items():
         assert set(ids) < {group.example.id for group in asked[step]}  # fewer than all
     assert "lower lr" in str(caught.value)
 
 
 def test_sft_ends_after_some_bad_steps_in_a_row_and_names_the_rows(new_sft, tmp_path, monkeypatch):
     trainer = new_sft(steps=8, save_every=0)
-    read = []
-    trainer.data_collator = _Noting(trainer.data_collator, read)
-    poison_rows(monkeypatch, set(range(2, 17, 2)))  # the second pass of each step
+    poison_rows(monkeypatch, set(range(2, 17, 2)))  # the second of two passes in each step
     with pytest.raises(HartError, match="in 5 steps in a row, 1 to 5") as caught:
         trainer.train()
     assert [row["skipped"] for row in metrics(tmp_path)] == [1] * 5
-    rows = trainer.data_collator.rows
-    named, spared = ({rows.items[n][1].id for n in read[first:10:2]} for first in (1, 0))
+    read = [rows_of_step(len(trainer.rows), 2, trainer.args.seed, step) for step in range(LIMIT)]
+    named, spared = ({trainer.rows.example_id(pair[n]) for pair in read} for n in (1, 0))
     assert all(repr(i) in str(caught.value) for i in named)
     assert not any(repr(i) in str(caught.value) for i in spared - named)
     assert spared - named
 
 
-class _Noting:
-    """A collator that notes the rows it was asked for."""
-
-    def __init__(self, collator, read: list[int]) -> None:
-        self.collator, self.rows, self.read = collator, collator.rows, read
-
-    def __call__(self, numbers):
-        self.read += [item["row"] for item in numbers]
-        return self.collator(numbers)
-
-
 def test_questions_that_are_in_most_bad_steps_come_first_and_not_all_are_quoted():
-    standing = Standing([])
+    guard = StepGuardState([])
     for step in range(LIMIT):
-        standing.count(step, [], [f"{step}-{n}" for n in range(9)] + ["culprit"])
+        guard.count(step, [], [f"{step}-{n}" for n in range(9)] + ["culprit"])
     with pytest.raises(HartError, match=r"first: 'culprit', .* and 30 more"):
-        standing.stop_at_limit()
+        guard.stop_at_limit()
 
 
 def test_a_step_with_nothing_to_learn_from_does_not_start_the_count_anew(new_rl):
     """Its gradient is finite because there is none."""
     trainer = new_rl()
-    trainer.standing.bad = {1: ["a"]}
-    assert trainer._skipped(0.0, [], []) is False
-    assert trainer.standing.bad == {1: ["a"]}
-    trainer.runner.policy.adapter_parameters[0].grad = torch.ones_like(trainer.runner.policy.adapter_parameters[0])
-    assert trainer._skipped(0.0, [], []) is False
-    assert trainer.standing.bad == {}
+    trainer.guard.bad = {1: ["a"]}
+    assert trainer.skips(0.0, [], []) is False
+    assert trainer.guard.bad == {1: ["a"]}
+    trainer.policy.adapter_parameters[0].grad = torch.ones_like(trainer.policy.adapter_parameters[0])
+    assert trainer.skips(0.0, [], []) is False
+    assert trainer.guard.bad == {}
 
 
 def test_a_resumed_run_goes_on_counting(new_rl, tmp_path, monkeypatch):
@@ -226,7 +214,7 @@ def test_a_resumed_run_goes_on_counting(new_rl, tmp_path, monkeypatch):
     with pytest.raises(HartError) as caught:
         resumed.train(resume_from_checkpoint=str(checkpoint))
     assert "3 to 7" in str(caught.value)
-    assert resumed.standing.bad == trainer.standing.bad
+    assert resumed.guard.bad == trainer.guard.bad
 
 
 # -- sampling ------------------------------------------------------------------------------------------------------
@@ -252,7 +240,7 @@ def test_nothing_is_drawn_from_scores_that_are_not_finite(spoil, kind, temperatu
     policy = spoil(BAD[kind])
     prompt = policy.family.chat(["Which?"])
     with pytest.raises(NotFiniteError, match=r"not finite after 2 of 2 prompts.*model.dtype=bfloat16"):
-        policy.generate([prompt, prompt], Sampling(4, temperature))
+        generate(policy, [prompt, prompt], Sampling(4, temperature))
 
 
 def test_a_step_whose_rollout_is_not_finite_is_skipped_and_named(new_rl, tmp_path, caplog):
@@ -265,8 +253,7 @@ def test_a_step_whose_rollout_is_not_finite_is_skipped_and_named(new_rl, tmp_pat
             raise NotFiniteError("scores are not finite")
         return rollout(examples, *args)
 
-    trainer.runner = replace(trainer.runner)
-    object.__setattr__(trainer.runner, "rollout", broken)
+    trainer.runner.rollout = broken
     with pytest.raises(HartError, match="in 5 steps in a row, 3 to 7") as caught:
         trainer.train()
     rows = metrics(tmp_path)

@@ -1,10 +1,9 @@
 """The official scorers, to the letter: responses, the verdict of the published scripts, and our grader's beside it."""
 
-import time
-
 import pytest
+from damage import processor_seconds
 
-from hart_lite.benchmarks.official import (
+from hart_lite.eval.benchmarks.official_scorers import (
     hrbench_letter,
     mme_realworld_letter,
     mmstar_right,
@@ -12,7 +11,7 @@ from hart_lite.benchmarks.official import (
     treebench_right,
     vstar_letter,
 )
-from hart_lite.benchmarks.registry import BENCHMARKS
+from hart_lite.eval.benchmarks.registry import BENCHMARKS
 from hart_lite.grading import grade
 from hart_lite.types import Example
 
@@ -260,11 +259,10 @@ def test_visual_cot_counts_only_what_repeats_the_answer():
 @pytest.mark.parametrize("unit", ["A ", "answer is ", "<box>", "<box>[1,1,", "<answer>", "(", " \n", "a" * 5, "[9" * 2])
 def test_reading_takes_linear_time(unit):
     text = unit * (400_000 // len(unit))
-    start = time.perf_counter()
-    mme_realworld_letter(text.lower(), LABELLED)
-    vstar_letter("x" + text.lower().replace("a", "x"))
-    hrbench_letter(text, HR_CHOICES)
-    mmstar_right(text, "B")
-    treebench_right(text, "B")
-    treebench_miou(text, [[0, 0, 1, 1]])
-    assert time.perf_counter() - start < 5
+    with processor_seconds(5.0):
+        mme_realworld_letter(text.lower(), LABELLED)
+        vstar_letter("x" + text.lower().replace("a", "x"))
+        hrbench_letter(text, HR_CHOICES)
+        mmstar_right(text, "B")
+        treebench_right(text, "B")
+        treebench_miou(text, [[0, 0, 1, 1]])

@@ -2,8 +2,10 @@ import pytest
 import torch
 from pictures import photo_view
 
-from hart_lite.packing import Node, pack, trie
-from hart_lite.types import HartError, Slot, Tokens
+from hart_lite.errors import HartError
+from hart_lite.models.packing import Node, pack, trie
+from hart_lite.perf.card.tree import mask_of
+from hart_lite.types import Slot, Tokens
 
 
 def positions(tokens: Tokens) -> torch.Tensor:
@@ -34,8 +36,8 @@ def test_two_samples_of_one_prompt_by_hand():
     [row] = pack(sequences, positions, 100)
     assert row.ids_T.tolist() == [1, 2, 3, 4, 5, 6, 4, 7]
     assert row.positions_R_T.tolist() == [[0, 1, 2, 3, 4, 5, 3, 4]]
-    assert row.segments_T.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
-    assert row.mask().int().tolist() == [
+    assert (row.runs, row.parents) == ((3, 3, 2), (-1, 0, 0))
+    assert mask_of(row).int().tolist() == [
         [1, 0, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0, 0],
@@ -63,14 +65,8 @@ def test_two_levels_of_sharing_by_hand():
     [row] = pack(sequences, positions, 100)
     assert row.ids_T.tolist() == [1, 2, 3, 5, 3, 6, 4, 8, 7]
     assert row.positions_R_T.tolist() == [[0, 1, 2, 3, 2, 3, 1, 2, 3]]
-    assert row.segments_T.tolist() == [0, 1, 2, 2, 3, 3, 4, 4, 4]
-    assert row.sees_S_S.int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 0, 1, 0],
-        [1, 0, 0, 0, 1],
-    ]
+    assert (row.runs, row.parents) == ((1, 1, 2, 2, 3), (-1, 0, 1, 1, 0))
+    assert row.above == [[], [range(1)], [range(1), range(1, 2)], [range(1), range(1, 2)], [range(1)]]
     assert row.predict_N.tolist() == [2, 4, 7]
     assert row.targets_N.tolist() == [5, 6, 7]
 
@@ -103,8 +99,8 @@ def test_one_prompt_inside_another():
 
 def test_sequences_that_share_nothing_have_roots_of_their_own():
     [row] = pack([sequence((1, 2), (3,)), sequence((4, 5), (6,))], positions, 100)
-    assert row.segments_T.tolist() == [0, 0, 0, 1, 1, 1]
-    assert not row.mask()[3:, :3].any()
+    assert (row.runs, row.parents) == ((3, 3), (-1, -1))
+    assert not mask_of(row)[3:, :3].any()
     assert row.positions_R_T.tolist() == [[0, 1, 2, 0, 1, 2]]
 
 
@@ -156,7 +152,7 @@ def test_every_budget_scores_every_sampled_token_once(budget):
     assert sorted(scored) == wanted
     for row in packs:  # what a scored token sees, in order of position, is its own sequence up to there
         for at, owner in zip(row.predict_N.tolist(), row.owners_N.tolist(), strict=True):
-            seen = row.ids_T[row.mask()[at]].tolist()
+            seen = row.ids_T[mask_of(row)[at]].tolist()
             assert tuple(seen) == sequences[owner].ids[: len(seen)]
             assert len(seen) == row.positions_R_T[0, at] + 1
 
@@ -187,26 +183,9 @@ def test_nothing_to_pack():
     assert trie([]) == ()
 
 
-# -- blocks --------------------------------------------------------------------------------------------------------
-
-
-def test_blocks_hold_all_that_the_mask_does():
-    shared = tuple(range(1, 9))
-    short = [sequence(shared, (100 + n,)) for n in range(3)]
-    long = [sequence((50, 51, *range(200 + 10 * n, 206 + 10 * n)), (7,)) for n in range(3)]
-    [row] = pack([*short, *long], positions, 200)
-    rebuilt = torch.zeros(len(row), len(row), dtype=torch.bool)
-    for block in row.blocks:
-        causal = torch.ones(block.stop - block.start, len(block.keys_K), dtype=torch.bool).tril()
-        rebuilt[block.start : block.stop, block.keys_K] = causal if block.sees_Q_K is None else block.sees_Q_K
-    assert torch.equal(rebuilt, row.mask())
-
-
-def test_long_branches_attend_on_their_own_and_short_ones_together():
-    shared = tuple(range(1, 9))
-    short = [sequence(shared, (100 + n,)) for n in range(3)]  # 7 shared tokens, branches of 2
-    long = [sequence((50, 51, *range(200 + 10 * n, 206 + 10 * n)), (7,)) for n in range(3)]  # 2 shared, branches of 7
-    [row] = pack([*short, *long], positions, 200)
-    assert row.cuts == (0, 7, 13, 15, 22, 29)
-    assert [len(block.keys_K) for block in row.blocks] == [7, 13, 2, 9, 9, 9]
-    assert [block.sees_Q_K is None for block in row.blocks] == [True, False, True, False, False, False]
+def test_log_probs_that_are_known_stand_beside_what_they_are_of():
+    """Where a conversation was cut short and its words read again, nothing was drawn."""
+    one = Tokens((1, 2)) + Tokens.response((5, 6), logps=(-0.5, -1.5)) + sequence((3,), (7,))
+    [row] = pack([one], positions, 100)
+    assert row.targets_N.tolist() == [5, 6, 7]
+    assert row.drawn_N[:2].tolist() == [-0.5, -1.5] and row.drawn_N[2].isnan()

@@ -13,22 +13,25 @@ from packaging.version import Version
 from pictures import photo_view
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from hart_lite import activations, cli, generate, policy
-from hart_lite.activations import Cost
-from hart_lite.dimensions import PUBLISHED, Dimensions, Vision
-from hart_lite.families.qwen2_5_vl import Qwen25VL
-from hart_lite.generate import Sampling
-from hart_lite.loading import EMBEDDED
-from hart_lite.losses import policy_loss
-from hart_lite.measure import peak_bytes
-from hart_lite.packing import Pack, pack, trie
-from hart_lite.plan import CARDS, GIB, TEXT_TOKENS, Turn, kv_tokens, plan, usable
-from hart_lite.plan_report import report, suggest, with_overrides
-from hart_lite.policy import Policy
-from hart_lite.recipe import load_recipe, shipped_recipes
-from hart_lite.recipe_schema import ModelSection
-from hart_lite.types import HartError, Tokens
-from hart_lite.world.base import build_config
+from hart_lite.cli import main as cli
+from hart_lite.config.recipe import load_recipe
+from hart_lite.config.resources import EMBEDDED, shipped_recipes
+from hart_lite.config.sections import ModelSection
+from hart_lite.errors import HartError
+from hart_lite.models import generation, policy
+from hart_lite.models.families.qwen2_5_vl import Qwen25VL
+from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.packing import Pack, pack, trie
+from hart_lite.models.policy import Policy
+from hart_lite.perf import memory_model
+from hart_lite.perf.memory_model import Cost
+from hart_lite.perf.memory_plan import CARDS, GIB, TEXT_TOKENS, Turn, kv_tokens, plan, usable
+from hart_lite.perf.model_sizes import PUBLISHED, Dimensions, Vision
+from hart_lite.perf.peak_memory import peak_bytes
+from hart_lite.perf.plan_report import report, suggest, with_overrides
+from hart_lite.rl.losses import policy_loss
+from hart_lite.toy.model import build_config
+from hart_lite.types import Tokens
 
 # How near the plan comes; the classes of transformers 5.17 keep a little more than those it was made for.
 TENTH = 0.1 if Version(transformers.__version__) >= Version("5.23") else 0.13
@@ -111,8 +114,8 @@ def test_sizes_come_from_a_folder_too_or_the_error_says_what_to_give(tmp_path):
 
 
 def test_constants_are_those_of_the_policy():
-    assert (activations.ENCODE_TOKENS, activations.HEAD_TILE) == (policy.ENCODE_TOKENS, policy.HEAD_TILE)
-    assert activations.FEED_TOKENS == generate.FEED_TOKENS
+    assert (memory_model.ENCODE_TOKENS, memory_model.HEAD_TILE) == (policy.ENCODE_TOKENS, policy.HEAD_TILE)
+    assert memory_model.FEED_TOKENS == generation.FEED_TOKENS
 
 
 # -- predicted against measured ------------------------------------------------------------------------------------
@@ -212,14 +215,14 @@ def test_reading_prompts_and_encoding_images_are_predicted_within_a_tenth(dtype)
     prompts = [made.family.chat(("Which?", photo_view(280, 280, n))) for n in range(12)]
     views = [slot.view for prompt in prompts for slot in prompt.slots]
     once = Sampling(max_tokens=1)
-    made.generate(prompts, once)
+    generate(made, prompts, once)
     made.forget_images()
     measured = peak_bytes(lambda: made.encode(views[:6]))
     print(f"{dtype} images: measured {measured / 2**20:.1f}, predicted {cost.encoding(2400) / 2**20:.1f}")
     pixels = 600 * 4 * MIDDLE.vision.patch_values * 4  # on CPU they are the image processor's, not the allocator's
     assert cost.encoding(2400) - (pixels if dtype == "float32" else 0) == pytest.approx(measured, rel=TENTH)
     made.encode(views)
-    measured = peak_bytes(lambda: made.generate(prompts, once))
+    measured = peak_bytes(lambda: generate(made, prompts, once))
     [shared] = trie(prompts)
     own = sum(map(len, shared.children))
     predicted = cost.reading(own, len(prompts[0])) + cost.kv(own + len(shared)) + cost.features(own)
@@ -368,7 +371,8 @@ def test_what_cannot_fit_is_said_to_be_still_too_much():
 
 def test_the_command_prints_a_table_or_json_without_torch():
     code = (
-        "import sys; from hart_lite.cli import main; main(['plan', 'qwen7b_lora', '--json', 'rollout.samples=4']); "
+        "import sys; from hart_lite.cli.main import main; "
+        "main(['plan', 'qwen7b_lora', '--json', 'rollout.samples=4']); "
         "main(['plan', 'qwen7b_lora']); print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -17,19 +17,18 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from hart_lite import cli
-from hart_lite.activations import Cost
-from hart_lite.dimensions import PUBLISHED, Dimensions
-from hart_lite.families.internvl3 import InternVL3
-from hart_lite.families.llava_onevision import LlavaOneVision
-from hart_lite.images import view_pixels
-from hart_lite.loading import load_policy
-from hart_lite.measure import peak_bytes
-from hart_lite.plan import plan, usable
-from hart_lite.plan_report import report
-from hart_lite.recipe import load_recipe
-from hart_lite.recipe_schema import Lora, ModelSection
-from hart_lite.towers import InternVit, Siglip
+from hart_lite.cli import main
+from hart_lite.config.recipe import load_recipe
+from hart_lite.config.sections import Lora, ModelSection
+from hart_lite.models.families.internvl3 import InternVL3
+from hart_lite.models.families.llava_onevision import LlavaOneVision
+from hart_lite.models.loading import load_policy
+from hart_lite.perf.memory_model import Cost
+from hart_lite.perf.memory_plan import plan, usable
+from hart_lite.perf.model_sizes import PUBLISHED, Dimensions
+from hart_lite.perf.peak_memory import peak_bytes
+from hart_lite.perf.plan_report import report
+from hart_lite.perf.vision_sizes import InternVit, Siglip
 from hart_lite.types import ImageView
 
 INTERNVL, LLAVA = "OpenGVLab/InternVL3-8B-hf", "llava-hf/llava-onevision-qwen2-7b-ov-hf"
@@ -196,7 +195,7 @@ def test_features_and_weights_are_predicted(tmp_path, build):
     policy = load_policy(ModelSection(base=str(base)))
     dims, section = Dimensions.of(str(base)), ModelSection(dtype="float32")
     shown = ImageView(Photo(200, 100), policy.family.fit((200, 100), 4 * policy.family.tile**2, 1))
-    [features] = policy.family.features(policy.model, [view_pixels(shown)])
+    [features] = policy.family.features(policy.model, [shown.load()])
     assert Cost(dims, section).features(policy.family.image_tokens(shown.size)) == features.nbytes
     frozen = sum(p.nbytes for p in policy.model.parameters() if not p.requires_grad)
     assert Cost(dims, section).weights() == frozen
@@ -223,7 +222,7 @@ def test_a_shipped_recipe_fits_the_card_it_names_in_the_worst_case(name, card, c
     drawn = plan(recipe, PUBLISHED[recipe.model.base])
     assert drawn.peak <= usable(card)
     assert not drawn.problems
-    assert cli.main(["plan", name]) == 0
+    assert main.main(["plan", name]) == 0
     assert f"\n {card} GB" in capsys.readouterr().out
 
 

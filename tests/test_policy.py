@@ -5,17 +5,17 @@ import shutil
 import bitsandbytes as bnb
 import pytest
 import torch
-from pictures import Photo, packed_logps, photo_view, stock_inputs, stock_logps
+from pictures import Photo, drawn, packed_logps, photo_view, stock_inputs, stock_logps
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, GPT2Config, Qwen2_5_VLForConditionalGeneration
 
-from hart_lite.generate import Sampling, _pick
-from hart_lite.images import view_pixels
-from hart_lite.loading import load_policy, pick_attention
-from hart_lite.packing import pack
-from hart_lite.policy import Policy
-from hart_lite.recipe_schema import Lora, ModelSection
-from hart_lite.types import Box, HartError, ImageView, Tokens
+from hart_lite.config.sections import Lora, ModelSection
+from hart_lite.errors import HartError
+from hart_lite.models.generation import Sampling, generate, pick
+from hart_lite.models.loading import load_policy, pick_attention
+from hart_lite.models.packing import pack
+from hart_lite.models.policy import Policy
+from hart_lite.types import Box, ImageView, Tokens
 
 ALL_PARTS = Lora(parts=["language", "vision", "projector"])
 
@@ -105,7 +105,7 @@ def test_gradient_checkpointing_computes_each_block_again(new_policy):
     policy.model.train()
     calls = collections.Counter()
     for n, layer in enumerate(policy.model.model.language_model.layers):
-        layer.mlp.register_forward_pre_hook(lambda *_, n=n: calls.update([n]))
+        layer.mlp.gate_proj.register_forward_pre_hook(lambda *_, n=n: calls.update([n]))
     [row] = pack(first_turns(policy.family), policy.family.positions, 4096)
     policy.logps(row).sum().backward()
     assert calls == {n: 2 for n in range(len(policy.model.model.language_model.layers))}
@@ -166,7 +166,7 @@ def patches_seen(policy):
 def test_an_image_is_encoded_once_for_a_whole_step(policy, patches_seen):
     view = photo_view(112, 56, 1)  # 8 tokens of 4 patches
     prompts = [policy.family.chat((view, "Where?"))] * 4
-    responses = policy.generate(prompts, Sampling(max_tokens=3, seed=1))
+    responses = drawn(policy, prompts, Sampling(max_tokens=3, seed=1))
     assert patches_seen == [32]
     sequences = [p + Tokens.response(r) for p, r in zip(prompts, responses, strict=True)]
     for row in pack(sequences, policy.family.positions, 60):
@@ -175,12 +175,12 @@ def test_an_image_is_encoded_once_for_a_whole_step(policy, patches_seen):
         policy.logps(row).sum().backward()
     assert patches_seen == [32]
     policy.forget_images()
-    policy.generate(prompts, Sampling(max_tokens=1))
+    drawn(policy, prompts, Sampling(max_tokens=1))
     assert patches_seen == [32, 32]
 
 
 def test_images_are_encoded_in_batches_of_bounded_size(policy, patches_seen, monkeypatch):
-    monkeypatch.setattr("hart_lite.policy.ENCODE_TOKENS", 10)
+    monkeypatch.setattr(policy.encoded, "value", 10)
     views = [photo_view(56, 56, n) for n in range(3)] + [photo_view(112, 112, 9)]  # 4, 4, 4 and 16 tokens
     features = policy.encode(views)
     assert patches_seen == [32, 16, 64]
@@ -204,7 +204,7 @@ def test_features_with_vision_adapters_carry_gradient_and_follow_the_weights(new
 
 
 def prompts_of(family, make) -> list[Tokens]:
-    return [Tokens(t.ids[: t.sampled[-1][0]], t.slots, t.sampled[:-1]) for t in make(family)]
+    return [Tokens(t.ids[: t.sampled[-1].start], t.slots, t.sampled[:-1]) for t in make(family)]
 
 
 @torch.no_grad()
@@ -231,8 +231,8 @@ def test_greedy_text_with_shared_prefixes_is_the_stock_models(talkative, make):
     policy = talkative
     prompts = prompts_of(policy.family, make)
     greedy = Sampling(max_tokens=12, temperature=0)
-    together = policy.generate(prompts, greedy)
-    assert together == [policy.generate([prompt], greedy)[0] for prompt in prompts]
+    together = drawn(policy, prompts, greedy)
+    assert together == [drawn(policy, [prompt], greedy)[0] for prompt in prompts]
     assert together == [stock_greedy(policy, prompt, 12) for prompt in prompts]
     assert len(set(together)) > 1 and min(len(set(response)) for response in together) > 6
 
@@ -245,8 +245,8 @@ def test_prompts_of_any_length_in_any_order(talkative):
     greedy = Sampling(max_tokens=6, temperature=0)
     expected = [stock_greedy(policy, prompt, 6) for prompt in prompts]
     for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [1, 4, 0, 2, 3]):
-        assert policy.generate([prompts[i] for i in order], greedy) == [expected[i] for i in order]
-    assert policy.generate([], greedy) == []
+        assert drawn(policy, [prompts[i] for i in order], greedy) == [expected[i] for i in order]
+    assert drawn(policy, [], greedy) == []
 
 
 def test_a_row_that_ends_early_leaves_the_others_as_they_were(talkative, monkeypatch):
@@ -258,31 +258,33 @@ def test_a_row_that_ends_early_leaves_the_others_as_they_were(talkative, monkeyp
     for end in {response[2] for response in free}:
         monkeypatch.setattr(policy.family, "eos_ids", (end,))
         cut = [r[: r.index(end) + 1] if end in r else r for r in free]
-        assert policy.generate(prompts, greedy) == cut
+        assert drawn(policy, prompts, greedy) == cut
 
 
 @torch.no_grad()
 def test_samples_are_drawn_from_the_distribution_that_is_scored(policy, monkeypatch):
-    """Collects the logits of every step and compares the drawn ids' log-probs with the packed ones."""
+    """Collects the logits of every step, without what is banned, and compares the drawn ids' log-probs with the packed
+    ones."""
     steps = []
 
     def spy(logits, sampling, uniform):
-        ids = _pick(logits, sampling, uniform)
+        ids = pick(logits, sampling, uniform)
         steps.append((logits.clone(), ids))
         return ids
 
-    monkeypatch.setattr("hart_lite.generate._pick", spy)
+    monkeypatch.setattr("hart_lite.models.generation.pick", spy)
     monkeypatch.setattr(policy.family, "eos_ids", ())  # so that every row is in every step
     prompts = prompts_of(policy.family, first_turns)
-    responses = policy.generate(prompts, Sampling(max_tokens=6, seed=3))
-    assert [len(r) for r in responses] == [6] * len(prompts)
-    drawn = torch.stack([logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0] for logits, ids in steps], dim=1)
-    sequences = [p + Tokens.response(r) for p, r in zip(prompts, responses, strict=True)]
-    free_of_ban = torch.stack(packed_logps(policy, sequences, 4096))
+    responses = generate(policy, prompts, Sampling(max_tokens=6, seed=3))
+    assert [len(r.ids) for r in responses] == [6] * len(prompts)
+    without = torch.stack([logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0] for logits, ids in steps], dim=1)
+    sequences = [p + Tokens.response(r.ids) for p, r in zip(prompts, responses, strict=True)]
+    among_all = torch.stack(packed_logps(policy, sequences, 4096))
+    torch.testing.assert_close(torch.tensor([r.logps for r in responses]), among_all, rtol=0, atol=1e-5)
     full = torch.stack([stock_full_logits(policy, s)[list(policy.family.banned_ids)] for s in sequences])
     assert full.isfinite().all()  # the ban is in the sampling only
     banned_share = torch.stack([banned_mass(policy, s) for s in sequences])
-    torch.testing.assert_close(drawn, free_of_ban - torch.log1p(-banned_share), rtol=0, atol=1e-5)
+    torch.testing.assert_close(without, among_all - torch.log1p(-banned_share), rtol=0, atol=1e-5)
 
 
 def stock_full_logits(policy, tokens):
@@ -292,31 +294,31 @@ def stock_full_logits(policy, tokens):
 def banned_mass(policy, tokens) -> torch.Tensor:
     """Probability that the model gives to banned ids at each sampled token."""
     probs = policy.model(**stock_inputs(policy, tokens)).logits[0].softmax(-1)
-    [(start, stop)] = tokens.sampled
-    return probs[start - 1 : stop - 1, list(policy.family.banned_ids)].sum(-1)
+    [span] = tokens.sampled
+    return probs[span.start - 1 : span.stop - 1, list(policy.family.banned_ids)].sum(-1)
 
 
 def test_the_same_seed_draws_the_same_and_another_does_not(policy):
     prompts = prompts_of(policy.family, first_turns)
-    draw = [policy.generate(prompts, Sampling(max_tokens=5, seed=seed)) for seed in (1, 1, 2)]
+    draw = [drawn(policy, prompts, Sampling(max_tokens=5, seed=seed)) for seed in (1, 1, 2)]
     assert draw[0] == draw[1] != draw[2]
     torch.manual_seed(99)  # nor does the global state matter
-    assert policy.generate(prompts, Sampling(max_tokens=5, seed=1)) == draw[0]
+    assert drawn(policy, prompts, Sampling(max_tokens=5, seed=1)) == draw[0]
 
 
 def test_identical_prompts_draw_different_samples(policy):
     prompts = [policy.family.chat(("Which?",))] * 8
-    assert len(set(policy.generate(prompts, Sampling(max_tokens=4)))) > 4
+    assert len(set(drawn(policy, prompts, Sampling(max_tokens=4)))) > 4
 
 
 def test_a_response_of_no_tokens_is_empty(policy):
     prompts = prompts_of(policy.family, first_turns)
-    assert policy.generate(prompts, Sampling(max_tokens=0)) == [()] * len(prompts)
+    assert drawn(policy, prompts, Sampling(max_tokens=0)) == [()] * len(prompts)
 
 
 @pytest.mark.parametrize("most", [1, 2, 7])
 def test_no_response_is_longer_than_asked_and_each_says_something(policy, most):
-    responses = policy.generate(prompts_of(policy.family, first_turns), Sampling(max_tokens=most))
+    responses = drawn(policy, prompts_of(policy.family, first_turns), Sampling(max_tokens=most))
     assert all(1 <= len(r) <= most for r in responses)
 
 
@@ -326,7 +328,7 @@ def test_banned_ids_are_never_sampled(policy, monkeypatch):
     hook = policy.model.lm_head.register_forward_hook(lambda _m, _i, out: out.index_fill(-1, banned, 1e4))
     try:
         for temperature in (0, 1.0):
-            responses = policy.generate([policy.family.chat(("x",))] * 8, Sampling(20, temperature))
+            responses = drawn(policy, [policy.family.chat(("x",))] * 8, Sampling(20, temperature))
             assert not set(banned.tolist()) & {i for r in responses for i in r}
     finally:
         hook.remove()
@@ -341,7 +343,7 @@ LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
 
 def shares(sampling: Sampling, n: int = 20_000) -> list[float]:
-    ids = _pick(LOGITS.expand(n, -1), sampling, torch.rand(n, generator=torch.Generator().manual_seed(0)))
+    ids = pick(LOGITS.expand(n, -1), sampling, torch.rand(n, generator=torch.Generator().manual_seed(0)))
     return (torch.bincount(ids, minlength=4) / n).tolist()
 
 
@@ -365,9 +367,7 @@ def test_temperature_and_top_p_shape_the_draw(sampling, expected):
 def test_rows_are_drawn_independently():
     """Each row keeps to its own nucleus, wherever its likely ids stand."""
     logits = torch.stack([LOGITS, LOGITS.flip(0)]).repeat(500, 1)
-    ids = _pick(logits, Sampling(1, top_p=0.6), torch.rand(1000, generator=torch.Generator().manual_seed(0))).view(
-        -1, 2
-    )
+    ids = pick(logits, Sampling(1, top_p=0.6), torch.rand(1000, generator=torch.Generator().manual_seed(0))).view(-1, 2)
     assert set(ids[:, 0].tolist()) == {0, 1}
     assert set(ids[:, 1].tolist()) == {2, 3}
 
@@ -376,15 +376,15 @@ def test_an_id_without_probability_is_never_drawn():
     """Not at the very ends of the uniform numbers either: ids 0 and 3 are banned."""
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(4, -1)
     uniform = torch.tensor([0.0, 0.4999, 0.5001, 1 - 2**-24])
-    assert _pick(logits, Sampling(1), uniform).tolist() == [1, 1, 2, 2]
+    assert pick(logits, Sampling(1), uniform).tolist() == [1, 1, 2, 2]
 
 
 def test_a_draw_does_not_depend_on_the_batch(policy):
     """The responses of all rows, and of two of them drawn alone under their own numbers."""
     prompts = prompts_of(policy.family, first_turns)
-    together = policy.generate(prompts, Sampling(max_tokens=6, seed=5))
+    together = drawn(policy, prompts, Sampling(max_tokens=6, seed=5))
     some = (len(prompts) - 1, 1)
-    alone = policy.generate([prompts[n] for n in some], Sampling(max_tokens=6, seed=5, rows=some))
+    alone = drawn(policy, [prompts[n] for n in some], Sampling(max_tokens=6, seed=5, rows=some))
     assert alone == [together[n] for n in some]
 
 
@@ -441,7 +441,7 @@ def test_nf4_gradients_are_the_same_after_sampling(new_policy):
         policy.model.train()
         logps = packed_logps(policy, sequences, 4096)
         found.append((torch.cat(logps), gradients(policy, logps)))
-        policy.generate([policy.family.chat((photo_view(), "Where?"))], Sampling(4))
+        drawn(policy, [policy.family.chat((photo_view(), "Where?"))], Sampling(4))
     assert torch.equal(found[0][0], found[1][0])
     assert_gradients_agree(found[1][1], found[0][1])
 
@@ -456,7 +456,7 @@ def test_bfloat16_loads_with_adapters_in_float32(new_policy, policy):
     torch.testing.assert_close(ours, full, rtol=0, atol=0.5)
     ours.sum().backward()
     assert all(p.grad.isfinite().all() for p in half.adapter_parameters)
-    assert half.generate([half.family.chat((photo_view(), "Where?"))] * 2, Sampling(4))
+    assert drawn(half, [half.family.chat((photo_view(), "Where?"))] * 2, Sampling(4))
 
 
 @pytest.mark.parametrize("asked", ["auto", "sdpa", "eager"])
@@ -467,13 +467,13 @@ def test_every_kind_of_attention_gives_the_same_log_probs(new_policy, policy, as
     ours, expected = (torch.cat(packed_logps(p, sequences, 4096)) for p in (other, policy))
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
     prompts = prompts_of(policy.family, second_turns)
-    assert other.generate(prompts, Sampling(6, 0)) == policy.generate(prompts, Sampling(6, 0))
+    assert drawn(other, prompts, Sampling(6, 0)) == drawn(policy, prompts, Sampling(6, 0))
 
 
 @pytest.mark.parametrize("asked", ["auto", "sdpa", "eager", "flash_attention_2"])
-def test_the_language_model_always_runs_the_attention_that_takes_tree_masks(asked):
+def test_what_is_chosen_is_the_attention_of_the_vision_tower(asked):
     vision = "sdpa" if asked == "auto" else asked
-    assert pick_attention(asked, torch.device("cpu")) == {"text_config": "hart_lite", "vision_config": vision}
+    assert pick_attention(asked, torch.device("cpu")) == {"text_config": "sdpa", "vision_config": vision}
 
 
 def test_only_adapters_train_and_the_seed_draws_them(tiny_base):
@@ -573,7 +573,7 @@ def test_a_damaged_base_is_refused_by_name(tiny_base, tmp_path, broken):
 def test_pixels_are_cut_before_they_are_scaled():
     """A view of a crop is made of the crop alone."""
     photos = [Photo(100, 80, seed, kept=(20, 10, 60, 50)) for seed in (1, 2)]
-    one, two = (view_pixels(ImageView(photo, (56, 56), Box(20, 10, 60, 50))) for photo in photos)
+    one, two = (ImageView(photo, (56, 56), Box(20, 10, 60, 50)).load() for photo in photos)
     assert one.tobytes() == two.tobytes()
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pictures import packed_logps, photo_view
+from pictures import drawn, packed_logps, photo_view
 
-from hart_lite.generate import Sampling
+from hart_lite.models.generation import Sampling
 from hart_lite.types import Tokens
 
 # A log-prob of about 13 has units of 1/16 and 1/128 in the last place of eight and eleven bits: four of them.
@@ -30,7 +30,7 @@ def test_packed_log_probs_and_gradients_are_those_of_float32(new_policy, dtype):
             reference = torch.cat(packed_logps(policy, sequences(policy.family), 4096))
         logps = torch.cat(packed_logps(policy, sequences(policy.family), 4096))
         assert logps.dtype == torch.float32 and logps.isfinite().all()
-        scale = 1024 if name == "float16" else 1  # as hart_lite.rl does
+        scale = 1024 if name == "float16" else 1  # as hart_lite.training.rl_trainer does
         (logps.mean() * scale).backward()
         gradient = torch.cat([p.grad.flatten() / scale for p in policy.adapter_parameters])
         found[name] = (logps.detach(), reference, gradient)
@@ -45,8 +45,8 @@ def test_packed_log_probs_and_gradients_are_those_of_float32(new_policy, dtype):
 def test_what_is_sampled_with_shared_prefixes_has_the_log_probs_that_are_packed(new_policy, dtype):
     """Sampled at a temperature near zero, a token is the packed scores' best, or as good within the precision."""
     policy = new_policy(dtype=dtype, adapter_std=0.4)
-    prompts = [Tokens(s.ids[: s.sampled[0][0]], s.slots) for s in sequences(policy.family)]
-    responses = policy.generate(prompts, Sampling(6, temperature=0))
+    prompts = [Tokens(s.ids[: s.sampled[0].start], s.slots) for s in sequences(policy.family)]
+    responses = drawn(policy, prompts, Sampling(6, temperature=0))
     assert len(set(responses)) > 1
     said = [p + Tokens.response(r) for p, r in zip(prompts, responses, strict=True)]
     with torch.no_grad():

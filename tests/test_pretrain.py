@@ -7,10 +7,11 @@ import shutil
 import pytest
 import torch
 
-from hart_lite.loading import load_policy
-from hart_lite.recipe_schema import ModelSection
-from hart_lite.world import pretrain
-from hart_lite.world.base import build_tokenizer, initialise
+from experiments.pretrain_toy import train
+from experiments.pretrain_toy.tokenizer import build_tokenizer
+from hart_lite.config.sections import ModelSection
+from hart_lite.models.loading import load_policy
+from hart_lite.toy.model import initialise
 
 STAGES = {"see": 2, "join": 2, "blur": 2}
 
@@ -19,7 +20,7 @@ STAGES = {"see": 2, "join": 2, "blur": 2}
 def made(tmp_path_factory):
     """(folder, what was logged): the script as shipped, two steps a part."""
     folder, lines = tmp_path_factory.mktemp("made"), []
-    pretrain.pretrain(folder, seed=1, stages=STAGES, log=lines.append)
+    train.pretrain(folder, seed=1, stages=STAGES, log=lines.append)
     return folder, lines
 
 
@@ -39,18 +40,18 @@ def test_a_part_that_is_there_is_not_repeated(made, tmp_path):
     [blur] = (folder / "parts").glob("*-blur-2")
     blur.unlink()
     (folder / "model.safetensors").unlink()
-    pretrain.pretrain(folder, seed=1, stages=STAGES, log=lines.append)
+    train.pretrain(folder, seed=1, stages=STAGES, log=lines.append)
     assert [line.split()[0] for line in lines] == ["blur"]
     assert (folder / "model.safetensors").read_bytes() == (made[0] / "model.safetensors").read_bytes()
 
     lines.clear()  # of another first part all that follows is another's, too
-    pretrain.pretrain(folder, seed=1, stages={"see": 1, "join": 1, "blur": 1}, log=lines.append)
+    train.pretrain(folder, seed=1, stages={"see": 1, "join": 1, "blur": 1}, log=lines.append)
     assert [line.split()[0] for line in lines] == ["see", "join", "blur"]
 
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
-    return pretrain.Trainer(tmp_path_factory.mktemp("base"), seed=0)
+    return train.Trainer(tmp_path_factory.mktemp("base"), seed=0)
 
 
 def test_a_blurred_target_is_another_thing_of_the_same_shape(trainer):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from evaluations import questions, rows_of, sound, write_evaluation
 
-from benchmarks import proposition2 as p2
-from hart_lite.advantages import ap_weights, group_advantages
-from hart_lite.losses import policy_loss
+from experiments import proposition2 as p2
+from hart_lite.rl.advantages import ap_weights, group_advantages
+from hart_lite.rl.losses import policy_loss
 
 
 def brute_force(bandit: p2.Bandit, rewards: np.ndarray, k: float, beta: float, group: int) -> np.ndarray:

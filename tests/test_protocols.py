@@ -7,20 +7,23 @@ import pytest
 from pictures import Photo
 from PIL import Image
 
-from hart_lite import loops
-from hart_lite.frames import AbsoluteFrame, RelativeFrame
-from hart_lite.images import view_pixels
-from hart_lite.protocols import deepeyes, mgpo, pixel_reasoner
-from hart_lite.protocols.base import Outcome, Say, Setting
-from hart_lite.protocols.registry import PROTOCOLS, find
-from hart_lite.types import Box, Example, HartError, ImageView
+from hart_lite.config.prompts import Prompts
+from hart_lite.errors import HartError
+from hart_lite.inference import prompts
+from hart_lite.inference.openai_engine import AbsoluteInterface, RelativeInterface
+from hart_lite.inference.protocols import deepeyes, mgpo, pixel_reasoner
+from hart_lite.inference.protocols.base import Outcome, Say, Setting
+from hart_lite.inference.protocols.registry import PROTOCOLS, find
+from hart_lite.types import Box, Example, ImageView
 
 PHOTO = Photo(1120, 560)  # seen at 448 x 224 within 100,352 pixels: a scale of 2.5
 CHOICES = ("lion", "tiger", "bear", "wolf")
 EXAMPLE = Example("q", (PHOTO,), "Which animal is it", "B", CHOICES)
+WORDS = Prompts()
 SETTING = Setting(
-    frame=AbsoluteFrame(),
-    question="the benchmark's own words",
+    interface=AbsoluteInterface(),
+    prompts=WORDS,
+    wording=lambda example: f"the benchmark's own words about {example.id}",
     full_pixels=128 * 784,
     crop_pixels=16 * 784,
     min_pixels=784,
@@ -71,23 +74,26 @@ def test_a_mode_that_is_not_there_names_the_nearest():
 def test_full_says_the_words_it_is_given():
     [say], outcome = talk("full", "(B)")
     assert (say.content, say.kind, say.system, say.max_tokens, say.fresh) == (
-        [FULL, "the benchmark's own words"], "answer", "", 60, True)  # fmt: skip
+        [FULL, "the benchmark's own words about q"], "answer", "", 60, True)  # fmt: skip
     assert outcome == Outcome("(B)")
 
 
 def test_crops_are_all_that_the_second_turn_sees():
     first, second = talk("crops", BOX, "(B)")[0]
-    assert first.content == loops.locate_content(EXAMPLE, [FULL], AbsoluteFrame())
+    assert first.content == prompts.locate_content(WORDS, EXAMPLE, [FULL], AbsoluteInterface())
     assert (first.kind, first.max_tokens, second.kind, second.max_tokens) == ("locate", 50, "verify", 60)
     crop = ImageView(PHOTO, (112, 112), Box(250, 100, 500, 350))
-    assert second.content == loops.verify_content(EXAMPLE, [crop])
+    asked = {"question": prompts.question_text(WORDS, EXAMPLE), "crops": [crop]}
+    assert second.content == prompts.fill(WORDS.verify, asked)
+    assert views(second) == [crop]
     assert second.fresh and second.keep is None
-    assert talk("crops", BOX, "(B)")[1] == Outcome("(B)", (Box(250, 100, 500, 350),), {"rejected_boxes": 0})
+    outcome = Outcome("(B)", (Box(250, 100, 500, 350),), (crop,), {"rejected_boxes": 0})
+    assert talk("crops", BOX, "(B)")[1] == outcome
 
 
 def test_crops_without_a_box_are_no_answer():
     [_], outcome = talk("crops", "The answer is (B).")
-    assert outcome == Outcome("", (), {"rejected_boxes": 0})
+    assert outcome == Outcome("", counts={"rejected_boxes": 0})
     [_], outcome = talk("crops", '[{"bbox_2d": [900, 900, 999, 999]}]')
     assert outcome.counts == {"rejected_boxes": 1}
 
@@ -110,7 +116,7 @@ def test_boxes_are_padded_capped_and_refused_as_in_training():
 
 
 def test_a_relative_frame_reads_thousandths():
-    setting = replace(SETTING, frame=RelativeFrame())
+    setting = replace(SETTING, interface=RelativeInterface())
     (first, _), outcome = talk("crops", '[{"bbox_2d": [500, 250, 750, 500]}]', "(B)", setting=setting)
     assert outcome.boxes == (Box(560, 140, 840, 280),)
     assert "0 to 1000" in words(first)
@@ -147,7 +153,7 @@ def test_mgpo_is_one_conversation_cut_after_the_code_block():
     )
     [crop] = views(second)
     assert (crop.box, crop.size) == (Box(250, 100, 500, 350), (112, 112))
-    assert outcome == Outcome(r"\boxed{B}", (Box(250, 100, 500, 350),), {"rejected_boxes": 0})
+    assert outcome == Outcome(r"\boxed{B}", (Box(250, 100, 500, 350),), (crop,), {"rejected_boxes": 0})
 
 
 def test_mgpo_without_a_box_shows_the_image_again():
@@ -159,7 +165,7 @@ def test_mgpo_without_a_box_shows_the_image_again():
             "Not providing correct coordinates or invalid coordinate values, return the original image:\n<image>\n"
             f"Question: Which animal is it {MGPO_CHOICES}Carefully analyze the original image to solve"
         )
-        assert outcome == Outcome("A", (), {"rejected_boxes": 0})
+        assert outcome == Outcome("A", counts={"rejected_boxes": 0})
 
 
 @pytest.mark.parametrize(
@@ -212,7 +218,7 @@ def test_mgpo_boxes_that_count(corners, published, fixed):
     for setting, valid in ((PUBLISHED, published), (SETTING, fixed)):
         (_, second), outcome = talk("mgpo", said, "", setting=setting)
         assert len(outcome.boxes) == valid
-        assert words(second).startswith(loops.SUB_IMAGE if valid else loops.NO_SUB_IMAGE)
+        assert words(second).startswith(mgpo.SUB_IMAGE if valid else mgpo.NO_SUB_IMAGE)
         if setting is PUBLISHED:
             assert outcome.counts == {"rejected_boxes": 1 - valid}
             assert second.keep == said
@@ -229,8 +235,8 @@ def test_mgpo_as_published_cuts_whole_pixels_and_scales_by_nearest_neighbour():
     # 101 x 102 pixels are enlarged to 200,704 by nearest neighbour: 445 x 450, then fit to the grid
     nearest = photo.load().crop((100, 53, 201, 155)).resize((445, 450), Image.Resampling.NEAREST)
     assert crop.source.load().tobytes() == nearest.tobytes()
-    assert crop.size == AbsoluteFrame().fit((445, 450), 1280 * 784, 256 * 784)
-    assert view_pixels(crop).tobytes() == nearest.resize(crop.size, Image.Resampling.BICUBIC).tobytes()
+    assert crop.size == AbsoluteInterface().fit((445, 450), 1280 * 784, 256 * 784)
+    assert crop.load().tobytes() == nearest.resize(crop.size, Image.Resampling.BICUBIC).tobytes()
     (_, second), outcome = talk("mgpo", said, "", setting=replace(limits, as_published=False),
                                 example=replace(EXAMPLE, images=(photo,)))  # fmt: skip
     [crop] = views(second)
@@ -286,7 +292,7 @@ def test_deepeyes_as_published_cuts_unscaled():
 def test_deepeyes_stops_where_nothing_is_called():
     for said in ("B", "", "<answer>B</answer>", zoom([1, 2, 3, 4]) + "<answer>B</answer>"):
         [_], outcome = talk("deepeyes", said)
-        assert outcome == Outcome(said, (), {"tool_calls": 0, "tool_errors": 0})
+        assert outcome == Outcome(said, counts={"tool_calls": 0, "tool_errors": 0})
 
 
 def test_deepeyes_gives_up_after_eleven_calls():
@@ -324,9 +330,9 @@ BAD_CALLS = [
 def test_a_call_that_is_wrong_is_counted_and_told(call):
     said, outcome = talk("deepeyes", call, "<answer>B</answer>")
     assert words(said[1]).startswith("Error: ") and len(words(said[1])) < 400
-    assert outcome == Outcome("<answer>B</answer>", (), {"tool_calls": 1, "tool_errors": 1})
+    assert outcome == Outcome("<answer>B</answer>", counts={"tool_calls": 1, "tool_errors": 1})
     [_], outcome = talk("deepeyes", call, setting=PUBLISHED)  # there, it ends in an exception
-    assert outcome == Outcome(call, (), {"tool_calls": 1, "tool_errors": 1})
+    assert outcome == Outcome(call, counts={"tool_calls": 1, "tool_errors": 1})
     said, outcome = talk("deepeyes", *[call] * 11)
     assert outcome.counts == {"tool_calls": 11, "tool_errors": 11, "unanswered": 1}
 
@@ -362,7 +368,7 @@ def crop(corners, target=1, name: str = "crop_image_normalized") -> str:
 
 def test_pixel_reasoner_crops_by_shares_with_a_tenth_of_the_image_around():
     said, outcome = talk("pixel-reasoner", crop([0.25, 0.5, 0.5, 0.75]), r"It is \boxed{B}")
-    assert words(said[0]) == f"<image>the benchmark's own words\n\n{pixel_reasoner.GUIDELINES}"
+    assert words(said[0]) == f"<image>the benchmark's own words about q\n\n{pixel_reasoner.GUIDELINES}"
     assert words(said[0]).count("\n\n\n\nGuidelines: ") == 1
     assert said[0].system.startswith("You are a helpful assistant.\n\n# Tools\n\nYou may call one or more functions")
     tool = json.loads(said[0].system.partition("<tools>\n")[2].partition("\n</tools>")[0])
@@ -374,7 +380,7 @@ def test_pixel_reasoner_crops_by_shares_with_a_tenth_of_the_image_around():
     assert words(said[1]) == f"\nHere is the cropped image (Image Size: {view.size[0]}x{view.size[1]}):<image>"
     assert (said[1].fresh, said[1].kind, said[1].keep) == (False, "tool", None)
     assert outcome == Outcome(
-        r"It is \boxed{B}", (Box(280, 280, 560, 420),), {"tool_calls": 1, "tool_errors": 0}
+        r"It is \boxed{B}", (Box(280, 280, 560, 420),), (view,), {"tool_calls": 1, "tool_errors": 0}
     )  # unpadded
 
 
@@ -471,7 +477,7 @@ def test_pixel_reasoner_goes_by_its_own_limits():
 def test_pixel_reasoner_ends_on_whatever_is_called(call):
     said, outcome = talk("pixel-reasoner", call, "B")
     assert words(said[1]).startswith("\nExecution error:\n") and len(words(said[1])) < 400
-    assert outcome == Outcome("B", (), {"tool_calls": 1, "tool_errors": 1})
+    assert outcome == Outcome("B", counts={"tool_calls": 1, "tool_errors": 1})
     _, outcome = talk("pixel-reasoner", *[call] * 5)
     assert outcome.counts == {"tool_calls": 4, "tool_errors": 4, "unanswered": 1}
 
@@ -479,4 +485,4 @@ def test_pixel_reasoner_ends_on_whatever_is_called(call):
 def test_pixel_reasoner_ends_where_a_response_does_not_end_in_a_call():
     text = crop([0.1, 0.1, 0.5, 0.5]) + r" so \boxed{C}"
     [_], outcome = talk("pixel-reasoner", text)
-    assert outcome == Outcome(text, (), {"tool_calls": 0, "tool_errors": 0})
+    assert outcome == Outcome(text, counts={"tool_calls": 0, "tool_errors": 0})

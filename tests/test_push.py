@@ -14,13 +14,13 @@ from merging import PLAIN_PROCESSOR, edit_config, make_adapter, make_base, pytho
 from PIL import Image
 from small_runs import make_up, rl_stage, sft_stage, small_recipe
 
-from hart_lite.merge import merge
-from hart_lite.model_card import fenced, model_card, plain
-from hart_lite.push import lay_out, pack, push
-from hart_lite.recipe import dump_recipe
-from hart_lite.run_record import RunRecord, licence_of, public_name, public_recipe, record_of, run_of
-from hart_lite.train import train
-from hart_lite.types import HartError
+from hart_lite.config.recipe import dump_recipe
+from hart_lite.errors import HartError
+from hart_lite.export.merge import merge
+from hart_lite.export.model_card import fenced, model_card, plain
+from hart_lite.export.push import lay_out, plan_upload, push
+from hart_lite.runs.record import RunRecord, licence_of, public_name, public_recipe, record_of, run_of
+from hart_lite.training.train import train
 
 HOSTILE = (
     "<script>alert(1)</script> ![x](http://evil/x.png) [y](javascript:z) `a` | b\n# head\n---\nwww.evil.org @you $x^2$"
@@ -79,39 +79,39 @@ def test_an_adapter_goes_up_with_what_it_needs_and_nothing_else(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     for name in ("optimizer.pt", ".env", "credentials.json", "training_args.bin", "notes.txt"):
         (copy / "adapter" / name).write_text("secret")
-    parcel = pack(copy, "me/small")
-    assert parcel.kind == "adapter"
+    plan = plan_upload(copy, "me/small")
+    assert plan.kind == "adapter"
     pictures = [f"pictures/1-rl-step-0000{step}-{n}.jpg" for step in (0, 2) for n in (0, 1)]
-    assert sorted(parcel.files) == sorted(
+    assert sorted(plan.files) == sorted(
         [
             *("README.md", "adapter_config.json", "adapter_model.safetensors", "base.json", "chat_template.jinja"),
             *("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "training.json", *pictures),
         ]
     )
-    assert parcel.left_out == (".env", "credentials.json", "notes.txt", "optimizer.pt", "training_args.bin")
+    assert plan.left_out == (".env", "credentials.json", "notes.txt", "optimizer.pt", "training_args.bin")
     assert not (copy / "adapter/README.md").exists()  # the card is made for the upload; PEFT's says nothing
 
 
 def test_a_merge_goes_up_with_all_its_shards_or_not_at_all(merged, tmp_path):
     copy = shutil.copytree(merged, tmp_path / "out")
     (copy / "old.safetensors").write_bytes(b"of an earlier base")
-    parcel = pack(copy, "me/small")
-    assert parcel.kind == "merged" and parcel.left_out == ("old.safetensors",)
+    plan = plan_upload(copy, "me/small")
+    assert plan.kind == "merged" and plan.left_out == ("old.safetensors",)
     assert {
         "model.safetensors",
         "config.json",
         "training.json",
         "pictures/1-rl-step-00000-0.jpg",
-    } <= parcel.files.keys()
+    } <= plan.files.keys()
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-4])
     with pytest.raises(HartError, match="is damaged"):
-        pack(copy, "me/small")
+        plan_upload(copy, "me/small")
     (copy / "training.json").unlink()
     shutil.copyfile(merged / "model.safetensors", copy / "model.safetensors")
     with pytest.raises(HartError, match="hart-lite merge did not make"):
-        pack(copy, "me/small")
+        plan_upload(copy, "me/small")
     with pytest.raises(HartError, match="neither a run directory nor the folder of an adapter"):
-        pack(tmp_path, "me/small")
+        plan_upload(tmp_path, "me/small")
 
 
 def test_no_path_of_this_machine_goes_up(run, merged):
@@ -121,11 +121,11 @@ def test_no_path_of_this_machine_goes_up(run, merged):
         and str(home) in (run / "adapter/adapter_config.json").read_text()
     )
     for source in (run, merged):
-        for name, content in pack(source, "me/small").files.items():
+        for name, content in plan_upload(source, "me/small").files.items():
             data = content if isinstance(content, bytes) else content.read_bytes()
             assert str(home).encode() not in data and b"home-of-alice" not in data, name
-    assert b'"my-base"' in pack(run, "me/small").files["adapter_config.json"]
-    assert "path/to/my-base" in pack(run, "me/small").card
+    assert b'"my-base"' in plan_upload(run, "me/small").files["adapter_config.json"]
+    assert "path/to/my-base" in plan_upload(run, "me/small").card
 
 
 @pytest.mark.parametrize(
@@ -170,13 +170,13 @@ def test_pictures_are_bounded_jpegs_without_metadata(run, tmp_path):
     with Image.open(tmp_path / "shown.jpg") as image:
         assert image.format == "JPEG" and image.size == (1024, 77) and not image.getexif()
     assert b"taken at home" not in data
-    parcel = pack(copy, "me/small", pictures=False)
-    assert not [name for name in parcel.files if name.startswith("pictures")]
-    assert "Where it looks" not in parcel.card
+    plan = plan_upload(copy, "me/small", pictures=False)
+    assert not [name for name in plan.files if name.startswith("pictures")]
+    assert "Where it looks" not in plan.card
 
 
 def test_images_whose_licence_forbids_it_are_not_shown(run, tmp_path):
-    from hart_lite.recipe import load_recipe
+    from hart_lite.config.recipe import load_recipe
 
     copy = shutil.copytree(run, tmp_path / "run")
     recipe = load_recipe(copy / "recipe.yaml")
@@ -207,7 +207,7 @@ def test_a_recipe_further_up_is_another_ones(run, tmp_path):
 
 
 def test_two_files_of_one_name_stay_two(run):
-    from hart_lite.recipe import load_recipe
+    from hart_lite.config.recipe import load_recipe
 
     recipe = load_recipe(run / "recipe.yaml")
     data = recipe.data.model_copy(update={"train": "/a/rows.jsonl", "sft": "/b/rows.jsonl", "image_dir": "/a/images"})
@@ -217,26 +217,26 @@ def test_two_files_of_one_name_stay_two(run):
 
 def test_what_lies_beside_a_model_makes_the_same_card_elsewhere(run, merged, tmp_path):
     """The adapter as it went up, without its run, and the merge."""
-    lay_out(pack(run, "me/small"), tmp_path)
+    lay_out(plan_upload(run, "me/small"), tmp_path)
     assert (tmp_path / "adapter_model.safetensors").is_symlink()
-    assert pack(tmp_path, "me/small").files["README.md"] == pack(run, "me/small").files["README.md"]
-    card = pack(merged, "me/small").card
+    assert plan_upload(tmp_path, "me/small").files["README.md"] == plan_upload(run, "me/small").files["README.md"]
+    card = plan_upload(merged, "me/small").card
     assert "Measured with the adapter on its base, before merging." in card
-    assert card.split("## How it was trained")[1].split("## Eval")[0] in pack(run, "me/small").card
+    assert card.split("## How it was trained")[1].split("## Eval")[0] in plan_upload(run, "me/small").card
 
 
 def test_a_damaged_record_is_an_error(merged, tmp_path):
     copy = shutil.copytree(merged, tmp_path / "out")
     (copy / "training.json").write_text('{"base": "x<script>"}')
     with pytest.raises(HartError, match=r"training.json is damaged"):
-        pack(copy, "me/small")
+        plan_upload(copy, "me/small")
 
 
 # -- the card ------------------------------------------------------------------------------------------------------
 
 
 def test_the_card_of_a_run(run):
-    card = pack(run, "me/small").card
+    card = plan_upload(run, "me/small").card
     assert front_matter(card) == {
         "license": "other",
         "license_name": "qwen-research",
@@ -262,7 +262,7 @@ def test_the_card_of_a_run(run):
 
 
 def test_the_card_of_a_7b_run_on_the_hub(run):
-    from hart_lite.recipe import load_recipe
+    from hart_lite.config.recipe import load_recipe
 
     recipe = load_recipe(
         "qwen7b_lora", ["data.train=me/questions", "model.revision=abc123", "model.lora.parts=[vision]"]
@@ -302,9 +302,23 @@ def test_the_code_of_the_card_is_python_and_short():
             assert len(statements) <= 10
 
 
+def test_the_code_of_the_card_asks_in_the_words_of_the_recipe():
+    prompts = {"locate": "\u770b{image}\u95ee\uff1a{question}{box_format}", "system": 'You say "where".'}
+    recipe = {"name": "x", "data": {"train": "me/q"}, "prompts": prompts, "stages": [{"kind": "rl"}]}
+    code = re.search(r"```python\n(.*?)```", model_card(record(recipe=recipe), "merged", "me/x"), re.DOTALL)[1]
+    lines = code[code.index("content = [") : code.index("inputs =")].replace('Image.open("photo.jpg")', '"photo"')
+    made: dict = {}
+    exec(lines, made)
+    system, user = made["chat"]
+    assert system == {"role": "system", "content": 'You say "where".'}
+    before, image, after = user["content"]
+    assert (before["text"], image) == ("\u770b", {"type": "image", "image": "photo"})
+    assert after["text"].startswith("\u95ee\uff1aWhat does the red sign say?") and "bbox_2d" in after["text"]
+
+
 def test_the_code_of_a_merged_card_runs(merged, tmp_path):
     """With the folder in the place of the repository."""
-    card = pack(merged, "me/small").card
+    card = plan_upload(merged, "me/small").card
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace('"me/small"', repr(str(merged)))
     Image.linear_gradient("L").convert("RGB").resize((112, 112)).save(tmp_path / "photo.jpg")
     before = 'import sys\nsys.modules["hart_lite"] = None\n' + PLAIN_PROCESSOR
@@ -384,10 +398,10 @@ def test_the_licence_is_what_the_card_of_the_base_says(tmp_path, card, said):
 
 def test_an_adapter_without_its_run_has_a_card_too(tmp_path):
     make_adapter(make_base(tmp_path / "base"), tmp_path / "adapter", parts=["language"])
-    card = pack(tmp_path / "adapter", "me/x").card
+    card = plan_upload(tmp_path / "adapter", "me/x").card
     assert "A LoRA adapter for base" in card and "How it was trained" not in card
     edit_config(tmp_path / "adapter", base_model_name_or_path=None)
-    assert "A LoRA adapter for unnamed base" in pack(tmp_path / "adapter", "me/x").card
+    assert "A LoRA adapter for unnamed base" in plan_upload(tmp_path / "adapter", "me/x").card
 
 
 # -- the Hub -------------------------------------------------------------------------------------------------------
@@ -395,8 +409,8 @@ def test_an_adapter_without_its_run_has_a_card_too(tmp_path):
 
 PUSHES = """
     import json, os, sys, traceback
-    from hart_lite.push import push
-    from hart_lite.types import HartError
+    from hart_lite.export.push import push
+    from hart_lite.errors import HartError
     results = {}
     for name, source, repo, token, more in json.loads(sys.argv[1]):
         os.environ.pop("HF_TOKEN", None)
@@ -457,7 +471,7 @@ def test_what_is_pushed_is_there(results, run, merged):
     found, _, hub, _ = results
     assert found["adapter"]["said"].endswith(f"{hub.url}/me/adapter")
     for repo, source in (("me/adapter", run), ("me/merged", merged)):
-        there, sent = hub.repos[repo].files, pack(source, repo).files
+        there, sent = hub.repos[repo].files, plan_upload(source, repo).files
         assert there.keys() == sent.keys()
         assert there["README.md"] == sent["README.md"] and there["training.json"] == sent["training.json"]
         assert there["tokenizer.json"] == sent["tokenizer.json"].read_bytes()
@@ -495,9 +509,9 @@ def test_what_goes_wrong_is_said_plainly(results, name, message):
 def test_a_dry_run_shows_all_and_sends_nothing(results, merged):
     found, _, hub, _ = results
     said = found["dry run"]["said"]
-    for name in pack(merged, "me/nothing").files:
+    for name in plan_upload(merged, "me/nothing").files:
         assert re.search(rf"^ *[\d.]+ [KMG]?i?B  {re.escape(name)}$", said, re.MULTILINE)
-    assert "# nothing" in said and f"in {len(pack(merged, 'me/nothing').files)} files" in said
+    assert "# nothing" in said and f"in {len(plan_upload(merged, 'me/nothing').files)} files" in said
     assert "me/nothing" not in hub.repos and not [line for line in hub.requests if "me/nothing" in line]
 
 
@@ -534,7 +548,7 @@ def test_an_upload_that_stopped_goes_on_where_it_was(run, tmp_path, client):
         second, _ = pushes(hub, tmp_path, asked, HF_HUB_DISABLE_XET="0" if client == "xet" else "1")
         assert second["it"]["said"].endswith("/me/adapter")
         assert not [line for line in hub.uploads()[sent:] if any(key in line for key in arrived)]
-        assert hub.repos["me/adapter"].files.keys() == pack(run, "me/adapter").files.keys()
+        assert hub.repos["me/adapter"].files.keys() == plan_upload(run, "me/adapter").files.keys()
 
 
 @pytest.mark.parametrize(

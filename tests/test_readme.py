@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hart_lite.cli import main
-from hart_lite.world.scenes import World, examples
+from hart_lite.cli.main import main
+from hart_lite.toy.scenes import World, examples
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -79,18 +79,18 @@ def test_the_readme_has_commands_to_run():
 
 def test_the_measured_tables_are_those_of_the_benchmark():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    measured = (ROOT / "benchmarks/results/methods.md").read_text(encoding="utf-8")
+    measured = (ROOT / "experiments/results/methods.md").read_text(encoding="utf-8")
     tables = [part for part in measured.split("\n\n") if part.startswith("| method")]
     assert [table in text for table in tables] == [True, True, False, False, False, False]  # after RL
-    command = re.search(r"`(python -m benchmarks.methods[^`]+)`", text)[1]
+    command = re.search(r"`(python -m experiments.methods[^`]+)`", text)[1]
     assert f"`{command}`" in measured
 
 
-def test_the_promises_are_those_that_were_measured():
-    measured = (ROOT / "benchmarks/results/trust.md").read_text(encoding="utf-8")
-    table = measured[measured.index("| promise") :].strip()
+def test_the_reliability_table_is_the_one_that_was_measured():
+    measured = (ROOT / "experiments/results/reliability.md").read_text(encoding="utf-8")
+    table = measured[measured.index("| check") :].strip()
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "BROKEN" not in table
+    assert "FAILED" not in table and table.count("| passed |") == len(table.splitlines()) - 2
 
 
 def test_links_lead_somewhere():

@@ -1,4 +1,3 @@
-import contextlib
 import importlib.util
 import subprocess
 import sys
@@ -7,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from hart_lite import recipe as recipes
-from hart_lite.recipe import Recipe, check_machine, dump_recipe, load_recipe, shipped_recipes
-from hart_lite.recipe_reference import reference
-from hart_lite.types import HartError
+from hart_lite.config import environment, resources
+from hart_lite.config.environment import check_machine
+from hart_lite.config.recipe import dump_recipe, load_recipe
+from hart_lite.config.reference import reference
+from hart_lite.config.resources import shipped_recipes
+from hart_lite.config.schema import Recipe
+from hart_lite.errors import HartError
 
 
 def problems(*overrides, name="tiny_cpu"):
@@ -183,12 +185,12 @@ def test_files_that_are_no_recipes(tmp_path):
 def test_an_installed_package_finds_its_own_recipes(tmp_path, monkeypatch):
     (tmp_path / "_recipes").mkdir()
     (tmp_path / "_recipes" / "own.yaml").write_text("stages: [{kind: rl}]")
-    monkeypatch.setattr(recipes, "__file__", str(tmp_path / "recipe.py"))
+    monkeypatch.setattr(resources, "PACKAGE", tmp_path)
     assert load_recipe("own").name == "own"
 
 
 def test_loading_needs_no_torch():
-    code = "import sys, hart_lite.recipe as r; r.load_recipe('tiny_cpu'); sys.exit('torch' in sys.modules)"
+    code = "import sys, hart_lite.config.recipe as r; r.load_recipe('tiny_cpu'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -197,7 +199,7 @@ def machine(monkeypatch, capability, missing=()):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     monkeypatch.setattr(
-        recipes, "find_spec", lambda name: None if name in missing else importlib.util.find_spec("json")
+        environment, "find_spec", lambda name: None if name in missing else importlib.util.find_spec("json")
     )
 
 
@@ -246,14 +248,3 @@ def test_the_reference_says_of_every_key_what_it_takes_and_means():
 
     known = {row[0].strip("`") for row in rows}
     assert set(leaves(load_recipe("tiny_cpu").model_dump())) <= known | {"eval_world"}
-
-
-@pytest.mark.parametrize(
-    ("trl", "interpreted", "refused"), [("1.15.0", "", True), ("1.15.0", "1", False), ("1.16.0", "", False)]
-)
-def test_a_trl_whose_loss_needs_a_card_is_refused_without_one(trl, interpreted, refused, monkeypatch):
-    monkeypatch.setattr(recipes, "version", {"trl": trl}.__getitem__)
-    monkeypatch.setenv("TRITON_INTERPRET", interpreted)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(HartError, match=r"trl 1\.15\.0 computes losses") if refused else contextlib.nullcontext():
-        check_machine(load_recipe("tiny_cpu"))

@@ -1,65 +1,46 @@
 """The report: one file that loads nothing, of any run in any state; warnings that fire when they should; questions that
-are watched without a trace in what is trained."""
+are tracked without a trace in what is trained."""
 
-import base64
-import hashlib
 import json
 import math
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
 from evaluations import blind, questions, rows_of, sound, write_evaluation
+from pages import HOSTILE, Page
 from PIL import Image
+from scripted import runner
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
-from test_gallery import HOSTILE, Grey
-from test_gallery import Page as GalleryPage
+from test_gallery import Grey
 
-from hart_lite import cli
-from hart_lite.findings import findings
-from hart_lite.predictions import read_evaluation
-from hart_lite.progress import Progress, missed_before, quarters, watched
-from hart_lite.recipe import dump_recipe
-from hart_lite.recipe_schema import PixelBudgets, Rollout
-from hart_lite.report import run_page, write_report
-from hart_lite.report_charts import DARK, POINTS, charts
-from hart_lite.report_eval import page_of
-from hart_lite.report_page import Pictures
-from hart_lite.report_run import Moment, read_run
-from hart_lite.report_warnings import cautions
-from hart_lite.rollout import Runner
-from hart_lite.train import train
-from hart_lite.types import HartError
-from hart_lite.world.scenes import World, examples
+from hart_lite.cli import main as cli
+from hart_lite.config.recipe import dump_recipe
+from hart_lite.config.sections import PixelBudgets
+from hart_lite.errors import HartError
+from hart_lite.eval.metrics import metrics as metrics_of
+from hart_lite.eval.results import read_evaluation
+from hart_lite.report.cost import cost, duration, seconds_left
+from hart_lite.report.eval_report import page_of
+from hart_lite.report.html import Pictures
+from hart_lite.report.reader import Moment, read_run
+from hart_lite.report.run_report import run_page, write_report
+from hart_lite.report.warnings import cautions
+from hart_lite.report.watch import watch
+from hart_lite.toy.scenes import World, examples
+from hart_lite.training.evaluation import failed_before_training
+from hart_lite.training.sample_tracking import SampleTracker, quarters, select_tracked
+from hart_lite.training.train import train
+from hart_lite.utils.jsonl import read_jsonl, write_jsonl
 
 WEIGHTS = "adapter_model.safetensors"
 STAGES = [rl_stage(steps=8, log_rollouts_every=4), sft_stage(steps=2)]
-
-
-class Page(GalleryPage):
-    """A page whose tags close in order, of which nothing is loaded from anywhere."""
-
-    def __init__(self, text: str) -> None:
-        for tag in ("br", "source"):
-            text = re.sub(rf"<{tag}\b([^>]*)>", rf"<{tag}\1/>", text)
-        super().__init__(text)
-        loaded = [v for tag, name, v in self.attributes if name in ("src", "href", "srcset", "data", "action")]
-        assert all(v.startswith(("data:image/jpeg;base64,", "data:image/svg+xml;base64,", "#")) for v in loaded)
-        assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(self.tags)
-        assert not [name for _, name, _ in self.attributes if name.startswith("on") or name == "style"]
-        (policy,) = [v for v in self.values("meta", "content") if "default-src" in v]
-        style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
-        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-        assert policy == (
-            f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-        )
-        assert "url(" not in style and "@import" not in style and "prefers-color-scheme: dark" in style
-        assert "width=device-width, initial-scale=1" in self.values("meta", "content")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,12 +52,15 @@ def _made_up():
 
 @pytest.fixture(scope="module")
 def finished(tiny_base, tmp_path_factory) -> Path:
+    """Trained by the command, which also writes the page."""
     folder = tmp_path_factory.mktemp("finished")
     lora = {"r": 4, "dropout": 0.1}  # draws from the global generator, in training alone
     model = {"base": str(tiny_base), "dtype": "float32", "device": "cpu", "lora": lora}
     evaluate = {"every": 4, "batch_size": 4}
     data = {"world": {"scenes": 8, "eval_scenes": 6, "questions_per_scene": 2, "size": 168}}
-    train(small_recipe(tiny_base, folder / "run", STAGES, model=model, evaluate=evaluate, data=data))
+    recipe = small_recipe(tiny_base, folder / "run", STAGES, model=model, evaluate=evaluate, data=data)
+    dump_recipe(recipe, folder / "recipe.yaml")
+    assert cli.main(["train", str(folder / "recipe.yaml")]) == 0
     return folder / "run"
 
 
@@ -96,8 +80,8 @@ def page(folder: Path) -> Page:
 def test_training_leaves_a_report_of_everything(finished):
     text = (finished / "report.html").read_text(encoding="utf-8")
     found = Page(text)
-    assert len(text) < 1_000_000
-    for anchor in ("watch", "table", "looks", "curves", "samples", "recipe", "next"):
+    assert len(text) < 1_500_000
+    for anchor in ("watch", "table", "tracked", "charts", "samples", "cost", "recipe", "next"):
         assert f"#{anchor}" in found.values("a", "href")
         assert anchor in found.values("section", "id")
     assert "finished" in found.text and "not finished" not in found.text
@@ -108,10 +92,58 @@ def test_training_leaves_a_report_of_everything(finished):
                   "Seconds a step", "Response length", "Memory", "SFT loss"):  # fmt: skip
         assert title in found.text, title
     # Two rollouts of the first and the last logged step, and each chart for a light and a dark page.
-    assert sum(v.startswith("data:image/jpeg") for v in found.values("img", "src")) >= 4
+    assert [text.count(f'"when">1-rl, step {step}</span>') for step in (1, 5, 8)] == [2, 0, 2]
     drawings = [v for v in found.values("img", "src") if v.startswith("data:image/svg")]
     assert len(found.values("source", "srcset")) == len(drawings) == 14
-    assert f"hart-lite eval {finished} --benchmark" in found.text
+
+
+def test_the_report_says_how_to_go_on_with_paths_that_are_there(finished, capsys):
+    """Those that take no model are run as they stand."""
+    page(finished)
+    commands = re.findall(r"<pre>hart-lite (.*?)</pre>", (finished / "report.html").read_text())
+    words = [shlex.split(unescape(command)) for command in commands]
+    assert [w[0] for w in words] == ["ask", "demo", "compare", "gallery", "merge", "push"]
+    paths = [word for w in words for word in w if word.startswith(str(finished)) and not word.endswith("-merged")]
+    assert len(paths) == 9 and all(Path(path).exists() for path in paths)
+    for line in words[2:4]:
+        assert cli.main(line) == 0
+    assert f"gallery: {finished}/evaluation/after-2-sft/gallery/index.html" in capsys.readouterr().out
+
+
+def test_the_report_says_what_the_run_took(finished):
+    run = read_run(finished)
+    pairs = dict(cost(run))
+    rows = metrics(finished)
+    assert pairs["1-rl"].startswith(
+        f"{duration(sum(r['seconds_step'] for r in rows if r['stage'] == '1-rl'))}, 8 steps"
+    )
+    assert ("rollout" in pairs["1-rl"], "rollout" in pairs["2-sft"]) == (True, False)
+    assert pairs["evaluations"].endswith(", 4 of them")  # before, in mid-stage, after each stage
+    sampled = sum(r["tokens_per_second"] * r["seconds_rollout"] for r in rows if r["stage"] == "1-rl")
+    assert pairs["tokens sampled"] == f"{sampled:,.0f}" and sampled > 8 * 2 * 3
+    assert pairs["device"] == "cpu" and int(pairs["cores"]) >= 1 and "still to go" not in pairs
+    text = page(finished).text
+    assert all(value in text for value in pairs.values())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3.2, "3 s"), (59, "59 s"), (61, "1 min"), (3599, "1 h 0 min"), (9000, "2 h 30 min")]
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_the_time_left_counts_what_each_stage_and_evaluation_takes(finished):
+    """Four steps of RL are left at 2 s, two of SFT at the same pace, as nothing else is known, and evaluations at 10 s:
+    after both stages, since the one in mid-stage took place."""
+    run = read_run(finished)
+    rows = [{"stage": "1-rl", "step": n, "seconds_step": 2.0} for n in range(1, 5)]
+    stages = [replace(run.stages[0], rows=rows), replace(run.stages[1], rows=[])]
+    run = replace(run, stages=stages, evaluation_seconds=[("before", 8.0), ("during-1-rl-00004", 12.0)])
+    assert seconds_left(run) == pytest.approx(4 * 2 + 2 * 2 + 2 * 10)
+    known = [{"stage": "2-sft", "step": 1, "seconds_step": 5.0}]
+    assert seconds_left(replace(run, stages=[stages[0], replace(stages[1], rows=known)])) == pytest.approx(8 + 5 + 20)
+    assert seconds_left(replace(run, stages=[replace(s, rows=[]) for s in stages])) is None
 
 
 def test_the_table_is_the_summary_with_a_verdict(finished):
@@ -121,9 +153,9 @@ def test_the_table_is_the_summary_with_a_verdict(finished):
         for share in (*figures["accuracy"].values(), figures["grounding"]["mean_iou"], figures["valid_box"]):
             assert f"{100 * share:.1f} %" in found.text
     old, new = summary["before"]["accuracy"]["crops"], summary["after-2-sft"]["accuracy"]["crops"]
-    rows = {name: [json.loads(line) for line in (finished / f"evaluation/{name}.jsonl").read_text().splitlines()]
-            for name in ("before", "after-2-sft")}  # fmt: skip
-    pairs = list(zip(*([row["right"]["crops"] for row in r] for r in rows.values()), strict=True))
+    folders = [finished / "evaluation" / name for name in ("before", "after-2-sft")]
+    right = [{row.id: row.strict for row in read_evaluation(f).rows if row.mode == "crops"} for f in folders]
+    pairs = [(right[0][id], right[1][id]) for id in right[0]]
     better, worse = pairs.count((False, True)), pairs.count((True, False))
     assert better - worse == round((new - old) * len(pairs))
     assert f"What the closed loop rewards. {better} questions got better, {worse} worse (p " in found.text
@@ -132,33 +164,34 @@ def test_the_table_is_the_summary_with_a_verdict(finished):
 def test_the_boxes_of_each_moment_are_drawn_where_they_were(finished):
     found = page(finished)
     run = read_run(finished)
-    assert [m.name for m in run.looks] == [
+    assert [m.name for m in run.tracked] == [
         "before", "during-1-rl-00002", "during-1-rl-00004", "during-1-rl-00006", "after-1-rl", "after-2-sft"
     ]  # fmt: skip
-    rects = re.findall(r'<rect class="(\w+)" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"/>',
-                       (finished / "report.html").read_text())  # fmt: skip
-    looks = [tuple(map(float, r[1:])) for r in rects if r[0] == "look"]
-    shown = [
-        row["boxes"][0]
-        for question in run.questions
-        for rows in run.looks.values()
-        for row in rows
-        if row["id"] == question["id"] and row["boxes"]
+    tracked = (finished / "report.html").read_text().partition('id="tracked"')[2].partition("</section>")[0]
+    rects = re.findall(
+        r'<rect class="frame (\w+)" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"/>', tracked
+    )
+    looks = [tuple(map(float, r[1:])) for r in rects if r[0] == "c1"]
+    rows = [
+        row for question in run.questions for rows in run.tracked.values() for row in rows if row.id == question["id"]
     ]
-    expected = [(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2, _ in shown]
-    assert looks == [pytest.approx(box, abs=0.051) for box in expected]
-    assert sum(r[0] == "target" for r in rects) == len(run.questions) * len(run.looks)
-    # Each photo is in the file once, and shown at every moment.
+    boxes = [row.boxes[0] for row in rows if row.boxes]
+    assert looks == [pytest.approx((box.x1, box.y1, box.width, box.height), abs=0.051) for box in boxes]
+    assert sum(r[0] == "truth" for r in rects) == len(rows)
+    # Each photo is in the file once, and shown at every moment; beside it the crops of boxes and truth.
     assert len(found.values("image", "href")) == len(run.questions) == 4
-    assert len(found.values("use", "href")) == len(run.questions) * (len(run.looks) - 1)
-    assert set(found.values("svg", "viewbox")) == {"0 0 168 168"}
+    assert len(found.values("use", "href")) == len(rows) == 4 * 6
+    assert tracked.count("asked about, ") == 2 * 4 and tracked.count("box 1, ") == len(boxes)
+    assert set(re.findall(r'viewBox="([\d. ]+)"', tracked)) == {"0 0 168 168"}
 
 
 def test_an_unfinished_run_is_reported_as_far_as_it_got(run):
     """Killed in RL, a line of metrics half-written."""
-    for pattern in ("evaluation/after*", "evaluation/during-1-rl-00004*", "progress/after*"):
-        for path in run.glob(pattern):
-            path.unlink()
+    for path in run.glob("tracked/after*"):
+        path.unlink()
+    for name in ("after-1-rl", "after-2-sft"):
+        shutil.rmtree(run / "evaluation" / name)
+    (run / "evaluation" / "during-1-rl-00004" / "summary.json").unlink()  # broken off: no moment of the curves
     shutil.rmtree(run / "adapter")
     shutil.rmtree(run / "stages" / "2-sft")
     (run / "summary.json").unlink()
@@ -172,18 +205,18 @@ def test_an_unfinished_run_is_reported_as_far_as_it_got(run):
 
 
 def test_a_run_that_has_just_begun_has_a_page(run):
-    for name in ("evaluation", "stages", "progress", "adapter"):
+    for name in ("evaluation", "stages", "tracked", "adapter"):
         shutil.rmtree(run / name)
     (run / "metrics.jsonl").unlink()
     (run / "versions.json").unlink()
     found = page(run)
-    assert "the run stood before its first step" in found.text
+    assert "the run was before its first step" in found.text
     assert "Nothing was measured" in found.text
-    assert not {"#looks", "#curves", "#table", "#samples"} & set(found.values("a", "href"))
+    assert not {"#tracked", "#charts", "#table", "#samples", "#cost"} & set(found.values("a", "href"))
 
 
 def test_pictures_that_are_gone_or_damaged_leave_the_words(run):
-    for path in run.glob("progress/*.jpg"):
+    for path in run.glob("tracked/*.jpg"):
         path.unlink()
     for path in run.glob("stages/1-rl/rollouts/*.jpg"):
         path.write_bytes(b"\xff\xd8\xff")
@@ -196,24 +229,40 @@ def test_pictures_that_are_gone_or_damaged_leave_the_words(run):
 def test_text_of_files_and_models_stays_text(run):
     """Question, answer, recipe and versions, with half a surrogate pair among them."""
     hostile = HOSTILE + "\ud800"
-    asked = json.loads((run / "progress/questions.json").read_text())
+    asked = json.loads((run / "tracked/questions.json").read_text())
     for question in asked["questions"]:
-        question |= {"question": hostile, "answer": hostile, "picture": "../../x.jpg"}
-    (run / "progress/questions.json").write_text(json.dumps(asked))
-    for path in run.glob("progress/*[0-9tle].json"):
-        rows = json.loads(path.read_text())
-        path.write_text(json.dumps([row | {"answer": hostile, "crops": [hostile, "/etc/x.jpg"]} for row in rows]))
+        question |= {"picture": "../../x.jpg"}
+    (run / "tracked/questions.json").write_text(json.dumps(asked))
+    said = {"question": hostile, "truth": hostile, "text": hostile, "answer": hostile, "choices": [hostile] * 2}
+    for path in [*run.glob("tracked/*.jsonl"), *run.glob("evaluation/*/predictions.jsonl")]:
+        rows = [json.loads(line) | said for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "versions.json").write_text(json.dumps({hostile: hostile}))
     recipe = (run / "recipe.yaml").read_text()
     (run / "recipe.yaml").write_text(recipe.replace("train: world", f"train: {json.dumps(HOSTILE)}"))
+    for path in run.glob("stages/1-rl/rollouts/*.jsonl"):
+        said = {
+            "question": hostile,
+            "turns": [{"kind": "verify", "text": hostile}],
+            "crops": [hostile, "/etc/x.jpg", 7],
+        }
+        path.write_text("".join(json.dumps(row | said) + "\n" for _, row in read_jsonl(path)))
     found = page(run)
-    assert found.text.count("alert(1)") > 10
+    assert found.text.count("alert(1)") > 20
     assert not any("alert" in str(value) for _, _, value in found.attributes)
 
 
-def test_a_page_has_room_for_so_many_pictures(finished, monkeypatch):
-    monkeypatch.setattr("hart_lite.report.Pictures", lambda: Pictures(room=20_000))
-    text = run_page(read_run(finished))
+def test_rollouts_that_are_no_transcripts_are_passed_by(run):
+    last = run / "stages/1-rl/rollouts/step-00007.jsonl"
+    odd = [{}, {"photo": 3}, {"question": "x", "photo": "a.jpg", "size": [1], "crops": [], "boxes": [], "turns": []}]
+    rows = [row for _, row in read_jsonl(last)]
+    write_jsonl(last, [*odd, rows[0] | {"boxes": [[1, 2]]}, rows[0] | {"turns": []}, rows[-1]])
+    text = write_report(run).read_text()
+    assert [text.count(f'"when">1-rl, step {step}</span>') for step in (1, 8)] == [2, 1]
+
+
+def test_a_page_has_room_for_so_many_pictures(finished):
+    text = run_page(read_run(finished), Pictures(room=20_000))
     assert len(re.findall(r"data:image/jpeg;base64,[\w+/=]+", text)) >= 1
     assert sum(map(len, re.findall(r"data:image/jpeg;base64,[\w+/=]+", text))) <= 20_000
     left = int(re.search(r"(\d+) pictures are left out to keep this file small", text)[1])
@@ -224,93 +273,140 @@ def test_a_page_has_room_for_so_many_pictures(finished, monkeypatch):
 def test_a_folder_that_is_no_run_is_refused(tmp_path, run, capsys):
     with pytest.raises(HartError, match="holds neither a run"):
         write_report(tmp_path)
-    (run / "evaluation" / "before.json").write_text("{")
+    damaged = run / "evaluation" / "before" / "eval.json"
+    damaged.write_text("{")
     assert cli.main(["report", str(run)]) == 1
-    assert "before.json cannot be read" in capsys.readouterr().err
+    assert f"{damaged}: not JSON" in capsys.readouterr().err
 
 
 def test_the_command_imports_no_torch(run):
-    code = f"import sys; from hart_lite.cli import main; main(['report', {str(run)!r}]); print('torch' in sys.modules)"
+    call = f"main(['report', {str(run)!r}])"
+    code = f"import sys; from hart_lite.cli.main import main; {call}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"report: {run / 'report.html'}", "False"], done.stderr
 
 
-def test_a_report_that_cannot_be_written_does_not_end_the_run(tiny_base, tmp_path, monkeypatch, caplog):
+def test_a_report_that_cannot_be_written_does_not_end_the_run(tiny_base, tmp_path, monkeypatch, caplog, capsys):
     def fail(run):
         raise HartError("no paper")
 
-    monkeypatch.setattr("hart_lite.train.write_report", fail)
-    train(small_recipe(tiny_base, tmp_path / "run", [rl_stage(steps=1)]))
+    monkeypatch.setattr("hart_lite.report.run_report.write_report", fail)
+    dump_recipe(small_recipe(tiny_base, tmp_path / "run", [rl_stage(steps=1)]), tmp_path / "recipe.yaml")
+    assert cli.main(["train", str(tmp_path / "recipe.yaml")]) == 0
     assert (tmp_path / "run" / "adapter").is_dir()
     assert f"no report: no paper\nOnce that is mended: hart-lite report {tmp_path / 'run'}" in caplog.text
+    assert "| held-out questions: " in capsys.readouterr().out
 
 
 # -- watching ------------------------------------------------------------------------------------------------------
 
 
-def test_watching_leaves_no_trace_in_what_is_trained(finished, tiny_base, tmp_path):
+def test_watching_writes_the_page_each_time_that_the_run_got_further(run):
+    """A run goes on while it is watched: its metrics grow twice, then it is finished."""
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(rows[:3]))
+    (run / "adapter").rename(run / "elsewhere")
+    (run / "report.html").unlink()
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            (run / "metrics.jsonl").write_text("".join(rows[:6]))
+        if len(pauses) == 4:
+            (run / "metrics.jsonl").write_text("".join(rows))
+            (run / "elsewhere").rename(run / "adapter")
+
+    followed = watch(run, 7, pause)
+    line = next(followed)
+    assert re.match(rf"{run}/report.html: 1-rl, step 3 of 8, about \d+ (s|min) left in the whole run", line)
+    text = (run / "report.html").read_text()
+    assert '<body data-refresh="7">' in text and "of work are left in the whole run" in text
+    assert "1-rl, step 6 of 8" in next(followed)
+    assert next(followed) == f"{run}/report.html: finished"
+    assert "<body>" in (run / "report.html").read_text()
+    assert list(followed) == [] and pauses == [7] * 4
+
+
+def test_only_a_run_can_be_watched(tmp_path, capsys):
+    assert cli.main(["watch", str(tmp_path)]) == 1
+    assert f"{tmp_path} holds no run" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["watch", str(tmp_path), "--every", "0"])
+
+
+# -- tracking ------------------------------------------------------------------------------------------------------
+
+
+def test_tracking_leaves_no_trace_in_what_is_trained(finished, tiny_base, tmp_path):
     """Neither in the adapter nor in the metrics, the evaluations, the optimizer and the state of the generators."""
     recipe = read_run(finished).recipe
     assert recipe.evaluate.watch == 4
     quiet = recipe.evaluate.model_copy(update={"watch": 0})
     train(recipe.model_copy(update={"output": str(tmp_path / "quiet"), "evaluate": quiet}))
-    assert not (tmp_path / "quiet" / "progress").exists()
+    assert not (tmp_path / "quiet" / "tracked").exists()
     assert without_timings(metrics(tmp_path / "quiet")) == without_timings(metrics(finished))
     same = [f"stages/1-rl/checkpoint-8/{name}" for name in (WEIGHTS, "optimizer.pt", "scheduler.pt", "rng_state.pth")]
     same += [f"stages/2-sft/checkpoint-2/{name}" for name in (WEIGHTS, "optimizer.pt", "rng_state.pth")]
-    same += [f"adapter/{WEIGHTS}", "evaluation/after-2-sft.jsonl", "evaluation/during-1-rl-00004.jsonl"]
+    same += [
+        f"adapter/{WEIGHTS}",
+        *(f"evaluation/{name}/predictions.jsonl" for name in ("after-2-sft", "during-1-rl-00004")),
+    ]
     for name in same:
         assert (tmp_path / "quiet" / name).read_bytes() == (finished / name).read_bytes(), name
 
 
 def test_a_policy_that_trains_goes_on_training(policy, tmp_path):
-    runner = Runner(policy, PixelBudgets(full=4 * 784, crop=784, min=784), Rollout(max_tokens_locate=4))
+    run = runner(policy, pixels=PixelBudgets(full=4 * 784, crop=784, min=784), max_tokens_locate=4)
     for training in (True, False):
         policy.model.train(training)
-        Progress(tmp_path, runner, examples(World(), range(2), 1), held_out=True).record(f"during-1-rl-{training:05d}")
+        SampleTracker(tmp_path, run, examples(World(), range(2), 1), held_out=True).record(
+            f"during-1-rl-{training:05d}"
+        )
         assert policy.model.training is training
-    assert len(list((tmp_path / "progress").glob("during*.json"))) == 2
+    assert len(list((tmp_path / "tracked").glob("during*.jsonl"))) == 2
 
 
-def test_what_is_kept_of_a_look(finished):
+def test_what_is_kept_of_a_tracked_sample(finished):
     """The same questions each time; the answers after the run are those that the evaluation saw."""
     run = read_run(finished)
     ids = [question["id"] for question in run.questions]
     assert len(set(ids)) == 4 and run.held_out
-    evaluated = {row["id"]: row for row in run.answers[list(run.answers)[-1]]}
-    for moment, rows in run.looks.items():
-        assert [row["id"] for row in rows] == ids
+    evaluated = {row.id: row for row in run.answers[list(run.answers)[-1]] if row.mode == "crops"}
+    for moment, rows in run.tracked.items():
+        assert [row.id for row in rows] == ids
         for n, row in enumerate(rows):
-            assert len(row["crops"]) == len(row["boxes"])
-            for name in row["crops"]:
-                assert name.startswith(f"{moment.name}-{n}-")
-                assert Image.open(finished / "progress" / name).size[0] <= 280
-    for row in list(run.looks.values())[-1]:
-        same = evaluated[row["id"]]
-        assert (row["boxes"], row["located"], row["grounding"]) == (same["boxes"], same["located"], same["grounding"])
-        assert (row["answer"], row["right"]) == (same["answers"]["crops"], same["right"]["crops"])
-    assert Image.open(finished / "progress" / "0.jpg").size == (168, 168)
-    missed = missed_before(finished)
-    assert missed == {row["id"] for row in run.answers[next(iter(run.answers))] if not row["grounding"]["grounded"]}
-    assert sum(i in missed for i in ids) == min(2, len(missed)) or len(missed) > 10
+            kept = sorted((finished / "tracked").glob(f"{moment.name}-{n}-*.jpg"))
+            assert [path.name for path in kept] == [f"{moment.name}-{n}-{i}.jpg" for i in range(len(row.boxes))]
+            assert all(Image.open(path).size[0] <= 480 for path in kept)
+    for row in list(run.tracked.values())[-1]:
+        same = evaluated[row.id]
+        assert (row.boxes, row.turns, row.grounding) == (same.boxes, same.turns, same.grounding)
+        assert (row.text, row.strict) == (same.text, same.strict)
+    assert Image.open(finished / "tracked" / "0.jpg").size == (168, 168)
+    failed = failed_before_training(finished)
+    before = [row for row in run.answers[next(iter(run.answers))] if row.grounding]
+    assert failed == {row.id for row in before if not row.grounding.grounded}
+    assert failed
+    assert sum(i in failed for i in ids) == min(2, len(failed)) or len(failed) > 10
 
 
 def test_a_resumed_run_keeps_what_was_seen_and_adds_nothing_false(run):
     """The policy of a finished run is not the one of its middle."""
     recipe = read_run(run).recipe.model_copy(update={"output": str(run)})
     dump_recipe(recipe, run / "recipe.yaml")
-    before = {p.name: p.read_bytes() for p in (run / "progress").iterdir()}
+    before = {p.name: p.read_bytes() for p in (run / "tracked").iterdir()}
     train(recipe, resume=True)
-    assert {p.name: p.read_bytes() for p in (run / "progress").iterdir()} == before
+    assert {p.name: p.read_bytes() for p in (run / "tracked").iterdir()} == before
     for name in ("before", "after-1-rl", "after-2-sft"):
-        (run / "progress" / f"{name}.json").unlink()
+        (run / "tracked" / f"{name}.jsonl").unlink()
     train(recipe, resume=True)
-    assert not (run / "progress" / "before.json").exists()
-    assert not (run / "progress" / "after-1-rl.json").exists()
-    assert (run / "progress" / "after-2-sft.json").read_bytes() == before["after-2-sft.json"]
+    assert not (run / "tracked" / "before.jsonl").exists()
+    assert not (run / "tracked" / "after-1-rl.jsonl").exists()
+    assert (run / "tracked" / "after-2-sft.jsonl").read_bytes() == before["after-2-sft.jsonl"]
 
 
-def test_without_held_out_questions_those_of_training_are_watched(tiny_base, tmp_path):
+def test_without_held_out_questions_those_of_training_are_tracked(tiny_base, tmp_path):
     data = {"world": {"scenes": 4, "eval_scenes": 0, "size": 168}}
     train(small_recipe(tiny_base, tmp_path / "run", [rl_stage(steps=1)], data=data))
     found = page(tmp_path / "run")
@@ -318,17 +414,17 @@ def test_without_held_out_questions_those_of_training_are_watched(tiny_base, tmp
     assert "Nothing was measured" in found.text
 
 
-def test_the_watched_are_from_all_over_on_different_images_the_missed_first():
+def test_the_tracked_are_from_all_over_on_different_images_the_failed_first():
     asked = examples(World(), range(10), 2)  # two questions on each image
     ids = [example.id for example in asked]
-    assert [e.id for e in watched(asked, 4)] == [ids[0], ids[4], ids[10], ids[14]]
-    assert watched(asked, 0) == [] and watched([], 4) == []
-    assert len(watched(asked, 99)) == 10
-    some = watched(asked, 4, {ids[6], ids[8], ids[10], ids[18]})
+    assert [e.id for e in select_tracked(asked, 4)] == [ids[0], ids[4], ids[10], ids[14]]
+    assert select_tracked(asked, 0) == [] and select_tracked([], 4) == []
+    assert len(select_tracked(asked, 99)) == 10
+    some = select_tracked(asked, 4, {ids[6], ids[8], ids[10], ids[18]})
     assert [e.id for e in some] == [ids[6], ids[10], ids[0], ids[12]]
-    assert watched(asked, 4, {ids[6]})[0].id == ids[6]
-    assert len(watched(asked, 4, {ids[6]})) == len(watched(asked, 4, set(ids))) == 4
-    assert [e.id for e in watched(asked, 3, set(ids[2:]))][-1] == ids[0]
+    assert select_tracked(asked, 4, {ids[6]})[0].id == ids[6]
+    assert len(select_tracked(asked, 4, {ids[6]})) == len(select_tracked(asked, 4, set(ids))) == 4
+    assert [e.id for e in select_tracked(asked, 3, set(ids[2:]))][-1] == ids[0]
 
 
 @pytest.mark.parametrize(
@@ -415,8 +511,19 @@ def test_what_is_no_trouble_is_not_named(finished, series):
     assert warned(finished, before={}, **series) == []
 
 
+@pytest.mark.parametrize("steps", [3, 40])
+def test_a_run_without_any_signal_is_warned_about_from_the_first_steps(finished, steps):
+    """Once, and in no other words."""
+    nothing = warned(finished, steps, before={}, reward=0.0, flat_groups=1.0)
+    assert nothing == ["No sample has earned a reward"]
+    assert warned(finished, steps, before={}, reward=0.5, flat_groups=1.0) == ["Every group is flat"]
+    assert warned(finished, 2, before={}, reward=0.0, flat_groups=1.0) == []
+    once = {"reward": lambda done: 0.1 * (done == 0), "flat_groups": lambda done: float(done > 0)}
+    assert "No sample has earned a reward" not in warned(finished, steps, before={}, **once)
+
+
 def test_a_few_steps_have_no_trend(finished):
-    assert warned(finished, steps=7, before={}, reward=0.1, coverage=lambda done: done, flat_groups=1.0) == []
+    assert warned(finished, steps=7, before={}, reward=0.1, coverage=lambda done: done, flat_groups=0.9) == []
 
 
 @pytest.mark.parametrize(
@@ -458,42 +565,6 @@ def test_better_held_out_figures_are_no_trouble(finished):
     assert warned(finished, before={}, after=better) == []
 
 
-# -- curves --------------------------------------------------------------------------------------------------------
-
-
-def svg(url: str) -> str:
-    return base64.b64decode(url.removeprefix("data:image/svg+xml;base64,")).decode()
-
-
-def test_charts_are_drawings_that_load_nothing_in_two_colours(finished):
-    for chart in charts(read_run(finished)):
-        light, dark = svg(chart.light), svg(chart.dark)
-        for text in (light, dark):
-            tree = ElementTree.fromstring(text)
-            assert not [e for e in tree.iter() if e.tag.endswith(("script", "image", "foreignObject"))]
-            links = [value for e in tree.iter() for name, value in e.attrib.items() if name.endswith("href")]
-            assert all(link.startswith("#") for link in links)
-        assert not [colour for colour in DARK if colour in dark]
-        assert any(colour in light for colour in DARK)
-        assert len(re.sub("#[0-9a-f]{6}", "", light)) == len(re.sub("#[0-9a-f]{6}", "", dark))
-
-
-def test_a_long_run_is_drawn_small_and_odd_values_are_passed_by(finished):
-    run = read_run(finished)
-    rows = [
-        {"stage": "1-rl", "step": n, "reward": n / 20_000, "kl": math.nan, "seconds_rollout": 1.0}
-        for n in range(20_000)
-    ]
-    rows[5] |= {"reward": math.inf}
-    rows[6] |= {"reward": None, "seconds_update": 2.0}
-    found = {c.title: c for c in charts(replace(run, stages=[replace(run.stages[0], rows=rows)], evaluations={}))}
-    assert "KL divergence" not in found
-    assert found["Reward"].said == "last: 100.0 %"
-    assert len(svg(found["Reward"].light)) < 60_000
-    assert svg(found["Reward"].light).count("L ") < 3 * POINTS
-    assert "Seconds a step" in found
-
-
 # -- the page of an evaluation -------------------------------------------------------------------------------------
 
 
@@ -502,7 +573,7 @@ def test_an_evaluation_has_a_page_of_its_own(tmp_path):
     rows = [*rows_of(asked, sound), *rows_of(asked, sound, mode="full+crops"), *rows_of(asked, blind, mode="full")]
     folder = write_evaluation(tmp_path / "eval", rows, modes=["crops", "full+crops", "full"])
     evaluation = read_evaluation(folder)
-    found = Page(page_of(evaluation, findings(evaluation), lambda row: Grey()))
+    found = Page(page_of(evaluation, metrics_of(evaluation), lambda row: Grey()))
     assert "12 questions of treebench, in the modes crops, full+crops, full." in found.text
     assert "treebench, fullNo answer could be read from 100.0 % of the responses." in found.text
     right = 100 * sum(row["strict"] for row in rows[:12]) / 12

@@ -8,11 +8,14 @@ import torch
 from small_runs import group_of, make_up, metrics
 from trainers import rl_trainer
 
-from hart_lite import rl
-from hart_lite.figures import Clock, measure, over_processes
-from hart_lite.packing import pack
-from hart_lite.policy import Policy
-from hart_lite.rl import RLTrainer, _StepIndices, weigh
+from hart_lite.models.packing import pack
+from hart_lite.models.policy import Policy
+from hart_lite.rl.advantages import group_advantages
+from hart_lite.training import rl_trainer as rl
+from hart_lite.training import step_trainer
+from hart_lite.training.metrics import Clock, measure, over_processes
+from hart_lite.training.rl_trainer import QuestionOrder, RLTrainer, weigh
+from hart_lite.training.step_trainer import Update
 from hart_lite.types import Example, Group
 
 EXAMPLE = Example("q", (), "?", "A")
@@ -29,9 +32,9 @@ def new_trainer(new_policy, tiny_base, tmp_path, monkeypatch):
 def gradients(trainer: RLTrainer, groups: list[Group] | None = None) -> list[torch.Tensor]:
     """Of one step, without taking it."""
     if groups is not None:
-        trainer._rollout = lambda examples, step: groups
-    trainer.training_step(trainer.model, {"index": torch.arange(trainer.stage.questions_per_step)})
-    return [p.grad.clone() for p in trainer.runner.policy.adapter_parameters]
+        trainer.rollout = lambda examples, step: groups
+    trainer.training_step(trainer.model, {})
+    return [p.grad.clone() for p in trainer.policy.adapter_parameters]
 
 
 def rolled_out(trainer: RLTrainer, questions: int = 2) -> list[Group]:
@@ -83,13 +86,13 @@ def test_without_signal_there_is_nothing_to_train_on():
 
 
 def test_questions_come_in_whole_permutations_that_the_seed_decides():
-    order = [_StepIndices(5, 15, seed=1)[i]["index"] for i in range(15)]
+    order = [QuestionOrder(5, seed=1)[i] for i in range(15)]
     passes = [order[:5], order[5:10], order[10:]]
     assert all(sorted(p) == list(range(5)) for p in passes)
     assert passes[0] != passes[1]
-    again = _StepIndices(5, 15, seed=1)
-    assert [again[i]["index"] for i in reversed(range(15))] == order[::-1]  # item i is item i, asked in any order
-    assert [_StepIndices(5, 15, seed=2)[i]["index"] for i in range(15)] != order
+    again = QuestionOrder(5, seed=1)
+    assert [again[i] for i in reversed(range(15))] == order[::-1]  # item i is item i, asked in any order
+    assert [QuestionOrder(5, seed=2)[i] for i in range(15)] != order
 
 
 def test_only_flat_groups_are_replaced_and_only_so_often(new_trainer):
@@ -106,8 +109,8 @@ def test_only_flat_groups_are_replaced_and_only_so_often(new_trainer):
         ]
 
     trainer.runner = type("Fake", (), {"rollout": staticmethod(rollout)})()
-    first = trainer._rollout(trainer.examples[:3], step=0)
-    groups, replaced = trainer._replace_flat(first, step=0)
+    first = trainer.rollout(trainer.examples[:3], step=0)
+    groups, replaced = trainer.replace_flat(first, step=0)
     assert [group.example.id for group in groups] == ["2-0", "1-1", "3-0"]
     assert [group.example.id for group in replaced] == ["2-0", "2-1", "3-0"]
     assert [group.example.id for group in first] == ["1-0", "1-1", "1-2"]  # what the figures are about
@@ -124,8 +127,8 @@ def test_a_step_raises_what_was_rewarded_and_lowers_what_was_not(new_trainer, re
     [group] = rolled_out(trainer, 1)
     assert len({t.turns[0].response for t in group.trajectories}) == 2
     group = with_rewards(group, [float(n == rewarded) for n in range(2)])
-    trainer._rollout = lambda examples, step: [group]
-    policy = trainer.runner.policy
+    trainer.rollout = lambda examples, step: [group]
+    policy = trainer.policy
 
     def score(trajectory) -> float:
         packs = pack(trajectory.sequences, policy.family.positions, 4096)
@@ -137,6 +140,28 @@ def test_a_step_raises_what_was_rewarded_and_lowers_what_was_not(new_trainer, re
     after = [score(t) for t in group.trajectories]
     assert after[rewarded] > before[rewarded] + 1e-4
     assert after[1 - rewarded] < before[1 - rewarded] - 1e-4
+
+
+def test_the_gradient_is_that_of_the_policy_at_the_temperature_it_sampled_at(new_trainer):
+    """One live group of two, no KL: -sum of A log-prob / (tokens x 2), the log-probs by the model's own forward."""
+    trainer = new_trainer(stage={"questions_per_step": 1}, rollout={"samples": 2}, objective="grpo", beta=0.0)
+    [group] = rolled_out(trainer, 1)
+    found = torch.cat([g.flatten() for g in gradients(trainer, [group])])
+    policy, expected = trainer.policy, {}
+    for temperature in (trainer.recipe.rollout.temperature, 1.0):
+        trainer.model.zero_grad()
+        for sample, advantage in zip(group.trajectories, group_advantages([group.rewards])[0], strict=True):
+            tokens = sum(len(span) for s in sample.sequences for span in s.sampled)
+            for sequence in sample.sequences:
+                logits = policy.model(**policy.family.collate([sequence]), use_cache=False).logits[0] / temperature
+                for start, stop, _ in sequence.sampled:
+                    taken = torch.tensor(sequence.ids[start:stop])[:, None]
+                    logps = logits[start - 1 : stop - 1].log_softmax(-1).gather(-1, taken)
+                    (-advantage * logps.sum() / (2 * tokens)).backward()
+        expected[temperature] = torch.cat([p.grad.flatten() for p in policy.adapter_parameters])
+    sampled_at, one = expected.values()
+    assert (found - sampled_at).norm() < 1e-4 * sampled_at.norm()
+    assert (found - one).norm() > 0.3 * one.norm()
 
 
 def test_grpo_is_k_of_zero_bit_for_bit(new_trainer):
@@ -159,11 +184,11 @@ def test_gradients_do_not_depend_on_the_token_budget(new_trainer):
     longest = max(len(s) for g in groups for t in g.trajectories for s in t.sequences)
     whole, cut = new_trainer(), new_trainer(stage={"tokens_per_pack": max(longest, 64)})
     one, many = gradients(whole, groups), gradients(cut, groups)
-    assert cut._figures["packed_tokens"] > whole._figures["packed_tokens"]  # prefixes were repeated
+    assert cut.step_metrics["packed_tokens"] > whole.step_metrics["packed_tokens"]  # prefixes were repeated
     for a, b in zip(one, many, strict=True):
         assert (a - b).norm() <= 1e-4 * a.norm()
-    assert cut._figures["loss"] == pytest.approx(whole._figures["loss"], abs=1e-5)
-    assert cut._figures["kl"] == pytest.approx(whole._figures["kl"], rel=1e-3)
+    assert cut.step_metrics["loss"] == pytest.approx(whole.step_metrics["loss"], abs=1e-5)
+    assert cut.step_metrics["kl"] == pytest.approx(whole.step_metrics["kl"], rel=1e-3)
 
 
 def test_only_the_turns_asked_for_are_trained(new_trainer):
@@ -181,7 +206,7 @@ def test_without_beta_no_reference_is_asked(new_trainer, monkeypatch):
     monkeypatch.setattr(Policy, "reference", fail)
     trainer = new_trainer(objective="grpo", beta=0.0)
     assert any(g.any() for g in gradients(trainer, groups))
-    assert "kl" not in trainer._figures  # it was not measured, which is not 0
+    assert "kl" not in trainer.step_metrics  # it was not measured, which is not 0
     with pytest.raises(AssertionError, match="reference pass"):
         gradients(new_trainer(objective="grpo"), groups)
 
@@ -189,7 +214,7 @@ def test_without_beta_no_reference_is_asked(new_trainer, monkeypatch):
 def test_the_policy_leaves_its_reference_with_the_first_step(new_trainer, tmp_path):
     trainer = new_trainer(adapter_std=0.0)
     groups = rolled_out(trainer)
-    trainer._rollout = lambda examples, step: groups
+    trainer.rollout = lambda examples, step: groups
     trainer.train()
     kl = [row["kl"] for row in metrics(tmp_path)]
     assert kl[0] == pytest.approx(0, abs=1e-7)
@@ -198,45 +223,45 @@ def test_the_policy_leaves_its_reference_with_the_first_step(new_trainer, tmp_pa
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0])  # of gradients, in float16
 def test_a_step_without_signal_changes_nothing(new_trainer, monkeypatch, scale):
-    monkeypatch.setattr(rl, "gradient_scale", lambda dtype: scale)
+    monkeypatch.setattr(step_trainer, "gradient_scale", lambda dtype: scale)
     trainer = new_trainer(stage={"steps": 2, "weight_decay": 0.1})
     flat = [with_rewards(group, [1.0, 1.0, 1.0]) for group in rolled_out(trainer)]
-    trainer._rollout = lambda examples, step: flat
-    before = [p.detach().clone() for p in trainer.runner.policy.adapter_parameters]
+    trainer.rollout = lambda examples, step: flat
+    before = [p.detach().clone() for p in trainer.policy.adapter_parameters]
     trainer.train()
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.runner.policy.adapter_parameters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.policy.adapter_parameters, strict=True))
 
 
 def test_a_gradient_that_is_not_finite_skips_its_step_and_is_counted(new_trainer, tmp_path, monkeypatch):
     trainer = new_trainer(stage={"steps": 2})
     groups, calls = rolled_out(trainer), []
-    before = [p.detach().clone() for p in trainer.runner.policy.adapter_parameters]
+    before = [p.detach().clone() for p in trainer.policy.adapter_parameters]
     seen = []
 
     def poisoned(**inputs):
         calls.append(1)
-        seen.append([p.detach().clone() for p in trainer.runner.policy.adapter_parameters])
+        seen.append([p.detach().clone() for p in trainer.policy.adapter_parameters])
         loss, figures = policy_loss(**inputs)
         return (loss * float("nan") if len(calls) == 1 else loss), figures
 
     policy_loss = rl.policy_loss
     monkeypatch.setattr(rl, "policy_loss", poisoned)
-    trainer._rollout = lambda examples, step: groups
+    trainer.rollout = lambda examples, step: groups
     trainer.train()
     assert [row["skipped"] for row in metrics(tmp_path)] == [1, 0]
     assert all(torch.equal(a, b) for a, b in zip(before, seen[1], strict=True))
-    after = trainer.runner.policy.adapter_parameters
+    after = trainer.policy.adapter_parameters
     assert all(bool(torch.isfinite(p).all()) for p in after)
     assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_half_precision_gradients_are_scaled_back(new_trainer):
     trainer = new_trainer()
-    for parameter in trainer.runner.policy.adapter_parameters:
+    for parameter in trainer.policy.adapter_parameters:
         parameter.grad = torch.full_like(parameter, 1024.0)
-    trainer._scale = 1024.0
-    trainer._unscale()
-    assert all(bool((p.grad == 1).all()) for p in trainer.runner.policy.adapter_parameters)
+    trainer.scale = 1024.0
+    assert not trainer.finish(Update([], {"loss": 0.0}, []), [])
+    assert all(bool((p.grad == 1).all()) for p in trainer.policy.adapter_parameters)
 
 
 # -- what a step prints --------------------------------------------------------------------------------------------
@@ -255,7 +280,7 @@ def test_a_step_prints_what_the_method_asks_for(new_trainer, tmp_path):
         assert 0 < row["valid_box"] <= 1
         assert row["coverage"] == pytest.approx(0.09 * row["valid_box"], abs=0.02)  # boxes are 0.3 x 0.3 of the image
         assert min(row["seconds_rollout"], row["tokens_per_second"], row["peak_memory_gib"]) > 0
-    assert trainer.runner.policy._features == {}
+    assert trainer.policy._features == {}
 
 
 def test_figures_of_a_step_by_hand(new_trainer):
@@ -278,5 +303,5 @@ def test_figures_of_processes_are_means_over_all_that_was_measured(monkeypatch):
         {"reward": (1.0, 4), "tokens_verify": (10, 2), "loss": (0.5, 0), "kl": (0.25, 0)},
         {"reward": (3.0, 4), "loss": (0.0, 0)},
     ]
-    monkeypatch.setattr("hart_lite.figures.gather_object", lambda mine: parts)
+    monkeypatch.setattr("hart_lite.training.metrics.gather_object", lambda mine: parts)
     assert over_processes(parts[0]) == {"reward": 0.5, "tokens_verify": 5.0, "loss": 0.5, "kl": 0.25}

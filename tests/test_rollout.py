@@ -1,53 +1,26 @@
 """The loops on scripted responses and on the tiny model: what each turn is shown, what is trained, what is earned."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
 import pytest
 import torch
 from pictures import Photo, packed_logps
 from PIL import Image
+from scripted import play, runner
 from small_runs import make_up
 
-from hart_lite import loops
-from hart_lite.generate import Sampling, batches
-from hart_lite.images import view_pixels
-from hart_lite.policy import Policy
-from hart_lite.recipe_schema import PixelBudgets, Rollout
-from hart_lite.rollout import Runner
+from hart_lite.inference.engine import Decoding
+from hart_lite.inference.protocols.mgpo import NO_SUB_IMAGE, SUB_IMAGE
+from hart_lite.inference.rollout import Runner
+from hart_lite.models.generation import batches
 from hart_lite.types import Box, Example, ImageView, Slot, Tokens
 
-PIXELS = PixelBudgets(full=16 * 784, crop=4 * 784, min=784)
+LOCATE = "Output the coordinates of the key image area relevant to the problem"
+VERIFY = "now the full image is not visible"
 CHOICES = ("lion", "tiger", "bear", "wolf")
 BOX = '[{"bbox_2d": [28,28,84,84]}]'  # of 112 x 112: the middle half
 
 
-@dataclass
-class Scripted:
-    """A policy that says what it is told, call by call; None: what the real policy says."""
-
-    real: Policy
-    script: list[list[str] | None]
-    calls: list[tuple[list[Tokens], Sampling]] = field(default_factory=list)
-
-    @property
-    def family(self):
-        return self.real.family
-
-    def generate(self, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
-        texts = self.script[len(self.calls)]
-        self.calls.append((list(prompts), sampling))
-        if texts is None:
-            return self.real.generate(prompts, sampling)
-        return [self.family.response_ids(text) for _, text in zip(prompts, texts, strict=True)]
-
-
 def example(*images: Photo, choices: tuple[str, ...] = CHOICES) -> Example:
     return Example("q", images or (Photo(672, 672),), "Which animal is it?", "B" if choices else "tiger", choices)
-
-
-def runner(policy: Policy, *script, train=("locate", "verify"), **settings) -> Runner:
-    return Runner(Scripted(policy, list(script)), PIXELS, Rollout(**settings), frozenset(train))
 
 
 def text_of(runner: Runner, prompt: Tokens) -> str:
@@ -55,7 +28,7 @@ def text_of(runner: Runner, prompt: Tokens) -> str:
 
 
 def trained_ids(tokens: Tokens) -> list[tuple[int, ...]]:
-    return [tokens.ids[start:stop] for start, stop in tokens.sampled]
+    return [tokens.ids[span.start : span.stop] for span in tokens.sampled]
 
 
 # -- hart ----------------------------------------------------------------------------------------------------------
@@ -64,17 +37,17 @@ def trained_ids(tokens: Tokens) -> list[tuple[int, ...]]:
 def test_hart_shows_the_whole_image_first_and_then_only_crops(policy):
     run = runner(policy, [BOX], ["The answer is (B)."], crop_pad=0.0)
     q = example()
-    [done] = run.run([q], "hart", 0, seed=0)
+    [done] = play(run, [q], "hart")
     locate, verify = done.turns
     assert [(s.view.source, s.view.box, s.view.size) for s in locate.prompt.slots] == [(q.images[0], None, (112, 112))]
     assert [(s.view.box, s.view.size) for s in verify.prompt.slots] == [(Box(168, 168, 504, 504), (56, 56))]
     assert done.boxes == (Box(168, 168, 504, 504),)
     assert (done.reward, done.answer, done.rejected) == (1.0, "The answer is (B).", 0)
     assert "tiger" not in text_of(run, locate.prompt)  # choices are withheld
-    assert loops.LOCATE in text_of(run, locate.prompt)
+    assert LOCATE in text_of(run, locate.prompt)
     assert "(B) tiger" in text_of(run, verify.prompt)
-    assert loops.VERIFY in text_of(run, verify.prompt)
-    assert loops.LOCATE not in text_of(run, verify.prompt)
+    assert VERIFY in text_of(run, verify.prompt)
+    assert LOCATE not in text_of(run, verify.prompt)
     assert done.sequences == (locate.tokens, verify.tokens)
     assert [trained_ids(s) for s in done.sequences] == [[locate.response], [verify.response]]
 
@@ -99,7 +72,7 @@ def test_nothing_outside_the_crop_reaches_turn_two(policy):
     for seed in (1, 2):
         policy.forget_images()
         run = runner(policy, [BOX], None, crop_pad=0.0, max_tokens_answer=8)
-        [done] = run.run([example(Photo(672, 672, seed, kept))], "hart", 0, seed=0)
+        [done] = play(run, [example(Photo(672, 672, seed, kept))], "hart")
         found.append((done, packed_logps(policy, done.sequences, 4096)))
     (one, one_logps), (two, two_logps) = found
     assert one.turns[1].response == two.turns[1].response
@@ -115,7 +88,7 @@ def test_the_full_image_is_in_sight_in_the_other_ways(policy):
         logps = []
         for seed in (1, 2):
             run = runner(policy, [BOX], ["(B)"], crop_pad=0.0)
-            [done] = run.run([example(Photo(672, 672, seed, kept))], way, 0, seed=0)
+            [done] = play(run, [example(Photo(672, 672, seed, kept))], way)
             logps.append(packed_logps(policy, done.sequences[-1:], 4096)[0][-1])
         assert not torch.equal(*logps)
 
@@ -135,7 +108,7 @@ def test_the_full_image_is_in_sight_in_the_other_ways(policy):
 )
 def test_without_a_valid_box_there_is_one_turn_and_no_reward(policy, said, rejected):
     run = runner(policy, [said, BOX], ["(B)"])
-    bad, good = run.run([example(), example()], "hart", 0, seed=0)
+    bad, good = play(run, [example(), example()], "hart")
     assert [t.kind for t in bad.turns] == ["locate"]
     assert (bad.reward, bad.answer, bad.boxes, bad.rejected) == (0.0, "", (), rejected)
     assert bad.sequences == (bad.turns[0].tokens,)
@@ -144,14 +117,14 @@ def test_without_a_valid_box_there_is_one_turn_and_no_reward(policy, said, rejec
 
 def test_a_turn_that_names_the_answer_instead_of_a_box_earns_nothing(policy):
     run = runner(policy, ["The answer is (B)."], [])
-    [done] = run.run([example()], "hart", 0, seed=0)
+    [done] = play(run, [example()], "hart")
     assert done.reward == 0.0
 
 
 def test_twelve_boxes_are_capped_and_counted(policy):
     boxes = ", ".join(f'{{"bbox_2d": [{n},0,{n + 28},28]}}' for n in range(12))
     run = runner(policy, [f"[{boxes}]"], ["(B)"], max_boxes=4, crop_pad=0.0)
-    [done] = run.run([example()], "hart", 0, seed=0)
+    [done] = play(run, [example()], "hart")
     assert [box.x1 for box in done.boxes] == [0, 6, 12, 18]
     assert done.rejected == 8
     assert len(done.turns[1].prompt.slots) == 4
@@ -160,7 +133,7 @@ def test_twelve_boxes_are_capped_and_counted(policy):
 def test_reversed_corners_are_sorted_and_large_boxes_refused(policy):
     said = '[{"bbox_2d": [84,84,28,28]}, {"bbox_2d": [0,0,112,112]}]'
     run = runner(policy, [said], ["(B)"], max_box_share=0.5)
-    [done] = run.run([example()], "hart", 0, seed=0)
+    [done] = play(run, [example()], "hart")
     assert done.boxes == (Box(168, 168, 504, 504),)
     assert done.rejected == 1
 
@@ -186,7 +159,7 @@ CROPS = {
 def test_crops_are_cut_from_the_original_pixels(policy, original, seen, box, pad, cut):
     photo = Photo(*original)
     run = runner(policy, [f'[{{"bbox_2d": {box}}}]'], ["(B)"], crop_pad=pad)
-    [done] = run.run([example(photo)], "hart", 0, seed=0)
+    [done] = play(run, [example(photo)], "hart")
     assert done.turns[0].prompt.slots[0].view.size == seen
     [slot] = done.turns[1].prompt.slots
     assert slot.view.box.xyxy == cut
@@ -194,8 +167,7 @@ def test_crops_are_cut_from_the_original_pixels(policy, original, seen, box, pad
     ratio = (cut[2] - cut[0]) / (cut[3] - cut[1])
     assert 0.5 < slot.view.size[0] / slot.view.size[1] / ratio < 2
     assert (
-        view_pixels(slot.view).tobytes()
-        == photo.load().crop(cut).resize(slot.view.size, Image.Resampling.BICUBIC).tobytes()
+        slot.view.load().tobytes() == photo.load().crop(cut).resize(slot.view.size, Image.Resampling.BICUBIC).tobytes()
     )
 
 
@@ -203,7 +175,7 @@ def test_a_box_on_the_second_image_is_cut_from_it(policy):
     photos = Photo(672, 672, 1), Photo(1000, 4000, 2)  # the second is seen at 56 x 224
     said = '[{"bbox_2d": [28,56,56,112], "image": 2}, {"bbox_2d": [28,28,84,84]}]'
     run = runner(policy, [said], ["(B)"], crop_pad=0.0)
-    [done] = run.run([example(*photos)], "hart", 0, seed=0)
+    [done] = play(run, [example(*photos)], "hart")
     assert [s.view.source for s in done.turns[0].prompt.slots] == list(photos)
     assert [(s.view.source, s.view.box) for s in done.turns[1].prompt.slots] == [
         (photos[1], Box(500, 1000, 1000, 2000, 1)),
@@ -217,38 +189,38 @@ def test_a_box_on_the_second_image_is_cut_from_it(policy):
 
 def test_mgpo_is_one_conversation_whose_spans_are_what_was_sampled(policy):
     run = runner(policy, [BOX], ["tiger (B)"], crop_pad=0.0)
-    [done] = run.run([example()], "mgpo", 0, seed=0)
+    [done] = play(run, [example()], "mgpo")
     locate, verify = done.turns
     [sequence] = done.sequences
     assert trained_ids(sequence) == [locate.response, verify.response]
     assert sequence.ids[: len(locate.tokens)] == locate.tokens.ids
     assert [s.view.box for s in sequence.slots] == [None, Box(168, 168, 504, 504)]
-    assert loops.SUB_IMAGE in text_of(run, verify.prompt)
+    assert SUB_IMAGE in text_of(run, verify.prompt)
     assert done.reward == 1.0
 
 
 def test_mgpo_without_a_box_is_shown_the_original_again_and_may_still_earn(policy):
     run = runner(policy, ["nothing"], ["(B)"])
-    [done] = run.run([example()], "mgpo", 0, seed=0)
+    [done] = play(run, [example()], "mgpo")
     assert [s.view.box for s in done.sequences[0].slots] == [None, None]
-    assert loops.NO_SUB_IMAGE in text_of(run, done.turns[1].prompt)
+    assert NO_SUB_IMAGE in text_of(run, done.turns[1].prompt)
     assert (done.reward, done.boxes) == (1.0, ())
 
 
 def test_mgpo_goes_on_after_a_response_that_was_cut_off(policy):
     """A response without an end token is closed by the template, outside the sampled span."""
     run = runner(policy, None, ["(B)"], max_tokens_locate=3)
-    [done] = run.run([example()], "mgpo", 0, seed=0)
+    [done] = play(run, [example()], "mgpo")
     end = policy.family.eos_ids[0]
     [first, _] = done.sequences[0].sampled
-    assert first[1] - first[0] == 3
+    assert len(first) == 3
     assert end not in done.turns[0].response
-    assert done.sequences[0].ids[first[1]] == end
+    assert done.sequences[0].ids[first.stop] == end
 
 
 def test_direct_is_one_turn(policy):
     run = runner(policy, ["(B)"])
-    [done] = run.run([example()], "direct", 0, seed=0)
+    [done] = play(run, [example()], "direct")
     assert [t.kind for t in done.turns] == ["answer"]
     assert done.sequences == (done.turns[0].tokens,)
     assert "(B) tiger" in text_of(run, done.turns[0].prompt)
@@ -257,7 +229,7 @@ def test_direct_is_one_turn(policy):
 
 def test_full_and_crops_sees_both_in_a_fresh_context(policy):
     run = runner(policy, [BOX, "nothing"], ["(B)", "(B)"], crop_pad=0.0)
-    with_box, without = run.run([example(), example()], "full+crops", 0, seed=0)
+    with_box, without = play(run, [example(), example()], "full+crops")
     assert [s.view.box for s in with_box.turns[1].prompt.slots] == [None, Box(168, 168, 504, 504)]
     assert [s.view.box for s in without.turns[1].prompt.slots] == [None]
     assert not with_box.turns[1].prompt.sampled
@@ -266,7 +238,7 @@ def test_full_and_crops_sees_both_in_a_fresh_context(policy):
 
 def test_free_text_answers_are_graded_too(policy):
     run = runner(policy, ["Tiger.", "lion"])
-    right, wrong = run.run([example(choices=())] * 2, "direct", 0, seed=0)
+    right, wrong = play(run, [example(choices=())] * 2, "direct")
     assert (right.reward, wrong.reward) == (1.0, 0.0)
     assert "choices" not in text_of(run, right.turns[0].prompt)
 
@@ -290,7 +262,7 @@ def test_free_text_answers_are_graded_too(policy):
 def test_train_turns_marks_the_right_spans(policy, way, train, trained):
     script = [["(B)"]] if way == "direct" else [[BOX], ["tiger (B)"]]
     run = runner(policy, *script, train=train)
-    [done] = run.run([example()], way, 0, seed=0)
+    [done] = play(run, [example()], way)
     said = {turn.kind: turn.response for turn in done.turns}
     assert [trained_ids(s) for s in done.sequences] == [[said[kind] for kind in kinds] for kinds in trained]
     whole = done.turns[-1].tokens if way != "hart" else None
@@ -300,7 +272,7 @@ def test_train_turns_marks_the_right_spans(policy, way, train, trained):
 
 def test_a_missed_box_leaves_nothing_to_train_when_only_answers_are_trained(policy):
     run = runner(policy, ["nothing"], [], train=("verify",))
-    [done] = run.run([example()], "hart", 0, seed=0)
+    [done] = play(run, [example()], "hart")
     assert done.sequences == ()
     assert done.reward == 0.0
 
@@ -323,30 +295,30 @@ def test_groups_hold_their_own_samples_in_order(policy):
 
 def test_a_missed_box_in_the_middle_does_not_shift_the_answers(policy):
     run = runner(policy, [BOX, "nothing", BOX], ["(A)", "(B)"])
-    done = run.run([example()] * 3, "hart", 0, seed=0)
+    done = play(run, [example()] * 3, "hart")
     assert [t.answer for t in done] == ["(A)", "", "(B)"]
     assert [t.reward for t in done] == [0.0, 0.0, 1.0]
 
 
 def test_each_turn_draws_with_its_own_seed_and_limits(policy):
-    run = runner(policy, [BOX], ["(B)"], max_tokens_locate=7, max_tokens_answer=9, top_p=0.9)
-    run.run([example()], "hart", 0.7, seed=3)
-    (_, first), (_, second) = run.policy.calls
-    assert (first.max_tokens, second.max_tokens) == (7, 9)
+    run = runner(policy, [BOX], ["(B)"], max_tokens_locate=27, max_tokens_answer=9, top_p=0.9)
+    play(run, [example()], "hart", Decoding(0.7, 0.9, seed=3))
+    (_, first), (_, second) = run.engine.generate.calls
+    assert (first.max_tokens, second.max_tokens) == (27, 9)
     assert (first.temperature, first.top_p) == (second.temperature, second.top_p) == (0.7, 0.9)
     assert first.seed != second.seed
 
 
 def test_a_rollout_of_the_tiny_model_is_scored_in_full(policy):
     """The untrained model finds no box; every sampled token of the loop still has a log-prob."""
-    run = Runner(policy, PIXELS, Rollout(max_tokens_locate=6, max_tokens_answer=5))
+    run = runner(policy, max_tokens_locate=6, max_tokens_answer=5)
     for way in ("hart", "mgpo", "direct"):
         groups = run.rollout([example(Photo(90, 60, 1)), example(Photo(60, 90, 2))], way, samples=3, seed=1)
         again = run.rollout([example(Photo(90, 60, 1)), example(Photo(60, 90, 2))], way, samples=3, seed=1)
         assert groups == again
         sequences = [s for g in groups for t in g.trajectories for s in t.sequences]
         logps = packed_logps(policy, sequences, 512)
-        assert [len(lp) for lp in logps] == [sum(b - a for a, b in s.sampled) for s in sequences]
+        assert [len(lp) for lp in logps] == [sum(map(len, s.sampled)) for s in sequences]
         assert all(lp.isfinite().all() and (lp <= 0).all() for lp in logps)
 
 
@@ -358,10 +330,10 @@ def test_what_is_drawn_does_not_depend_on_the_token_budget(policy, monkeypatch, 
     make_up(monkeypatch.setattr)
     asked = [example(Photo(90, 60, n)) for n in range(3)]
     settings = {"max_tokens_locate": 6, "max_tokens_answer": 5, "temperature": 4.0}
-    whole = Runner(policy, PIXELS, Rollout(**settings)).rollout(asked, way, samples=3, seed=1)
+    whole = runner(policy, **settings).rollout(asked, way, samples=3, seed=1)
     assert len({t.turns[-1].response for g in whole for t in g.trajectories}) > 3
     for budget in (64, 300):
-        cut = Runner(policy, PIXELS, Rollout(**settings, tokens_per_batch=budget))
+        cut = runner(policy, **settings, tokens_per_batch=budget)
         assert cut.rollout(asked, way, samples=3, seed=1) == whole
 
 

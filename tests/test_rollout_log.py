@@ -1,51 +1,60 @@
-"""The pictures of rollouts: boxes where they were, green when the answer was right and red when it was wrong."""
+"""What is kept of rollouts: transcripts, a sheet with everyone's boxes, and the pictures that pages put together."""
 
-import json
-
-import pytest
+import numpy as np
 from PIL import Image
 
-from hart_lite.rollout_log import HEADER, SIDE, draw_rollout, save_rollouts
-from hart_lite.types import Box, Example, Group, ImageView, Slot, Tokens, Trajectory, Turn
-from hart_lite.world.scenes import Scene, World
+from hart_lite.data.drawing import COLOURS, MARGIN
+from hart_lite.toy.scenes import Scene, World
+from hart_lite.training.rollout_log import SHEET_SIDE, draw_rollout, save_rollouts
+from hart_lite.types import Box, Example, Group, ImageView, Tokens, Trajectory, Turn
+from hart_lite.utils.jsonl import read_jsonl
 
-GREEN, RED = (44, 160, 44), (214, 39, 40)
-SCENE = Scene(World(size=SIDE * 2), 0)  # drawn at half its size
+SCENE = Scene(World(size=SHEET_SIDE * 2), 0)  # drawn at half its size
 EXAMPLE = Example("7", (SCENE,), "Which character?", "A", ("H", "U"))
+BOX = Box(200, 100, 400, 300)
 
 
-def trajectory(box: Box | None, reward: float) -> Trajectory:
+def trajectory(box: Box | None, reward: float = 0.0) -> Trajectory:
     located = Turn("locate", Tokens(), (), "there")
     if box is None:
-        return Trajectory((located,), (), "", 0.0)
-    prompt = Tokens((0,), (Slot(0, 1, ImageView(SCENE, (56, 56), box)),))
-    return Trajectory((located, Turn("verify", prompt, (), "H")), (box,), "H", reward)
+        return Trajectory((located,))
+    crop = ImageView(SCENE, (56, 56), Box(box.x1 - 20, box.y1 - 20, box.x2 + 20, box.y2 + 20))
+    return Trajectory((located, Turn("verify", Tokens(), (), "H")), (box,), "H", reward, crops=(crop,))
 
 
-@pytest.mark.parametrize(("reward", "colour"), [(1.0, GREEN), (0.0, RED)])
-def test_a_box_is_drawn_where_it_was(reward, colour):
-    """(200, 100) .. (400, 300) of the original lies at (100, 50) .. (200, 150), its frame just outside."""
-    picture = draw_rollout(EXAMPLE, [trajectory(Box(200, 100, 400, 300), reward)])
-    assert picture.getpixel((99, HEADER + 100)) == colour
-    assert picture.getpixel((200, HEADER + 100)) == colour
-    assert picture.getpixel((150, HEADER + 49)) == colour
-    assert picture.getpixel((150, HEADER + 100)) != colour
-    assert picture.getpixel((SIDE + 5, HEADER + 5)) == colour  # the crop's frame
+def near(picture: Image.Image, x: int, y: int) -> set[str]:
+    return {"#{:02X}{:02X}{:02X}".format(*picture.getpixel((x + d, y))) for d in range(-8, 9)}
 
 
-def test_a_rollout_without_a_box_has_no_crop():
-    picture = draw_rollout(EXAMPLE, [trajectory(None, 0.0)])
-    colours = {colour for _, colour in picture.crop((0, HEADER, SIDE, HEADER + SIDE)).getcolors(1 << 20)}
-    plain = SCENE.load().resize((SIDE, SIDE))
-    assert colours == {colour for _, colour in plain.getcolors(1 << 20)}
+def test_each_sample_has_its_number_and_colour():
+    """(200, 100) .. (400, 300) of the original lies at (100, 50) .. (200, 150)."""
+    picture = draw_rollout(EXAMPLE, [trajectory(None), trajectory(BOX, 1.0), trajectory(Box(900, 900, 1100, 1000))])
+    first, second = near(picture, MARGIN + 100, MARGIN + 100), near(picture, MARGIN + 450, MARGIN + 475)
+    assert COLOURS[1] in first and COLOURS[2] in second
+    assert COLOURS[0] not in first | second  # the first sample named no box
 
 
-def test_transcripts_lie_beside_the_pictures(tmp_path):
-    group = Group(EXAMPLE, (trajectory(Box(200, 100, 400, 300), 1.0), trajectory(None, 0.0)))
+def test_a_rollout_without_a_box_shows_the_image_alone():
+    picture = draw_rollout(EXAMPLE, [trajectory(None)])
+    shown = picture.crop((MARGIN, MARGIN, MARGIN + SHEET_SIDE, MARGIN + SHEET_SIDE))
+    plain = SCENE.load().resize((SHEET_SIDE, SHEET_SIDE), Image.Resampling.LANCZOS)
+    assert np.array_equal(np.asarray(shown), np.asarray(plain))
+
+
+def test_transcripts_name_the_pictures_beside_them(tmp_path):
+    group = Group(EXAMPLE, (trajectory(BOX, 1.0), trajectory(None)))
     save_rollouts(tmp_path, 3, [group])
-    rows = [json.loads(line) for line in (tmp_path / "step-00003.jsonl").read_text().splitlines()]
-    assert [row["reward"] for row in rows] == [1.0, 0.0]
-    assert [row["boxes"] for row in rows] == [[[200, 100, 400, 300, 0]], []]
-    assert [turn["kind"] for turn in rows[0]["turns"]] == ["locate", "verify"]
-    with Image.open(tmp_path / rows[0]["picture"]) as picture:
-        assert picture.height == HEADER + SIDE
+    first, second = (row for _, row in read_jsonl(tmp_path / "step-00003.jsonl"))
+    assert (first["boxes"], first["reward"], first["answer"]) == ([[200, 100, 400, 300, 0]], 1.0, "A")
+    assert [turn["text"] for turn in first["turns"]] == ["there", "H"]
+    assert (second["boxes"], second["reward"], second["crops"]) == ([], 0.0, [])
+    assert first["picture"] == second["picture"] == "step-00003-0.jpg"
+    assert first["size"] == [2 * SHEET_SIDE] * 2
+    assert Image.open(tmp_path / first["photo"]).size == (960, 960)
+    [crop] = first["crops"]
+    assert Image.open(tmp_path / crop).size == (240, 240)  # its own pixels, with the margin that the model saw
+    left = np.asarray(SCENE.load())[80:320, 180:420].astype(int)
+    assert np.abs(np.asarray(Image.open(tmp_path / crop)).astype(int) - left).mean() < 5
+    assert sorted(p.name for p in tmp_path.glob("*.jpg")) == [
+        "step-00003-0-0-0.jpg", "step-00003-0-photo.jpg", "step-00003-0.jpg"
+    ]  # fmt: skip

@@ -3,15 +3,17 @@
 import pytest
 from benchmark_files import hrbench_rows, mme_row, read, treebench_row, write_mme, write_tsv
 
-from hart_lite.benchmarks.registry import BENCHMARKS
-from hart_lite.benchmarks.scores import scores
+from hart_lite.errors import HartError
+from hart_lite.eval.benchmarks.registry import BENCHMARKS
+from hart_lite.eval.benchmarks.scores import scores
+from hart_lite.eval.prediction import Prediction, read_prediction
 from hart_lite.grading import grade, read_answer
-from hart_lite.types import Example, HartError
+from hart_lite.types import Example
 
 
-def predicted(benchmark, example: Example, text: str, boxes=(), turns=()) -> dict:
-    """A prediction row as an evaluation writes it."""
-    return {
+def predicted(benchmark, example: Example, text: str, boxes=(), turns=()) -> Prediction:
+    """As an evaluation has it."""
+    fields = {
         "benchmark": benchmark.name,
         "mode": "full",
         "id": example.id,
@@ -28,14 +30,17 @@ def predicted(benchmark, example: Example, text: str, boxes=(), turns=()) -> dic
         "truth_boxes": [[*box.xyxy, box.image] for box in example.boxes],
         "turns": [{"kind": "answer", "text": turn} for turn in turns],
     }
+    return read_prediction(fields, "a row by hand")
 
 
-def row(name: str, id: str, category: str, strict: bool, official: bool, **fields) -> dict:
-    return {
+def row(name: str, id: str, category: str, strict: bool, official: bool, **fields) -> Prediction:
+    made = {
         "benchmark": name,
         "mode": "full",
         "id": id,
         "category": category,
+        "cluster": id,
+        "question": "Which?",
         "choices": ["a", "b"],
         "truth": "A",
         "answer": "A" if strict else None,
@@ -43,7 +48,8 @@ def row(name: str, id: str, category: str, strict: bool, official: bool, **field
         "strict": strict,
         "official": official,
         "boxes": [],
-    } | fields
+    }
+    return read_prediction(made | fields, "a row by hand")
 
 
 def test_counts_micro_macro_and_tasks_in_both_columns():

@@ -6,9 +6,9 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from hart_lite.analysis import joint_table, mutual_information
-from hart_lite.significance import bootstrap_interval, mcnemar, paired_bootstrap, permutation_test
-from hart_lite.types import HartError
+from hart_lite.errors import HartError
+from hart_lite.eval.grounding import joint_table, mutual_information
+from hart_lite.eval.statistics import bootstrap_interval, mcnemar, paired_bootstrap, permutation_test
 
 
 def normal_interval(values) -> tuple[float, float]:

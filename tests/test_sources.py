@@ -5,8 +5,8 @@ import logging
 
 from PIL import Image
 
-from hart_lite.recipe import load_recipe
-from hart_lite.sources import load_splits
+from hart_lite.config.recipe import load_recipe
+from hart_lite.runs.splits import load_splits
 
 
 def rows(folder, name: str, images: list[str]) -> str:

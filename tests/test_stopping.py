@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
 
-from hart_lite import cli, rl, run_dir, sft
-from hart_lite import train as training
-from hart_lite.checkpoints import damage
-from hart_lite.stopping import TIME_UP, Stop, Stopped
-from hart_lite.train import train
-from hart_lite.types import HartError
+from hart_lite.cli import main
+from hart_lite.errors import HartError
+from hart_lite.runs.checkpoints import damage
+from hart_lite.training import evaluation, rl_trainer, sft_trainer
+from hart_lite.training import train as training
+from hart_lite.training.signals import TIME_UP, Stop, Stopped
+from hart_lite.training.train import train
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 
@@ -38,8 +39,9 @@ def recipe_in(base: Path, run: Path):
 
 
 def files_of(run: Path) -> dict[str, bytes]:
+    """All but the checkpoints, as if the run were in a folder called RUN."""
     kept = [path for path in run.rglob("*") if path.is_file() and "checkpoint-" not in str(path)]
-    return {str(path.relative_to(run)): path.read_bytes() for path in kept}
+    return {str(path.relative_to(run)): path.read_bytes().replace(bytes(run), b"RUN") for path in kept}
 
 
 def test_stopped_at_any_moment_a_run_ends_like_an_unbroken_one(tiny_base, tmp_path, monkeypatch):
@@ -49,14 +51,14 @@ def test_stopped_at_any_moment_a_run_ends_like_an_unbroken_one(tiny_base, tmp_pa
     train(recipe_in(tiny_base, unbroken))
     recipe = recipe_in(tiny_base, run)
     moments = (  # (the signal, at which call of what, the steps that are done by then)
-        (TERM, run_dir, "evaluate", 1, 0),  # before training
-        (INT, rl.RLTrainer, "_rollout", 2, 2),  # an evaluation is due after this step
-        (TERM, run_dir, "evaluate", 1, 2),  # the one that was due
-        (TERM, rl.RLTrainer, "_accumulate", 1, 3),
-        (INT, rl.RLTrainer, "_rollout", 1, 4),  # the stage's last step: its adapter is saved
+        (TERM, evaluation, "evaluate", 1, 0),  # before training
+        (INT, rl_trainer.RLTrainer, "rollout", 2, 2),  # an evaluation is due after this step
+        (TERM, evaluation, "evaluate", 1, 2),  # the one that was due
+        (TERM, rl_trainer.RLTrainer, "accumulate", 1, 3),
+        (INT, rl_trainer.RLTrainer, "rollout", 1, 4),  # the stage's last step: its adapter is saved
         (TERM, training, "locate_once", 1, 4),
-        (TERM, sft.SFTStageTrainer, "training_step", 3, 6),  # the first half of the second step
-        (INT, run_dir, "evaluate", 1, 6),  # the one that was due after it
+        (TERM, sft_trainer, "token_nll", 3, 6),  # the first half of the second step
+        (INT, evaluation, "evaluate", 1, 6),  # the one that was due after it
     )
     for number, owner, name, count, steps in moments:
         with monkeypatch.context() as patch:
@@ -77,8 +79,7 @@ def test_stopped_at_any_moment_a_run_ends_like_an_unbroken_one(tiny_base, tmp_pa
     assert without_timings(metrics(run)) == without_timings(metrics(unbroken))
     mine, theirs = files_of(run), files_of(unbroken)
     assert mine.keys() == theirs.keys()
-    differing = {name for name in mine if mine[name] != theirs[name]}
-    assert differing <= {"recipe.yaml", "metrics.jsonl", "report.html"}  # they name the folder, and times
+    assert {name for name in mine if mine[name] != theirs[name]} <= {"metrics.jsonl"}  # with times
     assert signal.getsignal(TERM) == signal.SIG_DFL
 
 
@@ -99,16 +100,16 @@ def test_a_stop_in_an_evaluation_along_the_way_saves_the_step_it_is_after(tiny_b
     run = tmp_path / "run"
     recipe = recipe_in(tiny_base, run)
     with monkeypatch.context() as patch:
-        signal_at(patch, TERM, run_dir, "evaluate", 2)
+        signal_at(patch, TERM, evaluation, "evaluate", 2)
         with pytest.raises(Stopped):
             train(recipe)
     assert [row["step"] for row in metrics(run)] == [1, 2]
     assert damage(run / "stages" / "1-rl" / "checkpoint-2") is None
-    assert not (run / "evaluation" / "during-1-rl-00002.json").exists()
-    signal_at(monkeypatch, TERM, rl.RLTrainer, "_rollout", 1)
+    assert not (run / "evaluation" / "during-1-rl-00002" / "summary.json").exists()
+    signal_at(monkeypatch, TERM, rl_trainer.RLTrainer, "rollout", 1)
     with pytest.raises(Stopped):
         train(recipe, resume=True)
-    assert (run / "evaluation" / "during-1-rl-00002.json").exists()  # before the next step
+    assert (run / "evaluation" / "during-1-rl-00002" / "summary.json").exists()  # before the next step
     assert [row["step"] for row in metrics(run)] == [1, 2, 3]
 
 
@@ -116,12 +117,12 @@ def test_a_stop_in_an_evaluation_along_the_way_saves_the_step_it_is_after(tiny_b
 
 
 def test_time_is_up_after_so_many_minutes(tmp_path):
-    began = time.monotonic()
+    with Stop(tmp_path, max_minutes=2):
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 120
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
     with pytest.raises(Stopped) as stopped, Stop(tmp_path, max_minutes=0.2 / 60) as stop, stop.noting():
         while not stop.asked():
             time.sleep(0.001)
-        noted = time.monotonic() - began
-    assert 0.2 <= noted < 2
     assert stopped.value.code == 124
     assert "its time is up" in str(stopped.value)
     with pytest.raises(Stopped), Stop(tmp_path, max_minutes=1e-9):
@@ -137,7 +138,7 @@ def test_a_finished_run_is_not_stopped_afterwards(tmp_path):
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "1e9"])
 def test_impossible_minutes_are_refused(minutes, capsys):
-    assert cli.main(["train", "tiny_cpu", "--max-minutes", minutes]) == 1
+    assert main.main(["train", "tiny_cpu", "--max-minutes", minutes]) == 1
     assert "should be more than 0" in capsys.readouterr().err
 
 
@@ -165,7 +166,7 @@ def test_a_thread_can_train_but_has_no_alarm(tmp_path):
 NOTING = """
 import sys, time
 from pathlib import Path
-from hart_lite.stopping import Stop
+from hart_lite.training.signals import Stop
 with Stop(Path("run")) as stop, stop.noting():
     print("in a step", flush=True)
     time.sleep(60)
@@ -212,7 +213,7 @@ def test_the_exit_code_says_that_it_can_go_on(monkeypatch, capsys):
         raise Stopped(TERM, f"stopped; {minutes:g}")
 
     monkeypatch.setattr(training, "train", stop)
-    assert cli.main(["train", "tiny_cpu", "--max-minutes", "90"]) == 143
+    assert main.main(["train", "tiny_cpu", "--max-minutes", "90"]) == 143
     assert capsys.readouterr().err == "hart-lite: stopped; 90\n"
 
 
@@ -222,13 +223,13 @@ RANK = """
 import json, os, signal, sys, time
 from pathlib import Path
 from accelerate import PartialState
-from hart_lite.callbacks import highest_of_all
-from hart_lite.endings import endings_explained
-from hart_lite.recipe import load_recipe
-from hart_lite.run_dir import held_run
-from hart_lite.sources import Splits
-from hart_lite.stopping import Stop, Stopped
-from hart_lite.types import HartError
+from hart_lite.training.callbacks import highest_of_all
+from hart_lite.training.failures import translate_errors
+from hart_lite.config.recipe import load_recipe
+from hart_lite.runs.run_dir import held_run
+from hart_lite.runs.splits import Splits
+from hart_lite.training.signals import Stop, Stopped
+from hart_lite.errors import HartError
 
 processes, place, said = PartialState(cpu=True), Path(sys.argv[1]), {}
 rank = processes.process_index
@@ -252,7 +253,7 @@ print(json.dumps(said), flush=True)
 if rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 try:
-    with endings_explained(place, Splits([], [], [])):
+    with translate_errors(place, Splits([], [], [])):
         processes.wait_for_everyone()
 except HartError as error:
     print(error)
@@ -274,9 +275,7 @@ def test_processes_are_refused_together_stop_together_and_notice_when_one_is_gon
     )
     out, _ = second.communicate(timeout=120)
     assert second.returncode == -signal.SIGKILL
-    began = time.monotonic()
     kept, _ = first.communicate(timeout=120)
-    assert time.monotonic() - began < 60
     assert first.returncode == 0
     lines = kept.splitlines()
     for said in (json.loads(lines[0]), json.loads(out)):

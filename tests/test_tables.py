@@ -8,12 +8,12 @@ import shlex
 import pytest
 from evaluations import always_a, blind, elsewhere, other_letter, questions, rows_of, sound, write_evaluation
 
-from hart_lite.paper import commands, paper_table
-from hart_lite.recipe import dump_recipe, load_recipe
-from hart_lite.table_rows import Value
-from hart_lite.tables import csv_text, markdown, table, write_tables
-from hart_lite.trained import Trained, trained
-from hart_lite.types import HartError
+from hart_lite.config.recipe import dump_recipe, load_recipe
+from hart_lite.errors import HartError
+from hart_lite.report.paper_tables.published import commands, paper_table
+from hart_lite.report.paper_tables.rows import Value
+from hart_lite.report.paper_tables.tables import csv_text, markdown, table, write_tables
+from hart_lite.runs.methods import Trained, trained
 
 CATEGORIES = ["Perception/OCR", "Perception/Object Retrieval", "Reasoning/Contact and Occlusion", "Reasoning/Ordering"]
 

@@ -9,11 +9,12 @@ import torch
 from pictures import photo_view
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from hart_lite.generate import Sampling
-from hart_lite.loading import UNSLOTH_TOKENS, load_policy
-from hart_lite.recipe import check_machine, load_recipe
-from hart_lite.recipe_schema import ModelSection
-from hart_lite.types import HartError
+from hart_lite.config.environment import check_machine
+from hart_lite.config.recipe import load_recipe
+from hart_lite.config.sections import ModelSection
+from hart_lite.errors import HartError
+from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.loading import UNSLOTH_TOKENS, load_policy
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_the_base_comes_from_unsloth_and_works_as_any_other(calls, tiny_base):
         "fast_inference": False,
     }
     prompts = [ours.family.chat((photo_view(56, 56), "Which?"))] * 3
-    assert theirs.generate(prompts, Sampling(4)) == ours.generate(prompts, Sampling(4))
+    assert generate(theirs, prompts, Sampling(4)) == generate(ours, prompts, Sampling(4))
     assert theirs.adapter_parameters
 
 
@@ -70,6 +71,6 @@ def test_it_is_imported_before_what_it_patches(tmp_path):
     code = (
         "import sys, torch; torch.cuda.is_available = lambda: True; torch.cuda.get_device_capability = lambda: (8, 0)\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from hart_lite.cli import main; main(['train', 'tiny_cpu', 'model.backend=unsloth', 'model.device=auto'])"
+        "from hart_lite.cli.main import main; main(['train', 'tiny_cpu', 'model.backend=unsloth', 'model.device=auto'])"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 4

@@ -1,8 +1,8 @@
 import pytest
 
 from hart_lite.boxes import iou
-from hart_lite.types import HartError
-from hart_lite.world.scenes import CHOICES, Scene, World, examples
+from hart_lite.errors import HartError
+from hart_lite.toy.scenes import CHOICES, Scene, World, examples
 
 WORLDS = [
     World(),

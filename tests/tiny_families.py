@@ -25,11 +25,12 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
 
-from hart_lite import loops
-from hart_lite.families.internvl3 import InternVL3
-from hart_lite.families.llava_onevision import LlavaOneVision
+from hart_lite.config.prompts import Prompts
+from hart_lite.inference.prompts import fill, locate_content, question_text
+from hart_lite.models.families.internvl3 import InternVL3
+from hart_lite.models.families.llava_onevision import LlavaOneVision
+from hart_lite.toy.scenes import COLOURS, SHAPES
 from hart_lite.types import Example
-from hart_lite.world.scenes import COLOURS, SHAPES
 
 TEXT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 INTERNVL = (*TEXT, "<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
@@ -76,8 +77,10 @@ def build_tokenizer(special: tuple[str, ...], template: str) -> PreTrainedTokeni
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     example = Example("", (), "Which character is on the red square?", "A", tuple("AB"))
-    contents = [loops.locate_content(example, (), family) for family in (InternVL3, LlavaOneVision)]
-    contents += [loops.verify_content(example, ()), loops.with_crops_content(example, (), ())]
+    words = Prompts()
+    contents = [locate_content(words, example, (), family) for family in (InternVL3, LlavaOneVision)]
+    parts = {"image": (), "crops": (), "question": question_text(words, example)}
+    contents += [fill(template, parts) for template in (words.verify, words.answer_with_crops)]
     corpus = [f"Which character is on the {c} {s}?" for c in COLOURS for s in SHAPES]
     corpus += ["".join(map(str, content)) for content in contents] + ["system\nuser\nassistant\n"]
     trainer = trainers.BpeTrainer(

@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from small_runs import rl_stage, sft_stage, small_recipe
 
-from hart_lite.policy import Policy
-from hart_lite.rl import RLTrainer
-from hart_lite.rollout import Runner
-from hart_lite.sft import SFTStageTrainer
-from hart_lite.sources import load_splits
-from hart_lite.train import Stage
+from hart_lite.config.schema import Recipe
+from hart_lite.inference.load import recipe_model
+from hart_lite.inference.rollout import Runner
+from hart_lite.models.policy import Policy
+from hart_lite.runs.splits import load_splits
+from hart_lite.training.rl_trainer import RLTrainer
+from hart_lite.training.sft_trainer import SFTStageTrainer
+from hart_lite.training.train import Stage
 
 NewPolicy = Callable[..., Policy]
 ON_CPU = {"dtype": "float32", "device": "cpu", "lora": {"r": 4}}
@@ -24,19 +26,24 @@ def rl_trainer(
 ) -> RLTrainer:
     """`adapter_std` 0 is an untouched adapter."""
     recipe = small_recipe(base, run, [rl_stage(**stage or {})], **changes)
-    policy = new_policy(adapter_std, **ON_CPU | (model or {}))
-    runner = Runner(policy, recipe.pixels, recipe.rollout, frozenset(recipe.train_turns))
-    folder = Stage(recipe, 0, run)
-    folder.folder.mkdir(parents=True, exist_ok=True)
-    return folder._trainer(runner, load_splits(recipe).rl, [])
+    return trainer_of(recipe, new_policy(adapter_std, **ON_CPU | (model or {})))
 
 
 def sft_trainer(new_policy: NewPolicy, base: Path, run: Path, model=None, **stage) -> SFTStageTrainer:
     recipe = small_recipe(base, run, [sft_stage(**stage)])
-    policy = new_policy(**ON_CPU | (model or {}))
-    made = Stage(recipe, 0, run)
-    made.folder.mkdir(parents=True, exist_ok=True)
-    return made._trainer(Runner(policy, recipe.pixels, recipe.rollout), load_splits(recipe).sft, [])
+    return trainer_of(recipe, new_policy(**ON_CPU | (model or {})))
+
+
+def trainer_of(recipe: Recipe, policy: Policy) -> RLTrainer | SFTStageTrainer:
+    """Of the recipe's first stage."""
+    stage, splits = Stage(recipe, 0, recipe.run_dir), load_splits(recipe)
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    examples = splits.rl if recipe.stages[0].kind == "rl" else splits.sft
+    return stage.trainer(runner_of(recipe, policy), examples, evaluator=None)
+
+
+def runner_of(recipe: Recipe, policy: Policy) -> Runner:
+    return Runner(recipe_model(recipe.model.base, policy, recipe, {}), train_turns=recipe.train_turns)
 
 
 def adapters(trainer) -> list[torch.Tensor]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hart_lite.errors import HartError
 from hart_lite.grading.choices import choice_lines, exact, labelled, letters_of, unlabelled
 from hart_lite.grading.free_text import read_text, same
 from hart_lite.grading.markup import answer_part, compatible, finals, settled
 from hart_lite.grading.normalise import normalise
 from hart_lite.grading.reader import read_letter
-from hart_lite.types import HartError, shown
+from hart_lite.utils.text import shown
 
 __all__ = ["answer_letter", "check_answer", "choice_lines", "grade", "normalise", "read_answer", "unlabelled"]
 

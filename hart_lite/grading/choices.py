@@ -7,9 +7,9 @@ import string
 from collections.abc import Sequence
 from functools import lru_cache
 
+from hart_lite.errors import HartError
 from hart_lite.grading.markup import compatible
 from hart_lite.grading.normalise import normalise
-from hart_lite.types import HartError
 
 # At the ends of an answer; not "#" or "+": C# is no C. The last two have no width.
 _EDGES = string.whitespace + "()[]{}<>.,:;!\"'`*_$\\。、「」【】《》\u200b\ufeff"

@@ -1,8 +1,8 @@
 """A text becomes a row of signs, one character for each word that the grammar knows: see `vocabulary.SIGNS`.
 
 Beside those: `m` a mention of a choice, `x` any other word, `.` the end of a sentence, `?` that of a question, a
-newline that ends a line, `;`, `,`, `:` (also = and arrows), `-`, `(`, and `)` for the dot of a label ("C. It .."). Quotes and
-Markdown are no signs.
+newline that ends a line, `;`, `,`, `:` (also = and arrows), `-`, `(`, and `)` for the dot of a label ("C. It ..").
+Quotes and Markdown are no signs.
 """
 
 from __future__ import annotations

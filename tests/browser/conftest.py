@@ -1,18 +1,17 @@
-"""A demo that runs, with an adapter on the embedded base, and a headless Chromium to look at it: $CHROMIUM, or the one
-on the path."""
+"""A headless Chromium ($CHROMIUM, or the one on the path), and a demo that runs with an adapter on the toy base."""
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.trust.demo import Server, serving
-from hart_lite.models import open_model
-from hart_lite.run_dir import save_adapter
+from hart_lite.inference.load import open_model
+from hart_lite.runs.run_dir import save_adapter
+from tests.demo_server import DemoServer, serving
 
 WAIT = 120_000  # milliseconds; the machine may be busy
 
@@ -32,7 +31,7 @@ def adapter(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(adapter) -> Iterator[Server]:
+def demo(adapter) -> Iterator[DemoServer]:
     with serving(str(adapter)) as server:
         yield server
 
@@ -50,16 +49,31 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser, demo) -> Iterator[Page]:
-    """The demo's page. No script error may come, no dialog, and no request to another place."""
-    page = browser.new_page(viewport={"width": 1100, "height": 900}, reduced_motion="reduce")
-    page.set_default_timeout(WAIT)
-    here, faults = f"http://127.0.0.1:{demo.port}/", []
-    page.on("request", lambda r: r.url.startswith((here, "data:", "blob:")) or faults.append(r.url))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
-    page.goto(here)
-    page.wait_for_selector("#examples button")
-    yield page
-    page.close()
+def open_page(browser) -> Iterator[Callable[..., Page]]:
+    """Opens an address. No script error may come, no dialog, no refusal by a policy, no request to another place."""
+    pages, faults = [], []
+
+    def open_at(address: str, own: str, **options) -> Page:
+        viewport = {"width": options.pop("width", 1200), "height": options.pop("height", 850)}
+        page = browser.new_page(viewport=viewport, reduced_motion="reduce", **options)
+        pages.append(page)
+        page.set_default_timeout(WAIT)
+        page.on("request", lambda r: r.url.startswith((own, "data:")) or faults.append(r.url))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        refusals = "Failed to load resource"  # an answer that is not 200, which the page says in words
+        page.on("console", lambda m: m.type == "error" and not m.text.startswith(refusals) and faults.append(m.text))
+        page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
+        page.goto(address)
+        return page
+
+    yield open_at
+    for page in pages:
+        page.close()
     assert not faults
+
+
+@pytest.fixture
+def page(open_page, demo) -> Page:
+    """The demo's page."""
+    here = f"http://127.0.0.1:{demo.port}/"
+    return open_page(here, here)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from hart_lite.errors import HartError
 from hart_lite.grading import check_answer, grade, normalise, read_answer
-from hart_lite.types import HartError
 
 
 def test_reads_free_text():

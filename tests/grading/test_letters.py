@@ -2,8 +2,8 @@
 
 import pytest
 
+from hart_lite.errors import HartError
 from hart_lite.grading import answer_letter, choice_lines, grade, read_answer, unlabelled
-from hart_lite.types import HartError
 
 SIGNS = ("STOP", "SLOW", "EXIT", "OPEN")
 

@@ -3,8 +3,8 @@
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from hart_lite.errors import HartError
 from hart_lite.grading import answer_letter, check_answer, choice_lines, grade, normalise, read_answer
-from hart_lite.types import HartError
 
 SIGNS = ("STOP", "SLOW", "EXIT", "OPEN")
 QUICK = settings(

@@ -1,1 +1,0 @@
-"""What the project promises, measured: `make trust`."""

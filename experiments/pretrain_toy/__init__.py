@@ -1,0 +1,1 @@
+"""How the toy base model is made."""

@@ -1,7 +1,0 @@
-"""HR-Bench at 4K."""
-
-from __future__ import annotations
-
-from hart_lite.benchmarks import hrbench
-
-BENCHMARK = hrbench.benchmark("4k")

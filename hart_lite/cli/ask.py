@@ -1,0 +1,264 @@
+"""ask, demo, report, watch: use a model on a photo, in a terminal or on a page; look at a run."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hart_lite.errors import HartError
+from hart_lite.utils.libraries import quiet_libraries
+from hart_lite.utils.text import printable, shown
+
+if TYPE_CHECKING:
+    from hart_lite.inference.ask import Answer
+    from hart_lite.types import ImageSource
+
+NO_MODEL = (
+    "hart-lite: no --model given, so the embedded base answers: it knows the scenes of `hart-lite data make`, and "
+    "nothing of photos. For those: --model Qwen/Qwen2.5-VL-7B-Instruct --quant nf4"
+)
+EXAMPLES = """examples:
+  hart-lite ask street.jpg "What does the red sign say?" --model runs/qwen7b_lora
+  hart-lite ask street.jpg "Which is it?" --choices STOP,SLOW,EXIT --model Qwen/Qwen2.5-VL-7B-Instruct --quant nf4
+  hart-lite ask street.jpg "Who?" --choices "Smith, John" --choices "Doe, Jane" --model runs/qwen7b_lora
+  hart-lite ask street.jpg - --json --model runs/qwen7b_lora < questions.txt
+"""
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "ask",
+        help="ask about a photo: answer, boxes, picture",
+        description=inspect.cleandoc(ask.__doc__),
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("image", metavar="IMAGE", help="the file of a photo; EXIF orientation counts")
+    command.add_argument("questions", nargs="+", metavar="QUESTION", help="one or more; - reads one a line from stdin")
+    command.add_argument("--choices", action="append", default=[], metavar="A,B,..",
+                         help="what to choose from; given several times, each is one, commas and all")  # fmt: skip
+    command.add_argument("--model", help="run directory, adapter, checkpoint, Hub id, `embedded` or api:NAME; "
+                         "default: embedded")  # fmt: skip
+    command.add_argument("--mode", default="full+crops", help="full+crops (default), crops, full, mgpo, deepeyes or "
+                         "pixel-reasoner")  # fmt: skip
+    command.add_argument("--json", action="store_true", help="one JSON object a question; a picture only with --out")
+    command.add_argument("--out", type=Path, metavar="PICTURE", help="where the picture goes; default: a new name here")
+    command.add_argument("--quant", choices=("none", "nf4"), help="4-bit weights, where no recipe says")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    command.add_argument("--box-format", choices=("absolute", "relative"), default="absolute",
+                         help="how an api: model writes boxes: pixels of the image it is sent, or 0-1000")  # fmt: skip
+    command.set_defaults(run=ask)
+
+    command = commands.add_parser(
+        "demo", help="ask about photos on a page, base beside trained", description=inspect.cleandoc(demo.__doc__)
+    )
+    command.add_argument("model", nargs="?", metavar="MODEL", help="as for ask: run directory, adapter, checkpoint, "
+                         "Hub id, `embedded` or api:NAME; default: embedded")  # fmt: skip
+    command.add_argument("--port", type=_port, help="default: the first free one from 7860")
+    command.add_argument("--quant", choices=("none", "nf4"), help="4-bit weights, where no recipe says")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    command.set_defaults(run=demo)
+
+    command = commands.add_parser("report", help="a run or an evaluation as one page", description=report.__doc__)
+    command.add_argument("folder", type=Path, metavar="RUN", help="a run directory, or the folder of an evaluation")
+    command.set_defaults(run=report)
+
+    command = commands.add_parser(
+        "watch", help="a run's page while it trains", description=inspect.cleandoc(watch.__doc__)
+    )
+    command.add_argument("folder", type=Path, metavar="RUN", help="a run directory")
+    command.add_argument("--every", type=_seconds, default=30, metavar="SECONDS", help="how often to look; default: 30")
+    command.set_defaults(run=watch)
+
+
+def ask(arguments: argparse.Namespace) -> int:
+    """Ask questions about one photo: where the model looked, what it answered, and a picture of both.
+
+    Boxes are pixels of the upright photo: left, top, right, bottom. The exit code is 1 when a server did not answer.
+    """
+    from hart_lite.data.images import ImageFile
+    from hart_lite.inference.ask import ask as answer
+    from hart_lite.inference.ask import check
+    from hart_lite.inference.load import TOY_WARNING, open_model
+    from hart_lite.report.answer_picture import picture_places
+
+    questions, choices = list(_questions(arguments.questions)), _choices(arguments.choices)
+    check(questions, choices, arguments.mode)
+    photo = _photo(arguments.image)
+    image = ImageFile(photo)
+    image.load()
+    wanted = arguments.out is not None or not arguments.json
+    places = picture_places(photo, arguments.out, len(questions)) if wanted else [None] * len(questions)
+    if arguments.model is None:
+        print(NO_MODEL, file=sys.stderr)
+    quiet_libraries()
+    model = open_model(
+        arguments.model or "embedded", quant=arguments.quant, device=arguments.device, box_format=arguments.box_format
+    )
+    if arguments.model and model.toy:
+        print(f"hart-lite: {TOY_WARNING}", file=sys.stderr)
+    found = answer(model, image, questions, choices, arguments.mode)
+    for asked, place in zip(found, places, strict=True):
+        picture = _picture(asked, image, place) if place and not asked.failure else None
+        if arguments.json:
+            print(json.dumps(_record(arguments, asked, image.size(), picture)))
+        else:
+            print("\n".join(_lines(arguments.mode, asked, image.size(), picture)))
+    failures = sorted({asked.failure for asked in found if asked.failure})
+    for failure in failures:
+        print(f"hart-lite: no answer: {printable(failure)}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """A page on this machine: drop a photo, ask, and see where the model looks, what it cuts out and what it answers;
+    the base beside what was trained on it. Only this machine reaches it, and it reaches no other."""
+    from importlib.util import find_spec
+
+    if not (find_spec("starlette") and find_spec("uvicorn")):
+        raise HartError("the demo needs starlette and uvicorn: pip install 'hart-lite[demo]'")
+    from hart_lite.demo.server import listening
+
+    with listening(arguments.port) as listener:  # before a large model is loaded for nothing
+        from hart_lite.demo.examples import find_examples
+        from hart_lite.demo.server import serve
+        from hart_lite.demo.session import Demo
+        from hart_lite.inference.load import open_model
+
+        quiet_libraries()
+        if arguments.model is None:
+            print(NO_MODEL.replace("--model", "MODEL", 1).replace("--model ", ""), file=sys.stderr)
+        model = open_model(arguments.model or "embedded", quant=arguments.quant, device=arguments.device)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does
+        serve(Demo(model, find_examples(model)), _who(model.name, "adapter" in model.weights), listener)
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write RUN/report.html: what was run, what came of it, curves, the boxes over time, and what to look out for. One
+    file that needs nothing else. A run that was killed or still goes on is reported as far as it got; training writes
+    the page at its end."""
+    from hart_lite.report.run_report import write_report
+
+    print(f"report: {write_report(arguments.folder)}")
+    return 0
+
+
+def watch(arguments: argparse.Namespace) -> int:
+    """Write RUN/report.html anew while the run goes on, each time that it has got further, until it is finished. A
+    browser that shows the page reads it again by itself."""
+    from hart_lite.report.watch import watch as follow
+
+    for line in follow(arguments.folder, arguments.every):
+        print(line, flush=True)
+    return 0
+
+
+def _port(word: str) -> int:
+    number = int(word)
+    if not 1 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{number} is no port; allowed: 1 to 65535")
+    return number
+
+
+def _seconds(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: at least 1 second is needed")
+    return number
+
+
+def _who(model: str, trained: bool) -> str:
+    """Who answers, as the page says it."""
+    return f"{model} answers" + (", beside its base: the same weights without the adapter." if trained else ".")
+
+
+def _photo(word: str) -> Path:
+    if not word.strip():
+        raise HartError("IMAGE is empty; give the file of a photo")
+    if "://" in word:
+        raise HartError(f"{shown(word)} is an address, and nothing is fetched: download the photo and give its file")
+    return Path(word)
+
+
+def _questions(words: Sequence[str]) -> Iterator[str]:
+    for word in words:
+        if word != "-":
+            yield word
+            continue
+        try:
+            lines = sys.stdin.buffer.read().decode().split("\n")
+        except UnicodeDecodeError as error:
+            raise HartError(f"the questions on standard input are no text in UTF-8: {error}") from error
+        if not any(line.strip() for line in lines):
+            raise HartError("standard input holds no question; give one a line")
+        yield from (line for line in lines if line.strip())
+
+
+def _choices(words: Sequence[str]) -> list[str]:
+    return [word.strip() for word in (words[0].split(",") if len(words) == 1 else words)]
+
+
+def _picture(asked: Answer, image: ImageSource, place: Path) -> str:
+    """Draws it; returns what to say of it."""
+    from hart_lite.report.answer_picture import answer_picture, save_picture
+
+    replaced = place.exists()
+    save_picture(
+        answer_picture(image.load(), asked.boxes, [view.box for view in asked.crops], [asked.question, _answer(asked)]),
+        place,
+    )
+    if replaced:
+        print(f"hart-lite: {printable(str(place))} was there and is replaced", file=sys.stderr)
+    return str(place)
+
+
+def _record(arguments: argparse.Namespace, asked: Answer, size: tuple[int, int], picture: str | None) -> dict:
+    return {
+        "image": arguments.image,
+        "width": size[0],
+        "height": size[1],
+        "model": arguments.model or "embedded",
+        "mode": arguments.mode,
+        "question": asked.question,
+        "choices": list(asked.choices),
+        "answer": asked.answer,
+        "choice": asked.choice,
+        "text": asked.text,
+        "boxes": [[round(value, 2) for value in box.xyxy] for box in asked.boxes],
+        "rejected_boxes": asked.rejected,
+        "located": asked.located,
+        "picture": picture,
+        "failure": asked.failure or None,
+    }
+
+
+def _lines(mode: str, asked: Answer, size: tuple[int, int], picture: str | None) -> Iterator[str]:
+    """What a terminal is shown: nothing that a model wrote moves its cursor."""
+    yield printable(asked.question)
+    if asked.failure:
+        yield "  no answer"
+        return
+    yield f"  answer: {printable(_answer(asked))}"
+    for number, box in enumerate(asked.boxes, 1):
+        corners = ", ".join(f"{value:.0f}" for value in box.xyxy)
+        yield f"  box {number}: {corners} of {size[0]} x {size[1]} pixels"
+    if not asked.boxes:
+        wrote = f"; it wrote {printable(shown(asked.located))}" if asked.located else ""
+        yield "  no box: mode full answers at a glance" if mode == "full" else f"  no box found{wrote}"
+    if asked.rejected:
+        yield f"  boxes refused (outside the photo, empty, too large, or too many): {asked.rejected}"
+    if picture:
+        yield f"  picture: {printable(picture)}"
+
+
+def _answer(asked: Answer) -> str:
+    if asked.answer is not None:
+        return f"{asked.answer}: {asked.choice}" if asked.choices else asked.answer
+    return f"none that can be read; it wrote {shown(asked.text)}" if asked.text.strip() else "none"

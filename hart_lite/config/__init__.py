@@ -1,0 +1,1 @@
+"""Recipes: their schema, reading and writing them, the reference page."""

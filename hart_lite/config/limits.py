@@ -1,0 +1,5 @@
+"""How much is computed at one time where no recipe says: each bounds the memory of a phase."""
+
+ENCODE_TOKENS = 4096  # image tokens that one call of the vision tower takes
+FEED_TOKENS = 4096  # tokens of prompts that one pass reads, unless a single run is longer
+HEAD_TILE = 512  # sampled tokens whose vocabulary logits exist at one time

@@ -1,0 +1,134 @@
+"""The typed recipe: what a run is made of, and what may not be asked for at once.
+
+Files, overrides and messages live in `hart_lite.config.recipe`. The defaults are the method's; shipped recipes differ
+only where they say so.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from hart_lite.config.prompts import Prompts
+from hart_lite.config.section import Section
+from hart_lite.config.sections import (
+    Count,
+    DataSection,
+    Evaluate,
+    Loop,
+    ModelSection,
+    Objective,
+    PixelBudgets,
+    Positive,
+    RLStage,
+    Rollout,
+    SFTStage,
+)
+
+
+class Recipe(Section):
+    name: str = Field(pattern=r"^[\w.-]+$")
+    """Name of the run; the file's name where the recipe gives none."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of splits, sampling and adapters."""
+    output: str = "runs/{name}"
+    """Run directory; `{name}` stands for the name."""
+    loop: Loop = "hart"
+    """`hart`: locate, then answer from crops alone; `mgpo`: keep the image in sight; `direct`: answer at once."""
+    objective: Objective = "ap_grpo"
+    """`ap_grpo` weighs by k; `grpo` is the same with k = 0."""
+    k: float = Field(0.6, ge=0, lt=1)
+    """Strength of the asymmetric weights of ap_grpo."""
+    beta: float = Field(0.01, ge=0)
+    """Weight of the KL divergence from the base model."""
+    clip_eps: float = Field(0.2, gt=0, lt=1)
+    """The probability ratio is clipped to 1 +- this."""
+    train_turns: list[Literal["locate", "verify"]] = Field(["locate", "verify"], min_length=1)
+    """Turns whose sampled tokens are trained; answering counts as `verify`."""
+    reward: str | None = Field(None, pattern=r".+:[A-Za-z_]\w*$")
+    """A function of your own in place of the grader: `my_rewards.py:name`, or `module:name`. It is called with the
+    example and the trajectory, and returns a number from 0 to 1."""
+    reward_timeout: Positive = 60.0
+    """Seconds that one call of the reward may take."""
+    reward_workers: Count = 1
+    """Calls of the reward under way at one time; more than 1 is for rewards that wait for a server."""
+    model: ModelSection = ModelSection()
+    prompts: Prompts = Prompts()
+    pixels: PixelBudgets = PixelBudgets()
+    data: DataSection = DataSection()
+    rollout: Rollout = Rollout()
+    stages: list[Annotated[RLStage | SFTStage, Field(discriminator="kind")]] = Field(min_length=1)
+    """What to train, in order."""
+    evaluate: Evaluate = Evaluate()
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([])
+    """Trackers that get the metrics besides metrics.jsonl."""
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.output.replace("{name}", self.name))
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Recipe:
+        problems = contradictions(self)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def contradictions(recipe: Recipe) -> list[str]:
+    """Values that are fine alone and wrong together, each with the way out."""
+    problems = []
+    lists = {"train_turns": recipe.train_turns, "model.lora.parts": recipe.model.lora.parts}
+    lists |= {"evaluate.modes": recipe.evaluate.modes, "report_to": recipe.report_to}
+    for key, names in lists.items():
+        if len(set(names)) < len(names):
+            problems.append(f"{key} = {names} names one twice; name each once")
+    for small, large in (("min", "crop"), ("min", "full")):
+        low, high = getattr(recipe.pixels, small), getattr(recipe.pixels, large)
+        if low > high:
+            problems.append(f"pixels.{small} = {low} is over pixels.{large} = {high}; lower the one or raise the other")
+    for key, world in (("world", recipe.data.world), ("eval_world", recipe.data.eval_world)):
+        if world and world.objects[0] > world.objects[1]:
+            problems.append(f"data.{key}.objects = {list(world.objects)} should be [fewest, most]")
+    if recipe.data.eval is not None and recipe.data.eval_world is not None:
+        problems.append(f"data.eval = {recipe.data.eval!r} and data.eval_world both say what to evaluate on; set one")
+    if recipe.data.sft is not None and _same_source(recipe.data.sft, recipe.data.train):
+        problems.append(
+            f"data.sft = {recipe.data.sft!r} is data.train as well, so RL and SFT would share questions; leave "
+            "data.sft out, and data.train is divided by image"
+        )
+    if (recipe.data.format == "mme_realworld") != (recipe.data.lite is not None):
+        problems.append(
+            "data.format = 'mme_realworld' and data.lite (the JSON of Lite) belong together; set both or neither"
+        )
+    for index, stage in enumerate(recipe.stages):
+        problems += [f"stages.{index}: {problem}" for problem in _stage_contradictions(recipe, stage)]
+    return problems
+
+
+def _stage_contradictions(recipe: Recipe, stage: RLStage | SFTStage) -> list[str]:
+    problems = []
+    if stage.lr_scheduler == "constant" and stage.warmup_steps:
+        problems.append("lr_scheduler = 'constant' has no warm-up; use 'constant_with_warmup' or warmup_steps = 0")
+    if stage.kind == "sft":
+        if stage.batch_size % stage.micro_batch_size:
+            problems.append(
+                f"batch_size = {stage.batch_size} is no multiple of micro_batch_size = {stage.micro_batch_size}"
+            )
+        return problems
+    if recipe.rollout.samples < 2:
+        problems.append(
+            "RL compares the samples of a question: rollout.samples = 1 gives nothing to compare; use 2 or more"
+        )
+    if (stage.objective or recipe.objective) == "ap_grpo" and recipe.beta == 0:
+        problems.append("objective = 'ap_grpo' with beta = 0 has no KL to weigh; use beta > 0 or objective = 'grpo'")
+    if (stage.loop or recipe.loop) == "direct" and "verify" not in recipe.train_turns:
+        problems.append("loop = 'direct' has no locate turn; add 'verify' to train_turns or use another loop")
+    return problems
+
+
+def _same_source(a: str, b: str) -> bool:
+    return a == b or (os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b))  # no error for any name

@@ -1,0 +1,215 @@
+"""The sections of a recipe and their defaults.
+
+Files, overrides and messages live in `hart_lite.config.recipe`. The defaults are the method's; shipped recipes differ
+only where they say so.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from hart_lite.box_formats import BoxFrame
+from hart_lite.config.section import Section
+
+Loop = Literal["hart", "mgpo", "direct"]
+Objective = Literal["ap_grpo", "grpo"]
+Scheduler = Literal["constant", "constant_with_warmup", "linear", "cosine"]
+Pixels = Annotated[int, Field(ge=28 * 28)]  # one visual token
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Lora(Section):
+    r: Count = 16
+    """Rank of the adapters."""
+    alpha: Positive = 32
+    """Adapters are scaled by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of adapter inputs dropped in training."""
+    parts: list[Literal["language", "vision", "projector"]] = Field(["language"], min_length=1)
+    """Which blocks carry adapters; without `vision` and `projector` an image is encoded once per step."""
+
+
+class ModelSection(Section):
+    base: str = "embedded"
+    """`embedded` (the tiny model in this package), a Hub id, or a local path."""
+    revision: str | None = None
+    """Hub commit, tag or branch."""
+    quant: Literal["none", "nf4"] = "none"
+    """`nf4`: 4-bit weights with double quantisation, by bitsandbytes."""
+    backend: Literal["transformers", "unsloth"] = "transformers"
+    """Who loads the base; `unsloth` needs a CUDA card and an environment of its own."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What computes; `auto`: bfloat16 where the card has it, float16 on older cards, float32 on CPU."""
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
+    """`auto`: FlashAttention-2 (vision blocks) where the card and the installation have it, else SDPA."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: the first CUDA card, else the CPU."""
+    box_frame: BoxFrame | None = None
+    """What the numbers of a box mean, for a base of which nobody says (LLaVA-OneVision; `hart-lite frame` measures it):
+    `unit`, `unit-padded`, `relative-1000`, `pixels` or `seen-pixels`; null: the family's own."""
+    lora: Lora = Lora()
+
+
+class PixelBudgets(Section):
+    full: Pixels = 1280 * 784
+    """Most pixels the model sees of the whole image; 784 are one visual token."""
+    crop: Pixels = 640 * 784
+    """Most pixels the model sees of a crop."""
+    min: Pixels = 4 * 784
+    """Fewest pixels of either: smaller ones are enlarged."""
+
+
+class WorldSection(Section):
+    scenes: Count = 2000
+    """Scenes to train on."""
+    eval_scenes: CountOrZero = 200
+    """Held-out scenes to evaluate on."""
+    questions_per_scene: Count = 2
+    """Questions asked about each scene."""
+    size: int = Field(672, ge=168, le=8192)
+    """Side of a scene in pixels."""
+    objects: tuple[Count, Count] = (3, 6)
+    """Fewest and most shapes in a scene."""
+    colours: list[str] | None = Field(None, min_length=1)
+    """Colours of the shapes; null: all."""
+    glyphs: int | None = Field(None, ge=5, le=16)
+    """How many different characters the shapes carry; null: all."""
+    big_share: Share = 0.4
+    """Share of shapes large enough to be read from the small image."""
+    seed: int = 0
+    """Seed of the scenes, apart from the run's own."""
+
+
+class DataSection(Section):
+    train: str = "world"
+    """`world` (the embedded world), a .jsonl or .parquet file, or a Hub dataset id."""
+    format: Literal["auto", "jsonl", "parquet", "hub", "mme_realworld"] = "auto"
+    """Layout of the rows; `auto` goes by the name."""
+    split: str | None = None
+    """Split of a Hub dataset."""
+    image_dir: str | None = None
+    """Where relative image paths start; null: at the file's folder."""
+    lite: str | None = None
+    """With `mme_realworld`: JSON of the Lite benchmark, whose questions and images stay out of training."""
+    columns: dict[str, str] = Field({})
+    """Our field -> column of the data, where the names differ."""
+    sft: str | None = None
+    """Separate questions for SFT; null: those of `train` that RL does not use."""
+    rl_size: Count = 10_000
+    """Questions for RL when `train` also feeds SFT; divided by image, seeded."""
+    eval: str | None = None
+    """Held-out questions; null: held-out scenes of `eval_world`, or of the `world` that is trained on, else none."""
+    eval_size: Count | None = None
+    """At most this many held-out questions; null: all."""
+    world: WorldSection = WorldSection()
+    eval_world: WorldSection | None = None
+    """World of the held-out scenes, such as other colours; what it leaves out is as in `world`. null: `world`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _eval_world_begins_as_world(cls, raw: Any) -> Any:
+        match raw:
+            case {"eval_world": dict(own), **rest}:
+                return {**raw, "eval_world": _values(rest.get("world")) | own}
+        return raw
+
+
+def _values(section: Any) -> dict[str, Any]:
+    """What a section sets, checked or not yet."""
+    return section.model_dump() if isinstance(section, BaseModel) else section if isinstance(section, dict) else {}
+
+
+class Rollout(Section):
+    samples: Count = 8
+    """G: trajectories of each question."""
+    temperature: Positive = 1.0
+    """Sampling temperature."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling; 1: off."""
+    max_tokens_locate: Count = 256
+    """Longest first turn."""
+    max_tokens_answer: Count = 256
+    """Longest answer."""
+    tokens_per_batch: int = Field(65_536, ge=64)
+    """Tokens sampled from at one time: prompts, what samples share counted once, and room for the longest responses.
+    Sets the memory of a rollout (Qwen2.5-VL-7B keeps 56 KiB for each), and changes nothing of what is drawn."""
+    cuda_graph: bool = True
+    """On a CUDA card, sample from a recorded graph: no Python between the kernels of a token. Draws the same."""
+    max_boxes: Count = 4
+    """Boxes that become crops; more are rejected."""
+    crop_pad: float = Field(0.1, ge=0, le=2)
+    """Context around a box: share of its width and height added on each side."""
+    max_box_share: float = Field(1.0, gt=0, le=1)
+    """Boxes over this share of the image are invalid; 1: off."""
+    resample_flat_groups: CountOrZero = 0
+    """How often questions whose samples all earn the same are replaced within a step."""
+
+
+class _Optimisation(Section):
+    lr: Positive = 1e-5
+    """Highest learning rate."""
+    lr_scheduler: Scheduler = "constant_with_warmup"
+    """Course of the learning rate after warm-up."""
+    warmup_steps: CountOrZero = 0
+    """Steps of linear warm-up."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW weight decay of the adapters."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are clipped to this norm."""
+    save_every: CountOrZero = 50
+    """Steps between checkpoints; 0: only at the end of the stage."""
+
+
+class RLStage(_Optimisation):
+    kind: Literal["rl"]
+    """Reinforcement learning from final answers."""
+    steps: Count = 500
+    """Optimizer steps."""
+    questions_per_step: Count = 8
+    """B: questions per optimizer step, each with G samples."""
+    tokens_per_pack: int = Field(8192, ge=64)
+    """Tokens in one forward and backward pass: sets the peak memory."""
+    log_rollouts_every: CountOrZero = 10
+    """Steps between rollouts saved with their pictures; 0: never."""
+    loop: Loop | None = None
+    """Loop of this stage; null: the recipe's."""
+    objective: Objective | None = None
+    """Objective of this stage; null: the recipe's."""
+
+
+class SFTStage(_Optimisation):
+    kind: Literal["sft"]
+    """Supervised fine-tuning on answers."""
+    epochs: Positive = 1.0
+    """Passes over the SFT questions, unless `steps` says how far to go."""
+    steps: Count | None = None
+    """Optimizer steps; null: by `epochs`."""
+    batch_size: Count = 8
+    """Rows per optimizer step."""
+    micro_batch_size: Count = 1
+    """Rows in one forward and backward pass; divides `batch_size`."""
+    context: Literal["full+crops", "full"] = "full+crops"
+    """What is in sight when answering; crops come from the policy, once, before this stage."""
+    target: Literal["letter", "text"] = "letter"
+    """How the answer is taught where a question has choices."""
+    keep_locate: Share = 0.1
+    """Share of rows that repeat a box which earned the reward, so that grounding stays."""
+
+
+class Evaluate(Section):
+    every: CountOrZero = 0
+    """Steps between evaluations; 0: only before and after training."""
+    modes: list[Literal["full", "crops", "full+crops"]] = Field(["full", "crops", "full+crops"], min_length=1)
+    """What is in sight when answering."""
+    batch_size: Count = 8
+    """Questions answered at once."""
+    watch: CountOrZero = 4
+    """Held-out questions (without any: of those trained on) that are answered before, in the quarters of an RL stage
+    and after each stage, to show in the report where the model looked; 0: none."""

@@ -1,0 +1,1 @@
+"""Training and evaluation rows: reading, checking, converting and writing them, and their images."""

@@ -1,0 +1,141 @@
+"""From other people's layouts to a data set of our rows. Every row that is dropped is counted and named."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hart_lite.data.dataset import SHOWN, checked, without_lite
+from hart_lite.data.formats.base import ImageDir
+from hart_lite.data.formats.coco import read_coco
+from hart_lite.data.formats.conversations import read_conversations
+from hart_lite.data.formats.csv_folder import read_csv_folder
+from hart_lite.data.formats.mgpo import read_mgpo
+from hart_lite.data.rows import Row
+from hart_lite.data.writer import ROWS, data_folder
+from hart_lite.errors import DataError, HartError
+from hart_lite.types import Example
+from hart_lite.utils.progress import progress
+
+FORMATS = ("llava", "sharegpt", "mgpo", "coco", "csv", "mme_realworld")
+DROPPED = "dropped.txt"
+LONG = 10  # words of an answer that a model will hardly give to the letter
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    source: str
+    rows: Path  # the file written
+    count: int
+    images: int  # distinct ones
+    dropped: tuple[str, ...]  # one for each dropped row, starting with where it stood
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    format: str,
+    *,
+    image_dir: ImageDir = None,
+    split: str | None = None,
+    question: str | None = None,
+    category_answer: bool = False,
+    lite: str | Path | None = None,
+    copy_images: bool = False,
+) -> Conversion:
+    """Writes `out`/rows.jsonl, in the README's row format, and `out`/dropped.txt, if there is anything to say in it.
+
+    Layouts by `format`: see `layouts`. `image_dir`: where relative image paths start, else beside the file. `split` is
+    of a Hub data set (llava, sharegpt, mgpo), `question` and `category_answer` of coco (see `read_coco`), `lite` of
+    mme_realworld: the Lite benchmark, which is left out. Image files are named relative to `out`, with `copy_images`
+    copied into it; encoded ones are written there. A row whose image path leaves the folder is dropped.
+    Raises `DataError`, and writes nothing, if the source cannot be read or no row of it can be used.
+    """
+    rows = _rows(str(source), format, image_dir, split, question, category_answer, lite)
+    dropped: list[str] = []
+    long_answers = 0
+    with data_folder(out, copy_images) as folder:
+        for where, result in progress(checked(map(_kept_inside, rows)), desc="converting", unit=" rows", disable=None):
+            if isinstance(result, HartError):
+                dropped.append(f"{where}: {result}")
+            else:
+                folder.add(result)
+                long_answers += _is_long(result)
+        if not folder.count:
+            reasons = f"none of {len(dropped)} rows can be used:" + _first(dropped) if dropped else "no rows"
+            raise DataError(f"{source}: {reasons}")
+        if dropped:
+            text = "".join(f"{line}\n" for line in dropped)
+            (folder.path / DROPPED).write_text(text, encoding="utf-8")
+    if long_answers:
+        log.warning(
+            "%d of %d answers have no choices and more than %d words: a free answer is right only word for word, so "
+            "these questions will hardly ever be rewarded", long_answers, folder.count, LONG
+        )  # fmt: skip
+    return Conversion(str(source), Path(out, ROWS), folder.count, folder.images, tuple(dropped))
+
+
+def format_conversion(conversion: Conversion) -> str:
+    """What the command prints: what was written, and the first of the dropped rows."""
+    rows, dropped = conversion.rows, conversion.dropped
+    lines = [f"{rows}: {conversion.count} rows, {conversion.images} images, from {conversion.source}"]
+    if dropped:
+        lines.append(f"{len(dropped)} dropped, all named in {rows.with_name(DROPPED)}:" + _first(dropped))
+    return "\n".join(lines)
+
+
+def _first(problems: Sequence[str]) -> str:
+    more = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return "".join(f"\n  {problem}" for problem in problems[:SHOWN]) + more
+
+
+def _kept_inside(row: Row) -> Row:
+    """Other people's rows name images of their own folder."""
+    return row if row.inside else replace(row, inside=(row.folder,))
+
+
+def _is_long(example: Example) -> bool:
+    return not example.choices and len(example.answer.split()) > LONG
+
+
+def _rows(
+    source: str,
+    format: str,
+    image_dir: ImageDir,
+    split: str | None,
+    question: str | None,
+    category_answer: bool,
+    lite: str | Path | None,
+) -> Iterator[Row]:
+    """The rows of a layout, unchecked. Raises `DataError` for an option that is another layout's."""
+    if format not in FORMATS:
+        raise DataError(f"Unknown layout {format!r}; allowed: {', '.join(FORMATS)}")
+    for given, name, formats in (
+        (question, "--question", ("coco",)),
+        (category_answer, "--category-answer", ("coco",)),
+        (lite, "--lite", ("mme_realworld",)),
+        (split, "--split", ("llava", "sharegpt", "mgpo")),
+    ):
+        if given and format not in formats:
+            raise DataError(f"{name} is for {', '.join(formats)}, not for {format}")
+    if format == "coco":
+        return read_coco(source, image_dir, question, category_answer)
+    if format == "csv":
+        return read_csv_folder(source, image_dir)
+    if format == "mme_realworld":
+        return _mme_realworld(source, lite, image_dir)
+    return (read_mgpo if format == "mgpo" else read_conversations)(source, split, image_dir)
+
+
+def _mme_realworld(source: str, lite: str | Path | None, image_dir: ImageDir) -> Iterator[Row]:
+    """The paper's training set; what Lite holds is dropped as any row that cannot be used."""
+    if lite is None:
+        raise DataError("mme_realworld needs --lite: the JSON of the Lite benchmark, which must not be trained on")
+    kept, left_out = without_lite(source, lite, image_dir or Path(source).parent)
+    yield from kept
+    for row in left_out:
+        yield replace(row, problem="in the Lite benchmark, or on one of its images")

@@ -1,0 +1,1 @@
+"""One evaluator: benchmarks, metrics, statistics."""

@@ -1,0 +1,43 @@
+"""The embedded world as a benchmark: held-out scenes with exact boxes, of which a source says how many."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from hart_lite.errors import HartError
+from hart_lite.eval.benchmarks.base import BadRow, Benchmark
+from hart_lite.grading import grade
+from hart_lite.toy.scenes import HELD_OUT, World, examples
+from hart_lite.types import Example
+from hart_lite.utils.text import shown
+
+SCENES = 150  # of two questions each, as `tiny_cpu` evaluates on
+MOST_SCENES = 1_000_000
+_SOURCE = re.compile(r"scenes=(\d{1,7})")
+
+
+def read(source: str) -> Iterator[Example | BadRow]:
+    scenes = SCENES
+    if source:
+        found = _SOURCE.fullmatch(source)
+        scenes = int(found[1]) if found else 0
+        if not 1 <= scenes <= MOST_SCENES:
+            raise HartError(f"the world has no {shown(source)}; give world or world=scenes=40")
+    for index in range(HELD_OUT, HELD_OUT + scenes):
+        yield from examples(World(), range(index, index + 1))
+
+
+BENCHMARK = Benchmark(
+    name="world",
+    title="Embedded world",
+    questions=2 * SCENES,
+    licence="Apache-2.0",
+    hub="",
+    tables="none: scenes are drawn, not taken from anywhere",
+    overall="micro",
+    read=read,
+    prompt=None,
+    official=lambda text, example: grade(text, example.answer, example.choices),
+    faults="none: official is strict",
+)

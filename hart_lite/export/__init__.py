@@ -1,0 +1,1 @@
+"""Merging an adapter into its base, proving the result, sharing it."""

@@ -1,0 +1,152 @@
+"""What `hart-lite eval` takes for a model, and how it becomes an engine.
+
+RUN          a run directory: the base, precision, budgets and rollout settings of its recipe, with its final adapter
+ADAPTER      a folder with adapter_config.json, which names its base; the recipe of its run where that is known
+CHECKPOINT   a folder with config.json and weights, or a Hub id; a merge goes by the recipe it was trained with
+embedded     the tiny model in this package
+api:NAME     a model behind an OpenAI-compatible server (OPENAI_BASE_URL, OPENAI_API_KEY)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hart_lite.config.environment import check_machine
+from hart_lite.config.prompts import Prompts
+from hart_lite.config.recipe import load_recipe
+from hart_lite.config.resources import EMBEDDED
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import Evaluate, ModelSection, PixelBudgets, Rollout
+from hart_lite.errors import HartError
+from hart_lite.inference.engine import Engine
+from hart_lite.inference.local_engine import LocalEngine
+from hart_lite.inference.openai_engine import INTERFACES, ApiEngine
+from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from hart_lite.models.fingerprint import fingerprint
+from hart_lite.models.loading import load_policy
+from hart_lite.models.policy import Policy
+from hart_lite.runs.layout import ADAPTER, is_run, read_recipe
+from hart_lite.runs.record import RunRecord, recipe_of
+from hart_lite.utils.openai_client import Client
+from hart_lite.utils.text import shown
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+TOY_WARNING = (
+    "this is the toy base: it knows drawn shapes alone (the scenes of `hart-lite data make`), and what it says of a "
+    "photo means nothing. A base that knows photos: Qwen/Qwen2.5-VL-7B-Instruct"
+)
+_KINDS = "a run directory, a folder with an adapter or a checkpoint, a Hub id (owner/name), `embedded` or `api:NAME`"
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """`name` is what it was opened by; `pixels` are the budgets of its recipe, None where no recipe says; `weights`
+    tell one model from another."""
+
+    name: str
+    engine: Engine
+    family: str
+    weights: dict[str, str]
+    pixels: PixelBudgets | None
+    rollout: Rollout = field(default_factory=Rollout)
+    prompts: Prompts = field(default_factory=Prompts)
+
+    @property
+    def toy(self) -> bool:
+        """Whether this is the tiny base in this package, which knows nothing of photos."""
+        return isinstance(self.engine, LocalEngine) and self.engine.policy.family.source == str(EMBEDDED)
+
+
+def open_model(
+    spec: str, *, quant: str | None = None, device: str | None = None, box_format: str = "absolute"
+) -> OpenModel:
+    """`quant` and `device` replace what the recipe says (else none and auto); `box_format` is for `api:` models.
+
+    Raises `HartError` for what is no model, is not whole, or cannot be loaded.
+    """
+    if spec.startswith("api:"):
+        return _open_api(spec.removeprefix("api:"), box_format)
+    recipe, section, adapter = _local(spec)
+    asked = {"quant": quant, "device": device}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    section = section.model_copy(update=changes | {"backend": "transformers", "gradient_checkpointing": False})
+    if recipe:
+        check_machine(recipe.model_copy(update={"model": section, "report_to": []}))
+    policy = load_policy(section, adapter)
+    weights = {"base": fingerprint(policy.family)}
+    if adapter:
+        with (adapter / ADAPTER_WEIGHTS).open("rb") as file:
+            weights["adapter"] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    if recipe:
+        return recipe_model(spec, policy, recipe, weights)
+    engine = LocalEngine(policy, Rollout().tokens_per_batch, Evaluate().batch_size)
+    return OpenModel(spec, engine, policy.family.name, weights, None)
+
+
+def recipe_model(name: str, policy: Policy, recipe: Recipe, weights: dict[str, str]) -> OpenModel:
+    """A policy that is asked as its recipe says."""
+    rollout = recipe.rollout
+    engine = LocalEngine(policy, rollout.tokens_per_batch, recipe.evaluate.batch_size, rollout.cuda_graph)
+    return OpenModel(name, engine, policy.family.name, weights, recipe.pixels, rollout, recipe.prompts)
+
+
+def _open_api(name: str, box_format: str) -> OpenModel:
+    if not name:
+        raise HartError("api: names no model; give api:NAME, such as api:gpt-4o")
+    if box_format not in INTERFACES:
+        raise HartError(f"unknown box format {shown(box_format)}; allowed: {', '.join(INTERFACES)}")
+    client = Client.from_environment(os.environ)
+    return OpenModel(
+        f"api:{name}", ApiEngine(name, client, INTERFACES[box_format]()), "api", {"server": client.url}, None
+    )
+
+
+def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:
+    """(the recipe to go by, what to load, the adapter on it)."""
+    if spec == "embedded":
+        return load_recipe("tiny_cpu"), ModelSection(), None
+    folder, there = Path(spec), os.path.exists(spec)  # which takes any text for a path
+    if not there and _HUB_ID.fullmatch(spec):
+        return None, ModelSection(base=spec), None
+    if not there or not folder.is_dir():
+        raise HartError(f"there is no model {shown(spec)}; give {_KINDS}")
+    if is_run(folder):
+        recipe, adapter = read_recipe(folder), folder / ADAPTER
+        if not adapter.is_dir():
+            raise HartError(f"run {spec} has no adapter yet; finish it: hart-lite train {spec}/recipe.yaml --resume")
+        return recipe, recipe.model, adapter
+    if (folder / ADAPTER_CONFIG).is_file():
+        base = _base_of(folder / ADAPTER_CONFIG)
+        recipe = _recorded(folder) or recipe_of(folder) or (load_recipe("tiny_cpu") if base == "embedded" else None)
+        section = recipe.model if recipe and recipe.model.base == base else ModelSection(base=base)
+        return recipe, section, folder
+    if (folder / "config.json").is_file():
+        recipe = _recorded(folder)  # of a merge
+        section = recipe.model.model_copy(update={"revision": None, "quant": "none"}) if recipe else ModelSection()
+        return recipe, section.model_copy(update={"base": spec}), None
+    raise HartError(
+        f"{spec} holds no model: neither recipe.yaml (a run) nor {ADAPTER_CONFIG} (an adapter) nor config.json "
+        "(a checkpoint)"
+    )
+
+
+def _recorded(folder: Path) -> Recipe | None:
+    """The recipe in the record that travels with a shared adapter or a merge: it saw images within these budgets."""
+    record = RunRecord.load(folder)
+    return record.recipe if record else None
+
+
+def _base_of(config: Path) -> str:
+    try:
+        value = json.loads(config.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise HartError(f"{config} is damaged: {error}") from error
+    base = value.get("base_model_name_or_path") if isinstance(value, dict) else None
+    if not isinstance(base, str) or not base:
+        raise HartError(f"{config} does not name the base of the adapter (base_model_name_or_path)")
+    return base

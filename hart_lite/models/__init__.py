@@ -1,0 +1,1 @@
+"""Model families, the policy, generation and packing with shared prefixes."""

@@ -1,0 +1,112 @@
+"""The layers of a language model as this project runs them: the library's modules and weights, our own order of calls.
+
+All families here have Qwen2's decoder, so one forward serves them: attention is the caller's (packs, prompts, samples),
+rotary angles are computed once a pass instead of once a layer, and a layer makes as few calls as it can, which is what
+a sampled token costs. Checked against the library's own forward by the tests of every family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import rms_norm
+from torch.utils.checkpoint import checkpoint
+
+from hart_lite.errors import ModelError
+
+# (layer, q (N, T, heads, D), k, v (N, T, key heads, D)) -> (N, T, heads, D)
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+class Decoder:
+    """`language` is the model without its head; `rows_F` names for each rotary frequency the row of the positions that
+    it turns by (families with one row: 0 everywhere)."""
+
+    def __init__(self, language: nn.Module, rows_F: Tensor, checkpointing: bool = False) -> None:
+        self.language, self.checkpointing = language, checkpointing
+        self.layers = language.layers
+        _check(language)
+        self.rows_F = rows_F.to(language.rotary_emb.inv_freq.device)  # a pass that is recorded may not move it there
+        self.width = self.layers[0].self_attn.head_dim
+        self.scale = self.layers[0].self_attn.scaling
+
+    def __call__(self, embeds_N_T_H: Tensor, positions_R_N_T: Tensor, attend: Attend) -> Tensor:
+        """(N, T, H) hidden states after the last norm."""
+        hidden, turn = embeds_N_T_H, self._angles(positions_R_N_T, embeds_N_T_H.dtype)
+        recompute = self.checkpointing and torch.is_grad_enabled()
+        for number, layer in enumerate(self.layers):
+            if recompute:
+                hidden = checkpoint(self._layer, layer, number, hidden, turn, attend, use_reentrant=False)
+            else:
+                hidden = self._layer(layer, number, hidden, turn, attend)
+        return _norm(self.language.norm, hidden)
+
+    def _angles(self, positions_R_N_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(N, T, 1, D) cosines, and sines of which the first half is negative: x cos + roll(x) sin turns x."""
+        rotary = self.language.rotary_emb
+        angles = positions_R_N_T[self.rows_F].float().permute(1, 2, 0) * rotary.inv_freq.float()
+        scaling = getattr(rotary, "attention_scaling", 1.0)
+        cos, sin = angles.cos() * scaling, angles.sin() * scaling
+        both = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+        return tuple(part[:, :, None].to(dtype) for part in both)
+
+    def _layer(
+        self, layer: nn.Module, number: int, hidden: Tensor, turn: tuple[Tensor, Tensor], attend: Attend
+    ) -> Tensor:
+        block, mlp = layer.self_attn, layer.mlp
+        x = _norm(layer.input_layernorm, hidden)
+        q, k, v = (part(x).unflatten(-1, (-1, self.width)) for part in (block.q_proj, block.k_proj, block.v_proj))
+        mixed = attend(number, self._turned(q, turn), self._turned(k, turn), v)
+        hidden = hidden + block.o_proj(mixed.flatten(-2))
+        x = _norm(layer.post_attention_layernorm, hidden)
+        return hidden + mlp.down_proj(_SwiGLU.apply(mlp.gate_proj(x), mlp.up_proj(x)))
+
+    def _turned(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+        cos, sin = turn
+        return torch.addcmul(x * cos, x.roll(self.width // 2, -1), sin)
+
+
+class _SwiGLU(torch.autograd.Function):
+    """silu(gate) * up, of which the two factors are kept and not what lies between."""
+
+    @staticmethod
+    def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        share = gate.sigmoid()
+        silu = gate * share
+        return grad * up * (share + silu * (1 - share)), grad * silu
+
+
+def _norm(norm: nn.Module, x: Tensor) -> Tensor:
+    return rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+PARTS = (
+    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm"),
+)
+
+
+def _check(language: nn.Module) -> None:
+    """Raises `ModelError` for a decoder that this forward would run wrongly in silence."""
+    config, layer = language.config, language.layers[0]
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds or getattr(config, "use_sliding_window", False):
+        raise ModelError(
+            f"layers of kind {', '.join(sorted(kinds)) or 'sliding window'}: only causal attention over all that "
+            "stands before is supported, since a shared prefix is attended to whole"
+        )
+    found = {name for name, _ in layer.named_modules() if name.count(".") == 1 or name.endswith("norm")}
+    found -= {"mlp.act_fn"}
+    if not found >= set(PARTS) or config.hidden_act != "silu":
+        lacking = sorted(set(PARTS) - found) or [f"activation silu (it has {config.hidden_act})"]
+        raise ModelError(f"a decoder without {', '.join(lacking)} is none of the supported families'")
+    if unknown := sorted(name for name in found - set(PARTS) if "lora" not in name):
+        raise ModelError(f"a decoder with {', '.join(unknown)} is none of the supported families'")

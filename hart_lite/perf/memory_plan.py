@@ -1,0 +1,273 @@
+"""Will it fit? Peak memory, tokens and FLOPs of a recipe, from its numbers alone: no download, no model, no card.
+
+A plan is a list of moments, each with all that is held then; the peak is the largest. Two cases are planned: `worst`,
+in which every image fills its budget, every turn runs to its longest and every sample names `max_boxes` crops that no
+other names; and `typical`, the same with one box a sample.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from hart_lite.config.limits import ENCODE_TOKENS, FEED_TOKENS
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage, SFTStage
+from hart_lite.perf.memory_model import Cost
+from hart_lite.perf.model_sizes import Dimensions
+
+GIB = 2**30
+TEXT_TOKENS = 200  # of a prompt: chat template, instruction, question with its choices
+CARDS = (12, 16, 24, 40, 48, 80)  # GB as sold
+# The CUDA context with its kernels takes about half of this and memory the allocator cannot place the rest. Cards also
+# report less than their name in GiB, so a GB is taken as 10^9 bytes.
+RESERVE = 1.0 * GIB
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Tokens of one turn: a prompt's `shared` part, what a sample adds of its `own` to it, and what it samples."""
+
+    name: str
+    shared: int
+    own: int
+    sampled: int
+
+    def __len__(self) -> int:
+        return self.shared + self.own + self.sampled
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is held at one time, in bytes."""
+
+    name: str
+    weights: int
+    adapters: int
+    optimizer: int
+    kv: int = 0
+    features: int = 0
+    activations: int = 0
+    logits: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(value for name, value in vars(self).items() if name != "name")
+
+
+@dataclass(frozen=True)
+class Step:
+    """Work of one RL step: tokens packed, the same without shared prefixes, and floating point operations."""
+
+    stage: str
+    sampled: int
+    packed: int
+    unshared: int
+    rollout_flops: int
+    update_flops: int
+    update_flops_unshared: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    moments: tuple[Moment, ...]
+    steps: tuple[Step, ...]
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def largest(self) -> Moment:
+        return max(self.moments, key=lambda moment: moment.total)
+
+    @property
+    def peak(self) -> int:
+        """Bytes."""
+        return self.largest.total
+
+
+def usable(card: int) -> int:
+    """Bytes of a card of so many GB that tensors may take."""
+    return round(card * 10**9 - RESERVE)
+
+
+def plan(recipe: Recipe, dims: Dimensions, boxes: int | None = None) -> Plan:
+    """The plan with so many boxes a sample; None: the worst case, `max_boxes`."""
+    case = _Case(recipe, dims, boxes or recipe.rollout.max_boxes)
+    moments, steps, problems = case.evaluation(), [], case.small_budgets()
+    for index, stage in enumerate(recipe.stages):
+        name = f"{index + 1}-{stage.kind}"
+        if isinstance(stage, SFTStage):
+            moments += case.sft(name, stage)
+            continue
+        moments += case.rl(name, stage)
+        steps.append(case.step(name, stage))
+        longest = max(map(len, case.sequences(stage)))
+        if longest > stage.tokens_per_pack:
+            problems.append(
+                f"these budgets allow a sequence of {longest} tokens, and stages.{index}.tokens_per_pack is "
+                f"{stage.tokens_per_pack}: training would stop there; raise it, or lower pixels or max_tokens_*"
+            )
+    return Plan(tuple(moments), tuple(steps), tuple(problems))
+
+
+def kv_tokens(turn: Turn, questions: int, samples: int) -> int:
+    """Tokens in the rollout's cache: a question's prompt once, and for every sample room for what only it has."""
+    return questions * turn.shared + questions * samples * (turn.own + turn.sampled)
+
+
+class _Case:
+    """A recipe with a number of boxes for every sample."""
+
+    def __init__(self, recipe: Recipe, dims: Dimensions, boxes: int) -> None:
+        self.recipe, self.dims, self.cost = recipe, dims, Cost(dims, recipe.model)
+        vision, pixels = dims.vision, recipe.pixels
+        self.full = vision.tokens(pixels.full)
+        self.crops = boxes * vision.tokens(pixels.crop)
+        self.patches_per_token = max(vision.patches_per_token(pixels.full), vision.patches_per_token(pixels.crop))
+        adapters = self.cost.adapters()
+        self.still = {"weights": self.cost.weights(), "adapters": adapters, "optimizer": 2 * adapters}
+        self.training = self.still | {"adapters": 2 * adapters}  # with their gradients
+
+    def small_budgets(self) -> list[str]:
+        """Budgets of pixels in which a family that sees tiles has room for none."""
+        least, pixels = self.dims.vision.least_pixels, self.recipe.pixels
+        budgets = {"full": pixels.full, "crop": pixels.crop}
+        return [
+            f"pixels.{name} is {budget}, and this model is shown {least} pixels at least: training would stop there; "
+            "raise it"
+            for name, budget in budgets.items()
+            if budget < least
+        ]
+
+    # -- tokens ----------------------------------------------------------------------------------------------------
+
+    def turns(self, loop: str) -> list[Turn]:
+        """The prompts of `hart_lite.inference.prompts`, in tokens."""
+        rollout, prompt = self.recipe.rollout, self.full + TEXT_TOKENS
+        if loop == "direct":
+            return [Turn("answer", prompt, 0, rollout.max_tokens_answer)]
+        first = Turn("locate", prompt, 0, rollout.max_tokens_locate)
+        if loop == "hart":
+            return [first, Turn("verify", TEXT_TOKENS, self.crops, rollout.max_tokens_answer)]
+        again = first.sampled + max(self.crops, self.full) + TEXT_TOKENS  # without a valid box mgpo repeats the image
+        return [first, Turn("verify", prompt, again, rollout.max_tokens_answer)]
+
+    def sequences(self, stage: RLStage) -> list[Turn]:
+        """The turns that the update trains on. In one conversation the second holds the first."""
+        loop = stage.loop or self.recipe.loop
+        turns = self.turns(loop)
+        if loop == "hart":
+            return [turn for turn in turns if turn.name in self.recipe.train_turns]
+        return turns[-1:]
+
+    def packed(self, stage: RLStage) -> int:
+        """Tokens of a step's packs when nothing is cut: a question's prompt once."""
+        return sum(
+            kv_tokens(turn, stage.questions_per_step, self.recipe.rollout.samples) for turn in self.sequences(stage)
+        )
+
+    def _patches(self, image_tokens: int) -> float:
+        return image_tokens * self.patches_per_token
+
+    # -- moments ---------------------------------------------------------------------------------------------------
+
+    def rl(self, name: str, stage: RLStage) -> list[Moment]:
+        loop, samples = stage.loop or self.recipe.loop, self.recipe.rollout.samples
+        questions = stage.questions_per_step
+        images = questions * self.full + (loop != "direct") * questions * samples * self.crops
+        features = self.cost.features(images)
+        moments = self._encode(f"{name}: see images", features, min(images, max(ENCODE_TOKENS, self.full)))
+        for turn in self.turns(loop):
+            moments += self._turn(name, turn, questions, samples, features)
+        return moments + self._update(name, stage, features)
+
+    def _encode(self, name: str, features: int, image_tokens: int) -> list[Moment]:
+        encoding = self.cost.encoding(self._patches(image_tokens))
+        return [Moment(name, **self.still, features=features, activations=encoding)]
+
+    def _turn(self, name: str, turn: Turn, questions: int, samples: int, features: int) -> list[Moment]:
+        """One batch under the rollout's budget of tokens is held at a time, or one row that is longer. Of the prompts'
+        trie the shared parts or all samples' own parts are one level, which is read in slices."""
+        cost, rows = self.cost, questions * samples
+        whole = kv_tokens(turn, questions, samples)
+        batch = min(1, max(self.recipe.rollout.tokens_per_batch, len(turn)) / whole)
+        level = math.ceil(batch * (rows * turn.own or questions * turn.shared))
+        fed = min(level, max(FEED_TOKENS, turn.own or turn.shared))
+        read = math.ceil(batch * (whole - rows * turn.sampled))
+        kept = {**self.still, "features": features}
+        reading = cost.reading(fed, turn.shared + turn.own) + cost.features(fed)
+        drawing = cost.drawing(math.ceil(batch * rows))
+        return [
+            Moment(f"{name}: read for {turn.name}", **kept, kv=cost.kv(read), activations=reading),
+            Moment(f"{name}: sample {turn.name}", **kept, kv=cost.kv(math.ceil(batch * whole)), logits=drawing),
+        ]
+
+    def _update(self, name: str, stage: RLStage, features: int) -> list[Moment]:
+        """The reference pass, then the two heights of the update: at the head, and inside the last layer."""
+        tokens = min(stage.tokens_per_pack, self.packed(stage))
+        all_sampled = sum(turn.sampled for turn in self.sequences(stage))
+        sampled = min(tokens, stage.questions_per_step * self.recipe.rollout.samples * all_sampled)
+        if {"vision", "projector"} & set(self.recipe.model.lora.parts):
+            features *= (
+                2  # other ones than the rollout's, which stay: the base's in the reference, the graph's after it
+            )
+        moments = self._backward(name, tokens, tokens, sampled, features, self.cost.tower_kept(self._patches(tokens)))
+        if self.recipe.beta:
+            reading = self.cost.reading(tokens, tokens, adapters=False)
+            moments.insert(0, Moment(f"{name}: reference", **self.still, features=features, activations=reading))
+        return moments
+
+    def _backward(self, name: str, tokens: int, row: int, sampled: int, features: int, tower: int = 0) -> list[Moment]:
+        cost = self.cost
+        kept = cost.kept(tokens, row) + cost.around(tokens, row, sampled) + tower
+        at_head, in_layer = cost.head_backward(tokens, sampled), cost.layer_backward(tokens, row)
+        held = {**self.training, "features": features}
+        logits = cost.logits(sampled)
+        return [
+            Moment(f"{name}: update, at the head", **held, activations=kept + at_head, logits=logits),
+            Moment(f"{name}: update, in a layer", **held, activations=kept + in_layer),
+        ]
+
+    def sft(self, name: str, stage: SFTStage) -> list[Moment]:
+        """A pack for each micro-batch, of rows that have nothing in common, with the features of its images."""
+        rows = stage.micro_batch_size
+        images = self.full + (self.crops if stage.context == "full+crops" else 0)
+        said = self.recipe.rollout.max_tokens_locate  # of rows that repeat a first turn, which see no crops
+        row = max(images + TEXT_TOKENS, self.full + TEXT_TOKENS + said)
+        features = self.cost.features(rows * images)
+        seen = self._encode(f"{name}: see images", features, min(rows * images, max(ENCODE_TOKENS, self.full)))
+        tower = self.cost.tower_kept(self._patches(rows * images))
+        return seen + self._backward(name, rows * row, row, rows * said, features, tower)
+
+    def evaluation(self) -> list[Moment]:
+        """One greedy sample a question; the widest prompt is the image with its crops."""
+        batch, rollout = self.recipe.evaluate.batch_size, self.recipe.rollout
+        shown = self.full + self.crops if "full+crops" in self.recipe.evaluate.modes else max(self.full, self.crops)
+        turn = Turn("answers", shown + TEXT_TOKENS, 0, max(rollout.max_tokens_locate, rollout.max_tokens_answer))
+        return self._turn("evaluation", turn, batch, 1, self.cost.features(batch * (self.full + self.crops)))
+
+    # -- work ------------------------------------------------------------------------------------------------------
+
+    def step(self, name: str, stage: RLStage) -> Step:
+        """FLOPs of the linears, two for a weight and token; attention's own products are left out."""
+        questions, samples = stage.questions_per_step, self.recipe.rollout.samples
+        sequences, turns = self.sequences(stage), self.turns(stage.loop or self.recipe.loop)
+        packed = self.packed(stage)
+        unshared = questions * samples * sum(map(len, sequences))
+        trained = questions * samples * sum(turn.sampled for turn in sequences)
+        token, head = 2 * self.dims.linears, 2 * self.dims.vocab * self.dims.hidden
+        images = questions * self.full + (len(turns) > 1) * questions * samples * self.crops
+        sampled = questions * samples * sum(turn.sampled for turn in turns)
+        read = sum(kv_tokens(turn, questions, samples) for turn in turns)
+        # Reference, forward and backward; recomputing is one forward more. A frozen base needs no gradient of its own
+        # weights, so that a backward pass costs what a forward pass does. The head is always recomputed.
+        passes = 2 + bool(self.recipe.beta) + self.recipe.model.gradient_checkpointing
+        heads = trained * head * (3 + bool(self.recipe.beta))
+        return Step(
+            stage=name,
+            sampled=sampled,
+            packed=packed,
+            unshared=unshared,
+            rollout_flops=read * token + sampled * head + round(2 * self._patches(images) * self.dims.tower),
+            update_flops=passes * packed * token + heads,
+            update_flops_unshared=passes * unshared * token + heads,
+        )

@@ -1,0 +1,146 @@
+"""The sizes of a model, from its config.json or from the table of published ones, and what follows from them.
+
+Plain arithmetic: nothing is downloaded and no model is built.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hart_lite.config.resources import EMBEDDED
+from hart_lite.errors import HartError
+from hart_lite.perf.vision_sizes import InternVit, Siglip, Tower, Vision
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """The language model's sizes, with its vision tower's."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocab: int
+    tied: bool = False
+    vision: Tower = field(default_factory=Vision)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def kv_width(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    # -- parameters ------------------------------------------------------------------------------------------------
+
+    @property
+    def layer_linears(self) -> tuple[tuple[int, int], ...]:
+        """(in, out) of the linears of one language layer: q, k, v, o, gate, up, down."""
+        h, kv, wide = self.hidden, self.kv_width, self.intermediate
+        return (h, h), (h, kv), (h, kv), (h, h), (h, wide), (h, wide), (wide, h)
+
+    @property
+    def linears(self) -> int:
+        """Weights of all language layers' linears: what nf4 stores in 4 bits."""
+        return self.layers * sum(a * b for a, b in self.layer_linears)
+
+    @property
+    def words(self) -> int:
+        """Embedding and head."""
+        return self.vocab * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def small(self) -> int:
+        """Biases and norms of the language model."""
+        return self.layers * (3 * self.hidden + 2 * self.kv_width) + self.hidden
+
+    @property
+    def tower(self) -> int:
+        """With the projector."""
+        return self.vision.parameters(self.hidden)
+
+    @property
+    def parameters(self) -> int:
+        return self.linears + self.words + self.small + self.tower
+
+    def adapters(self, r: int, parts: list[str]) -> int:
+        """Parameters of LoRA adapters of rank r."""
+        sides = self.vision.adapter_sides(parts, self.hidden)
+        if "language" in parts:
+            sides += self.layers * sum(a + b for a, b in self.layer_linears)
+        return r * sides
+
+    # -- where they come from --------------------------------------------------------------------------------------
+
+    @classmethod
+    def of(cls, base: str, revision: str | None = None) -> Dimensions:
+        """Of `embedded`, a folder with config.json, a published model, or a Hub id whose config is cached.
+
+        Raises `HartError` when they are known nowhere on this machine, or are of no family.
+        """
+        if base in PUBLISHED:
+            return PUBLISHED[base]
+        file = _config_file(base, revision)
+        try:
+            return cls._read(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise HartError(f"{file} is no config of a Qwen2.5-VL, InternVL3 or LLaVA-OneVision: {error!r}") from error
+
+    @classmethod
+    def _read(cls, config: dict) -> Dimensions:
+        kind = config["model_type"]
+        if kind not in TOWERS:
+            raise ValueError(f"model_type is {kind!r}, supported are {', '.join(TOWERS)}")
+        text = config.get("text_config", config)  # older files of Qwen2.5-VL keep the text's outside
+        return cls(
+            hidden=text["hidden_size"],
+            layers=text["num_hidden_layers"],
+            heads=text["num_attention_heads"],
+            kv_heads=text["num_key_value_heads"],
+            intermediate=text["intermediate_size"],
+            vocab=text["vocab_size"],
+            # Around a Qwen2 the language model's own word counts: the wrapper's may be a default of the library.
+            tied=(config if kind == "qwen2_5_vl" else text).get("tie_word_embeddings", False),
+            vision=TOWERS[kind](config),
+        )
+
+
+TOWERS: dict[str, Callable[[dict], Tower]] = {
+    "qwen2_5_vl": lambda config: Vision.read(config["vision_config"]),
+    "internvl": lambda config: InternVit.read(config["vision_config"], config.get("downsample_ratio", 0.5)),
+    "llava_onevision": lambda config: Siglip.read(
+        config["vision_config"], config.get("image_grid_pinpoints"), config.get("vision_aspect_ratio", "anyres_max_9")
+    ),
+}
+_LARGE = InternVit(45, 3200, 12800, 25, qkv_bias=False, qk_norm=True, rms_norm=True)  # InternViT-6B
+PUBLISHED = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": Dimensions(2048, 36, 16, 2, 11008, 151936, tied=True),
+    "Qwen/Qwen2.5-VL-7B-Instruct": Dimensions(3584, 28, 28, 4, 18944, 152064),
+    "Qwen/Qwen2.5-VL-32B-Instruct": Dimensions(5120, 64, 40, 8, 27648, 152064, vision=Vision(intermediate=3456)),
+    "Qwen/Qwen2.5-VL-72B-Instruct": Dimensions(8192, 80, 64, 8, 29568, 152064, vision=Vision(intermediate=3456)),
+    "OpenGVLab/InternVL3-8B-hf": Dimensions(3584, 28, 28, 4, 18944, 151674, vision=InternVit()),
+    "OpenGVLab/InternVL3-38B-hf": Dimensions(5120, 64, 40, 8, 27648, 151674, vision=_LARGE),
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": Dimensions(3584, 28, 28, 4, 18944, 152128, vision=Siglip()),
+    "llava-hf/llava-onevision-qwen2-72b-ov-hf": Dimensions(8192, 80, 64, 8, 29568, 152128, vision=Siglip()),
+}
+
+
+def _config_file(base: str, revision: str | None) -> Path:
+    folder = EMBEDDED if base == "embedded" else Path(base)
+    if folder.is_dir():
+        return folder / "config.json"
+    if base.count("/") == 1:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(base, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
+    raise HartError(
+        f"the sizes of base {base!r} are not known here, and plan downloads nothing: put its config.json in a folder "
+        f"and give that (model.base=FOLDER), or name one of embedded, {', '.join(PUBLISHED)}"
+    )

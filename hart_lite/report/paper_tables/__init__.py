@@ -1,0 +1,1 @@
+"""The paper's tables, with rows of one's own beside the published ones."""

@@ -1,0 +1,1 @@
+"""AP-GRPO as pure functions: advantages, weights, losses, and its form for TRL."""

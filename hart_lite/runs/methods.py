@@ -1,0 +1,44 @@
+"""How a model in a run directory was made, in the words of the paper's tables."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage
+from hart_lite.runs.layout import is_run, read_recipe
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a model of ours was made: "AP-GRPO + SFT", its k, and whether the closed loop took part."""
+
+    method: str
+    k: float | None
+    hart: bool
+
+
+def trained(model: str) -> Trained | None:
+    """What the recipe says of a model in a run directory: the stages up to it. None for a model from elsewhere."""
+    place = Path(model)
+    run = next((folder for folder in (place, *place.parents[:3]) if is_run(folder)), None)
+    if run is None or not place.exists():  # a Hub id has a parent, too: the folder one works in
+        return None
+    recipe = read_recipe(run)
+    stage = re.match(r"stages/(\d+)-", place.relative_to(run).as_posix())
+    stages = recipe.stages[: int(stage[1]) if stage else None]
+    rl = [stage for stage in stages if isinstance(stage, RLStage)]
+    weighted = any((stage.objective or recipe.objective) == "ap_grpo" for stage in rl)
+    return Trained(
+        " + ".join(rl_method(recipe, stage) if isinstance(stage, RLStage) else "SFT" for stage in stages),
+        recipe.k if weighted else None,
+        any((stage.loop or recipe.loop) == "hart" for stage in rl),
+    )
+
+
+def rl_method(recipe: Recipe, stage: RLStage) -> str:
+    loop, objective = stage.loop or recipe.loop, stage.objective or recipe.objective
+    usual = {("hart", "ap_grpo"): "AP-GRPO", ("mgpo", "grpo"): "MGPO", ("direct", "grpo"): "GRPO"}
+    return usual.get((loop, objective), f"{objective} in the loop {loop}")

@@ -1,0 +1,1 @@
+"""The stages of a recipe: RL, SFT, and everything around a step."""

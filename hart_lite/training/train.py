@@ -1,0 +1,231 @@
+"""The stages of a recipe, in order, in a run directory (`hart_lite.runs.layout`) that holds everything it took and
+everything that came out."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+
+from hart_lite.config.environment import check_machine
+from hart_lite.config.schema import Recipe
+from hart_lite.config.sections import RLStage, SFTStage
+from hart_lite.errors import HartError
+from hart_lite.inference.load import recipe_model
+from hart_lite.inference.rollout import Runner
+from hart_lite.models.fingerprint import fingerprint
+from hart_lite.models.loading import load_policy
+from hart_lite.rl.rewards import Reward, load_reward, with_rewards
+from hart_lite.runs.checkpoints import newest_checkpoint, step_of
+from hart_lite.runs.layout import ADAPTER, BEFORE, METRICS, ROLLOUTS, STAGES
+from hart_lite.runs.metrics_file import rewind_metrics
+from hart_lite.runs.run_dir import held_run, open_run, save_adapter
+from hart_lite.runs.splits import Splits, load_splits
+from hart_lite.training.callbacks import AtSteps, LiveProgress, MetricsFile, StopAfterStep, highest_of_all
+from hart_lite.training.checkpointing import train_from
+from hart_lite.training.evaluation import RunEvaluator, failed_before_training, summarise
+from hart_lite.training.failures import translate_errors
+from hart_lite.training.rl_trainer import RLTrainer
+from hart_lite.training.sample_tracking import SampleTracker, quarters, select_tracked
+from hart_lite.training.sft_data import SFTRows, locate_once
+from hart_lite.training.sft_trainer import SFTStageTrainer, sft_steps
+from hart_lite.training.signals import Stop
+from hart_lite.training.step_trainer import StepTrainer
+from hart_lite.types import Example
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    recipe: Recipe, resume: bool = False, max_minutes: float | None = None, reward: Reward | None = None
+) -> dict[str, dict]:
+    """Run all stages; returns the summary {name of evaluation: figures}. `reward` stands in for the recipe's.
+
+    Everything that can be wrong with recipe, machine and data is said before the model is loaded. Raises `Stopped`
+    after Ctrl-C, SIGTERM or `max_minutes`, with what was done saved, and `HartError` where the run cannot go on.
+    """
+    check_machine(recipe)
+    reward = reward or load_reward(recipe.reward)
+    splits = load_splits(recipe)
+    run = recipe.run_dir
+    processes = PartialState(cpu=recipe.model.device == "cpu")
+    stop = Stop(run, max_minutes, highest_of_all if processes.num_processes > 1 else None)
+    stages = [Stage(recipe, index, run, stop) for index in range(len(recipe.stages))]
+    for stage in stages:
+        stage.check(splits)
+    with stop, held_run(run, recipe, resume), translate_errors(run, splits):
+        return _train(recipe, splits, stages, stop, reward)
+
+
+def _train(recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop, reward: Reward) -> dict[str, dict]:
+    processes, run = PartialState(), recipe.run_dir
+    done = [stage for stage in stages if stage.done]
+    policy = load_policy(recipe.model, done[-1].adapter if done else None, recipe.seed)
+    model = recipe_model(recipe.model.base, policy, recipe, {"base": fingerprint(policy.family)})
+    runner = Runner(
+        model, partial(with_rewards, reward, recipe.reward_timeout, recipe.reward_workers), recipe.train_turns
+    )
+    with processes.main_process_first():
+        open_run(run, recipe, policy.family, str(policy.device))
+    evaluator = RunEvaluator(run, recipe, model, splits.eval)
+    if not done:
+        evaluator.evaluate(BEFORE, recipe.model.base)
+    asked = splits.eval or splits.rl or splits.sft
+    chosen = select_tracked(asked, recipe.evaluate.watch, failed_before_training(run))
+    tracker = SampleTracker(run, runner, chosen, held_out=bool(splits.eval))
+    if not done:
+        tracker.record(BEFORE)
+    for stage in stages:
+        stop.check()
+        if not stage.done:
+            stage.run_on(runner, splits, evaluator, tracker)
+        if stage not in done[:-1]:  # after those the policy was another one
+            evaluator.evaluate(f"after-{stage.name}", str(stage.adapter))
+            tracker.record(f"after-{stage.name}")
+    save_adapter(policy, run / ADAPTER)
+    with processes.main_process_first():
+        return summarise(run, [BEFORE, *(f"after-{stage.name}" for stage in stages)])
+
+
+class Stage:
+    """One stage of a recipe and its folder in the run directory."""
+
+    def __init__(self, recipe: Recipe, index: int, run: Path, stop: Stop | None = None) -> None:
+        self.recipe, self.spec, self.run, self.index = recipe, recipe.stages[index], run, index
+        self.stop = stop or Stop(run)
+        self.name = f"{index + 1}-{self.spec.kind}"
+        self.folder = run / STAGES / self.name
+        self.adapter = self.folder / ADAPTER
+
+    @property
+    def done(self) -> bool:
+        return self.adapter.is_dir()
+
+    def _examples(self, splits: Splits) -> list[Example]:
+        return splits.rl if isinstance(self.spec, RLStage) else splits.sft
+
+    def check(self, splits: Splits) -> None:
+        if not self._examples(splits):
+            raise HartError(
+                f"stage {self.name} has no questions: data.rl_size = {self.recipe.data.rl_size} left none for it "
+                "(questions on one image stay together); lower data.rl_size, or give data.sft"
+            )
+        processes = PartialState().num_processes
+        if isinstance(self.spec, RLStage) and self.spec.questions_per_step % processes:
+            raise HartError(
+                f"stage {self.name}: questions_per_step does not divide by {processes} processes; make it a multiple"
+            )
+
+    def run_on(self, runner: Runner, splits: Splits, evaluator: RunEvaluator, tracker: SampleTracker) -> None:
+        """Train, from the newest checkpoint where there is one, and save the adapter."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        trainer = self.trainer(runner, self._examples(splits), evaluator)
+        if isinstance(self.spec, RLStage):
+            at = quarters(self.spec.steps)
+            trainer.add_callback(AtSteps(at.__contains__, lambda n: tracker.record(self._during(n)), self.stop))
+        processes = PartialState()
+        with processes.main_process_first():  # it clears away what is damaged
+            checkpoint = newest_checkpoint(self.folder)
+        step = step_of(checkpoint) if checkpoint else 0
+        if processes.is_main_process:
+            rewind_metrics(self.run / METRICS, self.name, step)
+        if checkpoint:
+            log.info("stage %s continues from step %d", self.name, step)
+        for unwanted in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(unwanted)
+        with self.stop.noting(), closing(self.live):
+            train_from(trainer, checkpoint)
+            if trainer.state.global_step < trainer.state.max_steps:
+                self.stop.check()
+            save_adapter(runner.policy, self.adapter)
+
+    def trainer(self, runner: Runner, examples: Sequence[Example], evaluator: RunEvaluator | None) -> StepTrainer:
+        """The stage's trainer with its callbacks; an evaluator is needed where the recipe evaluates along the way."""
+        make = self._rl_trainer if isinstance(self.spec, RLStage) else self._sft_trainer
+        trainer = make(runner, examples)
+        trainer.add_callback(MetricsFile(self.run / METRICS, self.name))
+        self.live = LiveProgress(self.name, _live_metrics)
+        trainer.add_callback(self.live)
+        trainer.add_callback(StopAfterStep(self.stop))  # first: after it, what is due is left to the resumed run
+        every = self.recipe.evaluate.every
+        if every:
+            evaluate = partial(self._evaluate, evaluator)
+            trainer.add_callback(AtSteps(lambda step: step % every == 0, evaluate, self.stop))
+        return trainer
+
+    def _during(self, step: int) -> str:
+        return f"during-{self.name}-{step:05d}"
+
+    def _evaluate(self, evaluator: RunEvaluator, step: int) -> None:
+        evaluator.evaluate(self._during(step), f"{self.folder}, step {step}")
+
+    def _rl_trainer(self, runner: Runner, examples: Sequence[Example]) -> RLTrainer:
+        spec: RLStage = self.spec
+        folder = self.folder / ROLLOUTS
+        return RLTrainer(runner, examples, self.recipe, spec, self._arguments(spec.steps), folder, self.index)
+
+    def _sft_trainer(self, runner: Runner, examples: Sequence[Example]) -> SFTStageTrainer:
+        spec: SFTStage = self.spec
+        batch = self.recipe.evaluate.batch_size
+        if spec.steps:  # no more than the stage will read
+            order = sorted(examples, key=lambda e: e.id)
+            examples = random.Random(self.recipe.seed).sample(order, min(spec.steps * spec.batch_size, len(order)))
+        with PartialState().main_process_first():
+            found = locate_once(runner, examples, self.folder / "located.json", batch)
+        rows = SFTRows(runner, examples, found, spec, self.recipe.seed)
+        args = self._arguments(sft_steps(len(rows), spec))
+        return SFTStageTrainer(runner, rows, spec, args, self.index)
+
+    def _arguments(self, steps: int) -> TrainingArguments:
+        spec = self.spec
+        return TrainingArguments(
+            max_steps=steps,
+            output_dir=str(self.folder),
+            learning_rate=spec.lr,
+            lr_scheduler_type=spec.lr_scheduler,
+            warmup_steps=spec.warmup_steps,
+            weight_decay=spec.weight_decay,
+            max_grad_norm=spec.max_grad_norm,
+            save_strategy="steps" if spec.save_every else "no",
+            save_steps=spec.save_every or 1,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            report_to=list(self.recipe.report_to) or "none",
+            run_name=f"{self.recipe.name}-{self.name}",
+            seed=self.recipe.seed,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+            use_cpu=self.recipe.model.device == "cpu",
+            # The policy computes in the precision it was loaded in, and checkpointing is switched on in its model.
+            bf16=False,
+            fp16=False,
+            gradient_checkpointing=False,
+        )
+
+
+def _live_metrics(logs: dict) -> dict[str, str]:
+    """What the progress bar shows of a step of either kind of stage, the most important first."""
+    names = {
+        "reward": "reward",
+        "valid_box": "valid",
+        "coverage": "cover",
+        "flat_groups": "flat",
+        "kl": "kl",
+        "loss": "loss",
+        "mean_token_accuracy": "tokens right",
+        "peak_memory_gib": "GiB",
+        "tokens_per_second": "tok/s",
+        "tokens_locate": "tok1",
+        "tokens_verify": "tok2",
+        "seconds_rollout": "roll s",
+        "seconds_reference": "ref s",
+        "seconds_update": "upd s",
+    }
+    return {short: f"{logs[name]:.3g}" for name, short in names.items() if name in logs}

@@ -1,0 +1,1 @@
+"""What the documentation says of reliability, checked by trying to break it: `make reliability`."""

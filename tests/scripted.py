@@ -1,0 +1,48 @@
+"""Runners whose model says what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hart_lite.config.sections import PixelBudgets, Rollout
+from hart_lite.inference.engine import Decoding
+from hart_lite.inference.load import OpenModel
+from hart_lite.inference.local_engine import LocalEngine
+from hart_lite.inference.protocols import hart
+from hart_lite.inference.rollout import Runner, graded
+from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.policy import Policy
+from hart_lite.types import Example, Tokens, Trajectory
+
+PIXELS = PixelBudgets(full=16 * 784, crop=4 * 784, min=784)
+PROTOCOLS = {"hart": hart.crops, "mgpo": hart.keep_image, "direct": hart.full, "full+crops": hart.full_and_crops}
+SAMPLED = Decoding(temperature=1.0)  # greedily, questions that are alike are answered once
+
+
+@dataclass
+class Script:
+    """Stands in for `generate`: the responses of each call; None: what the real model says."""
+
+    responses: list[list[str] | None]
+    calls: list[tuple[list[Tokens], Sampling]] = field(default_factory=list)
+
+    def __call__(self, policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
+        texts = self.responses[len(self.calls)]
+        self.calls.append((list(prompts), sampling))
+        if texts is None:
+            return generate(policy, prompts, sampling)
+        return [policy.family.response_ids(text) for _, text in zip(prompts, texts, strict=True)]
+
+
+def runner(policy: Policy, *script, train=("locate", "verify"), pixels=PIXELS, rewarded=graded, **settings) -> Runner:
+    """On the tiny model; with a script, on one that follows it."""
+    rollout = Rollout(**settings)
+    stand_in = {"generate": Script(list(script))} if script else {}
+    engine = LocalEngine(policy, rollout.tokens_per_batch, 8, **stand_in)
+    return Runner(OpenModel("tiny", engine, policy.family.name, {}, pixels, rollout), rewarded, train)
+
+
+def play(run: Runner, examples: Sequence[Example], way: str, decoding: Decoding = SAMPLED) -> list[Trajectory]:
+    """One trajectory with its reward for each example."""
+    return run.rewarded(examples, run.run(examples, PROTOCOLS[way], decoding))
