@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -20,14 +21,14 @@ def record(work: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.
     Raises `ModelError` where the card or a library cannot be recorded.
     """
     current = torch.cuda.current_stream()
-    aside, pool = _aside(current.device_index)
-    aside.wait_stream(current)
-    with torch.cuda.stream(aside):
+    room = _room(current.device_index)
+    room.stream.wait_stream(current)
+    with torch.cuda.stream(room.stream):
         work()
-    current.wait_stream(aside)
+    current.wait_stream(room.stream)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, pool=pool, stream=aside):
+        with torch.cuda.graph(graph, pool=room.pool, stream=room.stream):
             out = work()
     except RuntimeError as error:
         if ran_out(error):
@@ -35,10 +36,21 @@ def record(work: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.
         raise ModelError(
             f"the pass of a token cannot be recorded as a CUDA graph here: {error}; set rollout.cuda_graph=false"
         ) from error
+    room.last = graph
     return graph.replay, out
 
 
+@dataclass
+class _Room:
+    """The stream and the memory of all recordings: every other stream would get a workspace of cuBLAS for good. A pool
+    whose graphs are all gone cannot be recorded into again (torch's allocator asserts that it is in use), so the last
+    graph stays until another takes its place."""
+
+    stream: torch.cuda.Stream
+    pool: tuple[int, int]
+    last: torch.cuda.CUDAGraph | None = None
+
+
 @lru_cache
-def _aside(device: int) -> tuple[torch.cuda.Stream, tuple[int, int]]:
-    """The stream and the memory of all recordings: every other stream would get a workspace of cuBLAS for good."""
-    return torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+def _room(device: int) -> _Room:
+    return _Room(torch.cuda.Stream(device), torch.cuda.graph_pool_handle())
