@@ -84,6 +84,12 @@ BAD = {
     "no answer": ({k: v for k, v in GOOD.items() if k != "answer"}, "no answer"),
     "answer null": (GOOD | {"answer": None}, "no answer"),
     "a number as answer": (GOOD | {"answer": 4}, r'answer: 4 given; text is allowed \(in quotes: "4"\)'),
+    "an answer that is a thought cut off": (
+        {"image": "a.png", "question": "?", "answer": "<think>a sign"}, "answer: '<think>a sign' given; nothing can be"),
+    "an answer in an empty tag": (
+        {"image": "a.png", "question": "?", "answer": "<answer> </answer>"}, "so that no response would be right"),
+    "an answer that says nothing": (
+        {"image": "a.png", "question": "?", "answer": "I am not sure."}, "give the answer alone, as text"),
     "no question": ({k: v for k, v in GOOD.items() if k != "question"}, "no question"),
     "an empty question": (GOOD | {"question": "  "}, "question: '  ' is empty"),
     "a letter beyond the choices": (GOOD | {"answer": "D"}, "'D' is not one of the choices: A='cat'"),

@@ -15,7 +15,7 @@ from typing import Any
 from hart_lite.data.images import ImageFile
 from hart_lite.data.rows import FIELDS, MAX_PATH, ImageCell, Row, Source, nearest, read_mme_realworld, read_rows
 from hart_lite.errors import DataError, HartError
-from hart_lite.grading import answer_letter
+from hart_lite.grading import answer_letter, check_answer
 from hart_lite.types import Box, Example, ImageSource
 from hart_lite.utils.text import cut, shown
 
@@ -138,6 +138,8 @@ class _RowCheck:
         question = _text(fields, "question")
         choices = _choices(fields.get("choices", []))
         answer = _text(fields, "answer")
+        if not choices:
+            check_answer(answer)
         images = self._images(fields, row)
         example = Example(
             id=self._id(fields.get("id", row.default_id), row.where),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hart_lite.errors import HartError
+from hart_lite.errors import DataError, HartError
 from hart_lite.grading.choices import choice_lines, exact, labelled, letters_of, unlabelled
 from hart_lite.grading.free_text import read_text, same
 from hart_lite.grading.markup import answer_part, compatible, finals, settled
@@ -76,9 +76,9 @@ def answer_letter(answer: str, choices: Sequence[str]) -> str:
 
 
 def check_answer(answer: str, choices: Sequence[str] = ()) -> None:
-    """Raises `HartError` for a row's answer that no response can match, not even the answer itself."""
+    """Raises `DataError` for a row's answer that no response can match, not even the answer itself."""
     if not grade(answer, answer, choices):
-        raise HartError(
+        raise DataError(
             f"answer: {shown(answer)} given; nothing can be read from it, so that no response would be right: give the "
             "answer alone, as text"
         )
