@@ -100,13 +100,13 @@ RULES = (
     _rule(Standing.ANNOUNCED, "", r"[fO]*h(?![fO]*m)"),
     # stated
     _rule(Standing.STATED, "[iIv][fOrtlXv]{0,5}"),
-    _rule(Standing.STATED, "[kltV][fO:,]{0,3}|m[f,]*b[fO]*|d[,f]*"),
+    _rule(Standing.STATED, "[kltV][fO:,]{0,3}|m[f,]*b[fOp]*|d[,f]*"),
     _rule(Standing.STATED, r"[XzU][,\-:fO.]{0,3}"),
     _rule(
         Standing.STATED, "", r"[fO]*k|[fO]*i[flOr]{0,5}k|f*i(?:$|[.,;])|[fO]*l(?:$|[iIk])|[,(]?[cn][fOtl]{0,4}m|[,(]?c"
     ),
     _rule(Standing.STATED, "", r"[xpf]{1,8}[iIfp]{0,3}[hk]"),
-    _rule(Standing.STATED, r"(?:^|[,b:\-(])[fOtlsrY]{0,5}", "$"),
+    _rule(Standing.STATED, r"(?:^|[,b:\-(])[fOtlsrY]{0,5}", "f?$"),
     _rule(Standing.PASSED, "p[fO]*"),
 )
 

@@ -19,6 +19,7 @@ AGAINST = (Standing.DENIED, Standing.DOUBTED)
 _BOUND = re.compile(r"[.?\n;]")
 _ANNOUNCES = re.compile(r"[NR][fOrRlvtsX,]{0,5}[i:\-]+f?(?!m)")
 _NEUTRAL = frozenset("mOf:,.;\n-()o&")  # signs of a bare list
+_HEADING = re.compile("L[fOI:]*$")
 _ALTERNATIVE = re.compile(r"(?:^|[.\n])o[fOyl,]*$")  # ".. Or B."
 
 
@@ -84,6 +85,8 @@ class _Reading:
         if self.ends[group.last] == "?":
             return Standing.DOUBTED
         before, behind = self._before(group), self._behind(group)
+        if len(group.letters) == len(self.choices) and _HEADING.search(before):
+            return None  # "The choices are (A) .., (B) .."
         if behind[:1] in tuple("iIvnzyk") and before.rstrip("Of").endswith(":") and opens(self.signs, group):
             before = ""  # "Matching the options:" before a list of sentences announces none of them
         standing = grammar.standing(before, behind)

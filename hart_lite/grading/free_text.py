@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from hart_lite.grading.lexer import Signs, lex
-from hart_lite.grading.markup import finals, plain, unwrapped, without_middle
+from hart_lite.grading.markup import finals, joined, plain, unwrapped, without_middle
 from hart_lite.grading.normalise import NUMBER_WORDS, normalise
 from hart_lite.grading.sentences import sentence_end
 from hart_lite.grading.vocabulary import LETTER, NO, YES
@@ -17,6 +17,12 @@ _ANNOUNCES = re.compile(r"(?:[NR](?:[fOrRlvtsX,]{0,5}|[xpfkrV&,(]{1,10}(?=[i:]))
 _DENIED = re.compile(r"[nzwq][fOrRtihv]{0,6}$")
 _ASKED = re.compile(r"[^.?\n]{0,60}\?")
 _REASON = re.compile(r"(?<=[^,;]),?;?j")
+_CONTRAST = re.compile(r",?(?:(?<=,)[&b]?n|[&b]n|c)[fxOpk]{1,6}\.?$")  # ", not red", "rather than red"
+_REMARK = re.compile(r"(\S[^()\n]{0,200}?) ?\(([^()\n]{1,200} [^()\n]{1,200})\)[.!]?")  # "green (on the left)"
+_UNDECIDED = frozenset("noyqzvwu?")
+_INVOLVED = _UNDECIDED | frozenset("ceg&,;:()j")  # signs of a sentence that says more than one thing
+_MOST_SIGNS = 30  # of a sentence that may end with its answer
+_NAMED = re.compile(r"\s*(?:called|named|labell?ed|titled|marked)\s", re.IGNORECASE)
 _JSON = re.compile(r"[\"']((?:[^\"'\\\n]|\\.)*)[\"']\s*[,}\]]|(-?\d[\d.]*)\s*}")
 _QUOTED = re.compile(r"[\"“„«「『]([^\"“”„«»「」『』\n]{1,200})[\"”“»」』]|(?<!\w)['‘]([^'‘’\n]{1,200})['’](?!\w)")
 _SPACED = "A-Za-z\u00c0-\u024f\u0400-\u04ff\\d_"  # letters of scripts that put spaces between words
@@ -36,7 +42,7 @@ def read_text(text: str) -> str | None:
     boxed = finals(text)
     if boxed:
         content = [unwrapped(text[final.start : final.stop]).strip() for final in boxed[-2:]]
-        together = len(boxed) > 1 and not text[boxed[-2].end : boxed[-1].at].strip(" \n,;/|$")
+        together = len(boxed) > 1 and joined(text[boxed[-2].end : boxed[-1].at])
         return None if together and content[0] != content[1] else content[-1] or None
     announced = _announced(text)
     if announced:
@@ -50,7 +56,10 @@ def same(text: str, answer: str) -> bool:
     readings = [reading for reading in _readings(text) if len(reading) <= MOST_CHARACTERS + 2 * len(answer)]
     if any(normalise(reading) in wanted for reading in readings):
         return True
-    return bool(readings) and any(_same_number(readings[0], one) or _same_word(readings[0], one) for one in wanted)
+    if not readings:
+        return False
+    claim = _without_contrast(readings[0])
+    return any(_same_number(claim, one) or _same_word(readings[0], one) for one in wanted)
 
 
 def _readings(text: str) -> Iterator[str]:
@@ -65,13 +74,19 @@ def _readings(text: str) -> Iterator[str]:
     if announced:
         yield announced
         yield _without_reason(announced)
+        yield _without_contrast(announced)
+        yield _without_remark(announced)
         return
     yield text
     if len(text) > MOST_CHARACTERS:
         return
     yield unwrapped(_line_that_stands_out(text))
+    yield _without_remark(read)
     if sentence_end(read) >= len(read.rstrip(" .!。")):
-        yield from _stated(read)
+        claim = _without_contrast(read)
+        yield claim
+        yield _without_reason(claim)
+        yield from _stated(claim)
 
 
 def _signs(text: str) -> Signs:
@@ -109,6 +124,19 @@ def _without_reason(line: str) -> str:
     return line[: signs.starts[reason.start()]] if reason else line
 
 
+def _without_contrast(claim: str) -> str:
+    """What stands before "not .." or "rather than .." at the end of a claim."""
+    signs = _signs(claim)
+    contrast = _CONTRAST.search(signs.symbols)
+    return claim[: signs.starts[contrast.start()]] if contrast else claim
+
+
+def _without_remark(text: str) -> str:
+    """What stands before a remark of several words in brackets; "" where there is none, or where it casts doubt."""
+    match = _REMARK.fullmatch(text.strip())
+    return match[1] if match and _UNDECIDED.isdisjoint(_signs(match[2]).symbols) else ""
+
+
 def _line_that_stands_out(text: str) -> str:
     """A short first line before sentences, or a short last line behind them; "" when neither stands out."""
     found = [line.strip() for line in text.splitlines() if line.strip()]
@@ -125,14 +153,19 @@ def _is_sentence(line: str) -> bool:
 
 
 def _stated(sentence: str) -> Iterator[str]:
-    """What a single sentence says: the one quotation in it, or what stands behind its verb ("The car is blue.")."""
+    """What a single sentence says: the one quotation in it, or its end.
+
+    The end stands behind its verb ("The car is blue."), or behind an article or preposition ("She holds an umbrella.").
+    """
     quoted = [match[1] or match[2] for match in _QUOTED.finditer(sentence)]
     if len(quoted) == 1:
         yield quoted[0]
     signs = _signs(sentence)
-    verbs = [index for index, symbol in enumerate(signs.symbols) if symbol in "iV"]
+    verbs = [index for index, symbol in enumerate(signs.symbols) if symbol in "iIV"]
     if len(verbs) == 1 and not set("n?q") & set(signs.symbols):
-        yield sentence[signs.stops[verbs[0]] :]
+        yield _NAMED.sub("", sentence[signs.stops[verbs[0]] :], count=1)
+    if len(signs.symbols) <= _MOST_SIGNS and _INVOLVED.isdisjoint(signs.symbols):
+        yield from (sentence[stop:] for symbol, stop in zip(signs.symbols, signs.stops, strict=True) if symbol in "fp")
 
 
 def _same_number(claim: str, wanted: str) -> bool:
@@ -140,9 +173,9 @@ def _same_number(claim: str, wanted: str) -> bool:
     if not _PLAIN_NUMBER.fullmatch(wanted) or sentence_end(claim) < len(claim.rstrip(" .!。")):
         return False
     words = claim.casefold()
-    if _DOUBTED_NUMBER.search(words) or (words.isascii() and len(words.split()) < 3):
-        return False
     spelled = _NUMBER_WORDS.findall(words)
+    if _DOUBTED_NUMBER.search(words) or (words.isascii() and len(words.split()) < 3 and not spelled):
+        return False
     found = _NUMBER.findall(words) + spelled
     return len(found) == 1 == len(_DIGITS.findall(words)) + len(spelled) and normalise(found[0]) == wanted
 

@@ -152,6 +152,8 @@ class _Lexer:
                 return end if end > rest else self._word(word[elided.end() :], rest, stop)
             if word.endswith("n't"):
                 return self._add("n", start, stop)
+            if word.endswith("'s") and PHRASES.get(word[:-2], ("",))[0] in ("N", "O"):  # "the answer's C"
+                return self._add("i", self._word(word[:-2], start, stop - 2), stop)
         return self._add("O" if word == self.noun else "x", start, stop)
 
     def _phrase(self, entry: Entry, start: int, stop: int) -> int:

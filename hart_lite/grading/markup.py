@@ -33,6 +33,7 @@ _COMMAND = re.compile(
     r"\\(?:boxed|fbox|framebox|(?:text|math)[a-z]*|emph|underline|bf|rm|left|right|[Bb]ig+[lr]?|quad|qquad|displaystyle"
     r"|large|Large|[()\[\],;:! ])"
 )
+_JOINT = re.compile(r"[\s,;/|&$]*(?:or|and|或|和|oder|und|ou|o|y|e|et|или|и)?[\s,;/|&$]*")  # between two boxes
 _LATEX_WRAPPER = re.compile(r"\\(?:(?:text|math)[a-z]*|emph|underline)\s*\{([^{}]*)\}")
 _BOLD = re.compile(r"(?<!\w)(\*{1,3}|_{2,3}|`{1,3})(?=\S)(.{1,400}?)(?<=\S)\1(?!\w)", re.DOTALL)
 _MATH = re.compile(r"\s*(?:\$\$?([^$]+)\$\$?|\\\((.+)\\\)|\\\[(.+)\\\])\s*", re.DOTALL)
@@ -95,6 +96,11 @@ def finals(text: str) -> list[Final]:
             outer.pop()
         outer.append(final)
     return [final for final in outer if text[final.start : min(final.stop, final.start + 2000)].strip(" \n{}")]
+
+
+def joined(between: str) -> bool:
+    """Whether two boxes with this text between them are two parts of one answer, "A or B"."""
+    return len(between) <= 60 and _JOINT.fullmatch(plain(between)) is not None
 
 
 def _boxes(text: str) -> Iterator[Final]:

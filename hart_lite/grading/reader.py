@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from hart_lite.grading.claims import Claim, Standing
 from hart_lite.grading.collect import collect, short_answer
-from hart_lite.grading.markup import Final, finals, plain
+from hart_lite.grading.markup import Final, finals, joined, plain
 
 UNCLEAR = ""  # several letters at once, or one that is no choice: no answer, and no reason to look for one elsewhere
-_BETWEEN_FINALS = re.compile(r"[\s,;/|&$]*(?:or|and|或|和|oder|und|ou|o|y|e|et|или|и)?[\s,;/|&$]*", re.IGNORECASE)
 
 
 def read_letter(text: str, choices: Sequence[str]) -> str | None:
@@ -26,8 +24,7 @@ def _with_finals(text: str, boxed: Sequence[Final], choices: Sequence[str]) -> s
     """The last box or tag, unless it is asked about, or what follows takes it back."""
     last = boxed[-1]
     letter = _in_final(text, last, choices)
-    joined = len(boxed) > 1 and _BETWEEN_FINALS.fullmatch(text, boxed[-2].end, last.at)
-    if joined and _in_final(text, boxed[-2], choices) != letter:
+    if len(boxed) > 1 and joined(text[boxed[-2].end : last.at]) and _in_final(text, boxed[-2], choices) != letter:
         return UNCLEAR
     if not text[last.end :].strip():
         return letter

@@ -20,6 +20,7 @@ _DIGITS_BEHIND = re.compile(r"[.,/:-]\d|%")
 _TERM_BEHIND = re.compile(  # a number in a formula is no answer
     r"(?: ?[-+*^×÷=] ?|/)(?:[\d\\√]|\(\d)|(?: ?[+*^×÷=] ?|[-/])[a-z]\b(?! ?[.):、-])"
 )
+_ENDS = re.compile(r"[\s.$]*\Z")  # the result of a formula may be one: "5 / 2 = 2.5"
 _TERM_BEFORE = re.compile(
     r"(?:[\d\\√](?: ?[-+*^×÷] ?|/)|\)[-+*^×÷/]|[a-z](?: ?[+*^×÷] ?|[-/])|(?:[\d)]|\b[a-z]{1,2}) ?= ?)$"
 )
@@ -79,6 +80,8 @@ def _bounded(text: str, start: int, stop: int) -> bool:
     if not last.isdigit():
         return True
     in_formula = _TERM_BEHIND.match(text, stop) or _TERM_BEFORE.search(text, max(start - 4, 0), start)
+    if in_formula and text[max(start - 2, 0) : start].endswith(("=", "= ")) and _ENDS.match(text, stop):
+        return True
     return not in_formula and _DIGITS_BEHIND.match(text, stop) is None
 
 
