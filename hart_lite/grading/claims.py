@@ -60,6 +60,7 @@ RULES = (
     # against it, by what stands behind
     _rule(Standing.DENIED, "", r"[fihkrRNO]{0,4}d"),
     _rule(Standing.DENIED, "", r"(?:,(?=f*I)|[:\-(])?[fslOX]*[iIvy]?[fslX]*[iv]?[fp]*w(?!f*O)"),
+    _rule(Standing.DENIED, "", r"[fsO]*[iIX][fslXi]*[rRY][,f]*bf*w"),  # "is the closest, but wrong"
     _rule(Standing.DENIED, "", r"\)f*w(?:[,;.:]|$)"),
     _rule(Standing.DENIED, "", r"[:\-()]f*z(?:[,;bj(]|$)|[fO]*z(?:[,;bj]|$|[ihkvr])"),
     _rule(Standing.DOUBTED, "", r"\)f*z"),
@@ -107,6 +108,7 @@ RULES = (
     ),
     _rule(Standing.STATED, "", r"[xpf]{1,8}[iIfp]{0,3}[hk]"),
     _rule(Standing.STATED, r"(?:^|[,b:\-(])[fOtlsrY]{0,5}", "f?$"),
+    _rule(Standing.STATED, r"(?:^|[,b])c[fO]*m(?:[,&fOo]{1,4}m){0,4},f*"),  # "Unlike B and C, A has .."
     _rule(Standing.PASSED, "p[fO]*"),
 )
 

@@ -20,7 +20,8 @@ _BOUND = re.compile(r"[.?\n;]")
 _ANNOUNCES = re.compile(r"[NR][fOrRlvtsX,]{0,5}[i:\-]+f?(?!m)")
 _NEUTRAL = frozenset("mOf:,.;\n-()o&")  # signs of a bare list
 _HEADING = re.compile("L[fOI:]*$")
-_ALTERNATIVE = re.compile(r"(?:^|[.\n])o[fOyl,]*$")  # ".. Or B."
+_SENTENCE_WITH_OR = re.compile(r"[.\n]o[fOyl,]*$")  # ".. Or B."
+_ALTERNATIVE = re.compile(r"[,;.\n]?o[fOyNRrilvh,]{0,8}")  # "or is it B?", "or the answer is B"
 
 
 def short_answer(text: str, choices: Sequence[str]) -> str | None:
@@ -119,6 +120,7 @@ class _Reading:
         if self._lists_all():
             return [], -1
         self._read_lines(announced)
+        self._pass_over_echo()
         out = [
             Claim(group.letters, standing, self.signs.starts[group.first], group.of_text)
             for group in self.groups
@@ -127,6 +129,18 @@ class _Reading:
         out += [*self._alternatives(), *self._taken_back(), *self._announced_otherwise()]
         turned = [self.signs.starts[at] for at in grammar.turns(self.symbols)]
         return sorted(out, key=lambda claim: claim.at), max(turned, default=-1)
+
+    def _pass_over_echo(self) -> None:
+        """Takes the standings of all choices, named once each with their text in a row: "A is a kite, B is a ball, .."."""
+        letters, first = frozenset(letters_of(self.choices)), 0
+        while len(letters) > 2 and first + len(letters) <= len(self.groups):
+            run = self.groups[first : first + len(letters)]
+            gaps = "".join(self.symbols[a.last + 1 : b.first] for a, b in zip(run, run[1:], strict=False))
+            named = frozenset().union(*(group.letters for group in run))
+            if named == letters and all(group.last > group.first for group in run) and _NEUTRAL.issuperset(gaps):
+                self.standings.update(dict.fromkeys((group.first for group in run), None))
+                first += len(letters) - 1
+            first += 1
 
     def _read_lines(self, announced: bool) -> None:
         """Raises the standing of a choice that a line begins with; a list of several has none."""
@@ -149,10 +163,11 @@ class _Reading:
         return grammar.standing("", self._behind(group)) == Standing.ANNOUNCED
 
     def _alternatives(self) -> list[Claim]:
-        """A sentence that begins with "or" makes what was claimed before unclear."""
+        """An "or" between two claims makes both unclear."""
         out = []
         for before, group in zip(self.groups, self.groups[1:], strict=False):
-            if _ALTERNATIVE.search(self.symbols[max(group.first - 6, 0) : group.first]):
+            near = self.symbols[max(group.first - 6, before.last + 1) : group.first]
+            if _ALTERNATIVE.fullmatch(self.symbols, before.last + 1, group.first) or _SENTENCE_WITH_OR.search(near):
                 standing = max(self.standings[before.first] or Standing.STATED, Standing.STATED)
                 out.append(Claim(group.letters | before.letters, standing, self.signs.starts[group.first]))
         return out

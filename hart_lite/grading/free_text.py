@@ -32,6 +32,7 @@ _NUMBER = re.compile(  # also a time and an amount of money; not a part of 10^5 
 _DIGITS = re.compile(r"\d+(?:[.,:/]\d+)*")
 _NUMBER_WORDS = re.compile(rf"\b(?:{'|'.join(word for word in NUMBER_WORDS if word not in ('zero', 'one'))})\b")
 _PLAIN_NUMBER = re.compile(r"[$€£¥₹]?-?\d+(?:[.:/]\d+)*[%‰°]?")
+_COUNTED = re.compile(r"\d+ (?!percent|degree)[a-z]{4,20}[.!]?")  # "15 people", but not "A 113" and "5 cm"
 _DOUBTED_NUMBER = re.compile(r"\b(?:not|no|or)\b|n't")
 _FIRST_WORD = re.compile(r"[^\W_]+")
 _BEHIND_YES = re.compile(r"\s*(?:[,;:!，。、—–-]|\.(?!\s?\d))")
@@ -174,7 +175,9 @@ def _same_number(claim: str, wanted: str) -> bool:
         return False
     words = claim.casefold()
     spelled = _NUMBER_WORDS.findall(words)
-    if _DOUBTED_NUMBER.search(words) or (words.isascii() and len(words.split()) < 3 and not spelled):
+    if _DOUBTED_NUMBER.search(words) or (
+        words.isascii() and len(words.split()) < 3 and not (spelled or _COUNTED.fullmatch(words))
+    ):
         return False
     found = _NUMBER.findall(words) + spelled
     return len(found) == 1 == len(_DIGITS.findall(words)) + len(spelled) and normalise(found[0]) == wanted

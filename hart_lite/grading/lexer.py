@@ -49,6 +49,7 @@ _NO_LETTER_BEHIND = re.compile(r"['’+#°@\d]|-[A-Za-z\d]|\.[A-Za-z](?![A-Za-z]
 _ALONE_BEHIND = re.compile(r" *(?:[.,;:!?()\]\n、。，]|$|[^\x00-\u052f])")
 _READS_ON = re.compile(rf" +['\"(]?({LETTER}+(?:'{LETTER}+)*)")
 _GOES_ON = re.compile(r" *[^\s.]")
+_MODAL = frozenset(("should", "must", "can", "will", "does", "has", "would", "cannot"))
 _VERBAL = frozenset("iIvynjos&kbcdqpg")  # what may follow the label A; behind an article stands something else
 
 
@@ -242,8 +243,8 @@ class _Lexer:
         own, longer = PHRASES.get(word, ("x", ()))
         symbol = next((sign for phrase, sign, _ in longer if self.lowered.startswith(phrase, match.start(1))), own)
         if len(word) == 1:
-            return word.upper() not in self.letters and symbol not in ("o", "&")
-        return letter == "I" or not (symbol in _VERBAL or word.endswith("n't"))
+            return word.upper() not in self.letters and symbol not in ("o", "&", "i")
+        return letter == "I" or not (symbol in _VERBAL or word in _MODAL or word.endswith("n't"))
 
 
 def _is_letter(character: str) -> bool:

@@ -14,6 +14,7 @@ _JOINED = re.compile(r"[,;.(]?[o&]+[yfOlpt,(]{0,5}")  # between two choices: "or
 _NOUNS_JOINED = re.compile(r"[xf]{1,3},?[&o]f?")  # "2 cats and 3 dogs"
 _LISTED = re.compile(r"[,;:.\-()]?O?|[,(]?[yf]*O?")
 _REST_OF_LIST = re.compile(r"[f)]*(?:[,;&o]+[fOly(]*m[f)]*)*(?:[.?\n]|$)")
+_DENIED = re.compile(r"nf*$")
 _EACH_DENIED = re.compile(r"nf*m,nf*$")
 _LABEL_END = re.compile(r"[.:\-)]?f?")
 _LIST_GOES_ON = frozenset(",;o&.?\n-Im)(")
@@ -69,6 +70,8 @@ def _together(group: Group, new: Group, signs: Signs) -> bool:
         return False  # "It is A; B and C are too large"
     if between == ",f" and _EACH_DENIED.search(symbols[max(group.first - 8, 0) : group.first]):
         return False  # "not A, not B, definitely C"
+    if between == ":" and _DENIED.search(symbols[max(group.first - 3, 0) : group.first]):
+        return False  # "Not B: A"
     at = new.last + 1
     own = at + len(_LABEL_END.match(symbols, at)[0])
     if own in signs.mentions and signs.mentions[own].letter in new.letters:
