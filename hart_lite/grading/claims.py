@@ -87,6 +87,7 @@ RULES = (
     _rule(Standing.ANNOUNCED, rf"[NR][fOrRlvtsX,]{{0,5}}[i:\-]{_LINK}"),
     _rule(Standing.ANNOUNCED, rf"[NR][xpfkr&,(j]{{1,10}}[iv:]{_LINK}"),
     _rule(Standing.ANNOUNCED, "[NR][fOr(]{0,3}", rf"{_END}|[:\-]|i(?:$|[,;j])"),
+    _rule(Standing.ANNOUNCED, "[NR],", ",f*[iIvk]"),  # "the answer, C, is .."
     _rule(Standing.ANNOUNCED, rf"O[fr]{{0,3}}[i:v\-]{_LINK}"),
     _rule(Standing.ANNOUNCED, rf"O[xpfkr]{{1,9}}[iv:]{_LINK}"),
     _rule(Standing.ANNOUNCED, "h[fOrRtlNi:v]{0,6}"),

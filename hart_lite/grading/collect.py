@@ -86,7 +86,7 @@ class _Reading:
         if self.ends[group.last] == "?":
             return Standing.DOUBTED
         before, behind = self._before(group), self._behind(group)
-        if len(group.letters) == len(self.choices) and _HEADING.search(before):
+        if len(group.letters) > 1 and _HEADING.search(before):
             return None  # "The choices are (A) .., (B) .."
         if behind[:1] in tuple("iIvnzyk") and before.rstrip("Of").endswith(":") and opens(self.signs, group):
             before = ""  # "Matching the options:" before a list of sentences announces none of them
@@ -127,8 +127,11 @@ class _Reading:
             if (standing := self.standings[group.first]) is not None
         ]
         out += [*self._alternatives(), *self._taken_back(), *self._announced_otherwise()]
-        turned = [self.signs.starts[at] for at in grammar.turns(self.symbols)]
-        return sorted(out, key=lambda claim: claim.at), max(turned, default=-1)
+        turned = max((self.signs.starts[at] for at in grammar.turns(self.symbols)), default=-1)
+        unable = self.signs.starts[self.symbols.rindex("u")] if "u" in self.symbols else -1
+        if -1 < turned < unable:
+            out.append(Claim(frozenset(), Standing.STATED, unable))  # "No, wait .. I cannot tell."
+        return sorted(out, key=lambda claim: claim.at), turned
 
     def _pass_over_echo(self) -> None:
         """Takes the standings of all choices, named once each with their text in a row: "A is a kite, B is a ball, .."."""

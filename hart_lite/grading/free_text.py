@@ -18,6 +18,7 @@ _DENIED = re.compile(r"[nzwq][fOrRtihv]{0,6}$")
 _ASKED = re.compile(r"[^.?\n]{0,60}\?")
 _REASON = re.compile(r"(?<=[^,;]),?;?j")
 _CONTRAST = re.compile(r",?(?:(?<=,)[&b]?n|[&b]n|c)[fxOpk]{1,6}\.?$")  # ", not red", "rather than red"
+_CORRECTED = re.compile(r"[ny][^.?\n]{1,8},?b(?:f*[iI])?f*")  # "not red but ", "I thought it was red, but it is "
 _REMARK = re.compile(r"(\S[^()\n]{0,200}?) ?\(([^()\n]{1,200} [^()\n]{1,200})\)[.!]?")  # "green (on the left)"
 _UNDECIDED = frozenset("noyqzvwu?")
 _INVOLVED = _UNDECIDED | frozenset("ceg&,;:()j")  # signs of a sentence that says more than one thing
@@ -165,6 +166,9 @@ def _stated(sentence: str) -> Iterator[str]:
     verbs = [index for index, symbol in enumerate(signs.symbols) if symbol in "iIV"]
     if len(verbs) == 1 and not set("n?q") & set(signs.symbols):
         yield _NAMED.sub("", sentence[signs.stops[verbs[0]] :], count=1)
+    corrected = _CORRECTED.search(signs.symbols)
+    if corrected and _UNDECIDED.isdisjoint(signs.symbols[corrected.end() :]):
+        yield sentence[signs.stops[corrected.end() - 1] :]
     if len(signs.symbols) <= _MOST_SIGNS and _INVOLVED.isdisjoint(signs.symbols):
         yield from (sentence[stop:] for symbol, stop in zip(signs.symbols, signs.stops, strict=True) if symbol in "fp")
 

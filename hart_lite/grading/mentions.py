@@ -10,7 +10,7 @@ from hart_lite.grading.lexer import Signs
 
 _SAME = re.compile(r"[.):]?f?|[fx]{0,2}[,:\-(]?[fxOiNp]{0,4}[,:\-(]?")  # between a letter and its text
 _REPEATED = re.compile(r"[,:.)(\-]?O?(?:[fx]{0,2}i[fO]{0,2})?")  # "option A, i.e. A"
-_JOINED = re.compile(r"[,;.(]?[o&]+[yfOlpt,(]{0,5}")  # between two choices: "or", "and", "or maybe"
+_JOINED = re.compile(r"(?:,?b)?[,;.(]?[o&]+[yfOlpt,(]{0,5}")  # between two choices: "or", "and", "or maybe"
 _NOUNS_JOINED = re.compile(r"[xf]{1,3},?[&o]f?")  # "2 cats and 3 dogs"
 _LISTED = re.compile(r"[,;:.\-()]?O?|[,(]?[yf]*O?")
 _REST_OF_LIST = re.compile(r"[f)]*(?:[,;&o]+[fOly(]*m[f)]*)*(?:[.?\n]|$)")
