@@ -67,6 +67,7 @@ def record_on_paper(work):
 def tapes(monkeypatch) -> list[Tape]:
     record_on_paper.tapes = []
     monkeypatch.setattr(hart_lite.models.generation, "record", record_on_paper)
+    monkeypatch.setattr(hart_lite.models.generation, "release", lambda: record_on_paper.tapes.append("released"))
     return record_on_paper.tapes
 
 
@@ -89,7 +90,25 @@ def test_a_graph_is_recorded_again_only_when_shapes_change(talkative, tapes, mon
     monkeypatch.setattr(talkative.family, "eos_ids", ())  # nobody leaves
     monkeypatch.setattr(hart_lite.models.generation, "GRAPH_REACH", 8)
     drawn(talkative, prompts(talkative.family), Sampling(20, 0, graph=True))
-    assert len(tapes) == 3  # tokens 0-7, 8-15, 16-18; the last one is drawn and never fed
+    assert len(tapes) == 4  # tokens 0-7, 8-15, 16-18; the last one is drawn and never fed
+    assert tapes.index("released") == 3
+
+
+def test_what_was_recorded_is_given_back_though_sampling_fails(talkative, tapes, monkeypatch):
+    short = Sampling(4, 0, graph=True)  # ends before a recording would pay
+    drawn(talkative, prompts(talkative.family), short)
+    assert not tapes
+
+    def fails(logits, sampling, uniform):
+        if tapes:
+            raise KeyError("of a test")
+        return pick(logits, sampling, uniform)
+
+    monkeypatch.setattr(hart_lite.models.generation, "pick", fails)
+    monkeypatch.setattr(talkative.family, "eos_ids", ())
+    with pytest.raises(KeyError):
+        drawn(talkative, prompts(talkative.family), Sampling(20, 0, graph=True))
+    assert tapes[1:] == ["released"]
 
 
 def test_places_to_come_are_hidden_from_a_recorded_token(talkative, tapes, monkeypatch):

@@ -28,7 +28,7 @@ def run(new_policy, tiny_base, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     policy = new_policy()
     policy.peft.peft_config["default"].base_model_name_or_path = str(tiny_base)
-    changes = {"rollout": {"max_boxes": 3, "tokens_per_batch": 999}, "evaluate": {"batch_size": 5}}
+    changes = {"rollout": {"max_boxes": 3, "tokens_per_batch": 999}}
     dump_recipe(small_recipe(tiny_base, folder, model={"lora": {"r": 16}}, **changes), folder / "recipe.yaml")
     save_adapter(policy, folder / "adapter")
     return folder
@@ -47,7 +47,8 @@ def test_a_run_comes_with_its_budgets(run, policy):
     recipe = load_recipe(run / "recipe.yaml")
     assert (model.pixels, model.rollout) == (recipe.pixels, recipe.rollout)
     assert model.rollout.max_boxes == 3
-    assert (model.engine.budget.value, model.engine.max_batch) == (999, 5)
+    image, longest = recipe.pixels.full // 784, max(recipe.rollout.max_tokens_locate, recipe.rollout.max_tokens_answer)
+    assert (model.engine.budget.value, model.engine.max_batch) == (999, 999 // (image + longest))
     adapted = {name: p for name, p in model.engine.policy.model.named_parameters() if "lora_B" in name}
     assert adapted and all(torch.equal(p, dict(policy.model.named_parameters())[name]) for name, p in adapted.items())
 

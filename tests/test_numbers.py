@@ -18,6 +18,7 @@ from hart_lite.runs.run_dir import save_adapter
 from hart_lite.toy.model import build
 from hart_lite.training import rl_trainer as rl
 from hart_lite.training import sft_trainer as sft
+from hart_lite.training.loss_scale import LossScale
 from hart_lite.training.sft_trainer import rows_of_step
 from hart_lite.training.step_guard import LIMIT, StepGuardState
 
@@ -184,7 +185,7 @@ def test_sft_ends_after_some_bad_steps_in_a_row_and_names_the_rows(new_sft, tmp_
 
 
 def test_questions_that_are_in_most_bad_steps_come_first_and_not_all_are_quoted():
-    guard = StepGuardState([])
+    guard = StepGuardState([], LossScale(torch.float32))
     for step in range(LIMIT):
         guard.count(step, [], [f"{step}-{n}" for n in range(9)] + ["culprit"])
     with pytest.raises(HartError, match=r"first: 'culprit', .* and 30 more"):

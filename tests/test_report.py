@@ -56,7 +56,7 @@ def finished(tiny_base, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     lora = {"r": 4, "dropout": 0.1}  # draws from the global generator, in training alone
     model = {"base": str(tiny_base), "dtype": "float32", "device": "cpu", "lora": lora}
-    evaluate = {"every": 4, "batch_size": 4}
+    evaluate = {"every": 4}
     data = {"world": {"scenes": 8, "eval_scenes": 6, "questions_per_scene": 2, "size": 168}}
     recipe = small_recipe(tiny_base, folder / "run", STAGES, model=model, evaluate=evaluate, data=data)
     dump_recipe(recipe, folder / "recipe.yaml")
@@ -483,6 +483,7 @@ def test_a_sound_run_has_no_warning(finished):
         ({"coverage": lambda done: 0.05 + 0.3 * done}, "The boxes are growing"),
         ({"flat_groups": lambda done: 0.9 * done}, "Most groups teach nothing"),
         ({"kl": lambda done: 4 * done}, "The policy has left its base"),
+        ({"sampling_gap": lambda done: 0.06 + 0 * done}, "What is sampled is not what is trained"),
         ({"valid_box": lambda done: 1 - 0.3 * done}, "Many samples name no usable box"),
         ({"tokens_locate": 4.0}, "Responses are cut short"),
         ({"tokens_verify": 3.0}, "Responses are cut short"),
@@ -501,6 +502,7 @@ def test_each_trouble_of_a_stage_is_named(finished, series, title):
         {"coverage": lambda done: 0.01 + 0.05 * done},  # small still
         {"coverage": 0.4},  # large from the start
         {"kl": lambda done: 3.0 if done == 0.5 else 0.1},  # a single jump
+        {"sampling_gap": lambda done: 0.03 + 0 * done},  # rounding of bfloat16
         {"tokens_locate": 3.5},
         {"valid_box": lambda done: done},  # learned to name one
     ],

@@ -12,7 +12,6 @@ from hart_lite.models.packing import pack
 from hart_lite.models.policy import Policy
 from hart_lite.rl.advantages import group_advantages
 from hart_lite.training import rl_trainer as rl
-from hart_lite.training import step_trainer
 from hart_lite.training.metrics import Clock, measure, over_processes
 from hart_lite.training.rl_trainer import QuestionOrder, RLTrainer, weigh
 from hart_lite.training.step_trainer import Update
@@ -222,9 +221,9 @@ def test_the_policy_leaves_its_reference_with_the_first_step(new_trainer, tmp_pa
 
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0])  # of gradients, in float16
-def test_a_step_without_signal_changes_nothing(new_trainer, monkeypatch, scale):
-    monkeypatch.setattr(step_trainer, "gradient_scale", lambda dtype: scale)
+def test_a_step_without_signal_changes_nothing(new_trainer, scale):
     trainer = new_trainer(stage={"steps": 2, "weight_decay": 0.1})
+    trainer.guard.scale.value = scale
     flat = [with_rewards(group, [1.0, 1.0, 1.0]) for group in rolled_out(trainer)]
     trainer.rollout = lambda examples, step: flat
     before = [p.detach().clone() for p in trainer.policy.adapter_parameters]
@@ -259,7 +258,7 @@ def test_half_precision_gradients_are_scaled_back(new_trainer):
     trainer = new_trainer()
     for parameter in trainer.policy.adapter_parameters:
         parameter.grad = torch.full_like(parameter, 1024.0)
-    trainer.scale = 1024.0
+    trainer.guard.scale.value = 1024.0
     assert not trainer.finish(Update([], {"loss": 0.0}, []), [])
     assert all(bool((p.grad == 1).all()) for p in trainer.policy.adapter_parameters)
 

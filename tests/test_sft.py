@@ -142,7 +142,7 @@ def test_ground_truth_boxes_are_never_read(runner, examples, tmp_path, monkeypat
     elsewhere = [replace(e, boxes=(Box(1, 1, 3, 3),)) for e in examples]
 
     def rows(questions, cache):
-        found = locate_once(runner, questions, tmp_path / cache, 4)
+        found = locate_once(runner, questions, tmp_path / cache)
         made = SFTRows(runner, questions, found, stage(), seed=0)
         return [made[i] for i in range(len(made))]
 
@@ -156,7 +156,8 @@ def test_ground_truth_boxes_are_never_read(runner, examples, tmp_path, monkeypat
 def test_where_the_policy_looks_is_found_once(runner, examples, tmp_path, monkeypatch):
     make_up(monkeypatch.setattr)
     cache = tmp_path / "located.json"
-    found = locate_once(runner, examples, cache, 3)
+    monkeypatch.setattr(runner.engine, "max_batch", 3)
+    found = locate_once(runner, examples, cache)
     greedy = runner.rewarded(examples, runner.run(examples, hart.crops))
     assert [found[e.id]["right"] for e in examples] == [t.reward == 1 for t in greedy]
     assert any(t.boxes for t in greedy)
@@ -167,9 +168,9 @@ def test_where_the_policy_looks_is_found_once(runner, examples, tmp_path, monkey
         raise AssertionError("asked again")
 
     monkeypatch.setattr(Runner, "run", fail)
-    assert locate_once(runner, examples, cache, 3) == found
+    assert locate_once(runner, examples, cache) == found
     with pytest.raises(HartError, match="other questions"):
-        locate_once(runner, examples[1:], cache, 3)
+        locate_once(runner, examples[1:], cache)
 
 
 # -- which rows a step reads ---------------------------------------------------------------------------------------

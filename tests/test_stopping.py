@@ -35,7 +35,7 @@ def _signals_as_in_a_terminal():
 def recipe_in(base: Path, run: Path):
     stages = [rl_stage(steps=4, save_every=0), sft_stage(steps=3, save_every=0)]
     model = {"base": str(base), "dtype": "float32", "device": "cpu", "lora": {"r": 4, "dropout": 0.1}}
-    return small_recipe(base, run, stages, model=model, evaluate={"every": 2, "batch_size": 4})
+    return small_recipe(base, run, stages, model=model, evaluate={"every": 2})
 
 
 def files_of(run: Path) -> dict[str, bytes]:

@@ -61,7 +61,7 @@ def whole_recipe(base: Path, run: Path):
     lora = {"r": 4, "dropout": 0.1}  # draws from the global generator, so that its state has to be restored as well
     model = {"base": str(base), "dtype": "float32", "device": "cpu", "lora": lora}
     stages = [rl_stage(steps=5, log_rollouts_every=2), sft_stage(steps=5)]
-    return small_recipe(base, run, stages, model=model, evaluate={"every": 2, "batch_size": 4})
+    return small_recipe(base, run, stages, model=model, evaluate={"every": 2})
 
 
 def adapter_of(run: Path) -> bytes:

@@ -151,6 +151,10 @@ class Rollout(Section):
     resample_flat_groups: CountOrZero = 0
     """How often questions whose samples all earn the same are replaced within a step."""
 
+    def questions_at_once(self, image_tokens: int) -> int:
+        """So many, with an image each and one response, fill `tokens_per_batch`."""
+        return max(1, self.tokens_per_batch // (image_tokens + max(self.max_tokens_locate, self.max_tokens_answer)))
+
 
 class _Optimisation(Section):
     lr: Positive = 1e-5
@@ -208,8 +212,6 @@ class Evaluate(Section):
     """Steps between evaluations; 0: only before and after training."""
     modes: list[Literal["full", "crops", "full+crops"]] = Field(["full", "crops", "full+crops"], min_length=1)
     """What is in sight when answering."""
-    batch_size: Count = 8
-    """Questions answered at once."""
     watch: CountOrZero = 4
     """Held-out questions (without any: of those trained on) that are answered before, in the quarters of an RL stage
     and after each stage, to show in the report where the model looked; 0: none."""

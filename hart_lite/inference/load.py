@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from hart_lite.config.prompts import Prompts
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.resources import EMBEDDED
 from hart_lite.config.schema import Recipe
-from hart_lite.config.sections import Evaluate, ModelSection, PixelBudgets, Rollout
+from hart_lite.config.sections import ModelSection, PixelBudgets, Rollout
 from hart_lite.errors import HartError
 from hart_lite.inference.engine import Engine
 from hart_lite.inference.local_engine import LocalEngine
@@ -35,6 +36,7 @@ from hart_lite.runs.record import RunRecord, recipe_of
 from hart_lite.utils.openai_client import Client
 from hart_lite.utils.text import shown
 
+LARGE = 4  # times the pixels that are shown: an original that is scaled down
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 TOY_WARNING = (
     "this is the toy base: it knows drawn shapes alone (the scenes of `hart-lite data make`), and what it says of a "
@@ -84,15 +86,23 @@ def open_model(
             weights["adapter"] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     if recipe:
         return recipe_model(spec, policy, recipe, weights)
-    engine = LocalEngine(policy, Rollout().tokens_per_batch, Evaluate().batch_size)
-    return OpenModel(spec, engine, policy.family.name, weights, None)
+    return OpenModel(spec, _engine(policy, Rollout(), PixelBudgets()), policy.family.name, weights, None)
 
 
 def recipe_model(name: str, policy: Policy, recipe: Recipe, weights: dict[str, str]) -> OpenModel:
     """A policy that is asked as its recipe says."""
-    rollout = recipe.rollout
-    engine = LocalEngine(policy, rollout.tokens_per_batch, recipe.evaluate.batch_size, rollout.cuda_graph)
-    return OpenModel(name, engine, policy.family.name, weights, recipe.pixels, rollout, recipe.prompts)
+    pixels, rollout = recipe.pixels, recipe.rollout
+    engine = _engine(policy, rollout, pixels)
+    return OpenModel(name, engine, policy.family.name, weights, pixels, rollout, recipe.prompts)
+
+
+def _engine(policy: Policy, rollout: Rollout, pixels: PixelBudgets) -> LocalEngine:
+    """It answers as many questions at one time as fill a batch when each shows an image of the largest size."""
+    side = math.isqrt(LARGE * pixels.full)
+    family = policy.family
+    seen = family.fit((side, side), pixels.full, pixels.min)
+    questions = rollout.questions_at_once(family.image_tokens(seen))
+    return LocalEngine(policy, rollout.tokens_per_batch, questions, rollout.cuda_graph)
 
 
 def _open_api(name: str, box_format: str) -> OpenModel:

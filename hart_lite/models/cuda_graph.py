@@ -40,6 +40,13 @@ def record(work: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.
     return graph.replay, out
 
 
+def release() -> None:
+    """Give the memory of all recordings back to the card: nothing else could use it. None of them may be replayed."""
+    room = _room(torch.cuda.current_stream().device_index)
+    room.last, room.pool = None, torch.cuda.graph_pool_handle()
+    torch.cuda.empty_cache()
+
+
 @dataclass
 class _Room:
     """The stream and the memory of all recordings: every other stream would get a workspace of cuBLAS for good. A pool

@@ -11,7 +11,7 @@ import torch
 
 from hart_lite.errors import NotFiniteError
 from hart_lite.models.attention import Branches
-from hart_lite.models.cuda_graph import record
+from hart_lite.models.cuda_graph import record, release
 from hart_lite.models.policy import Policy, chosen_logps
 from hart_lite.models.prefill import Prefilled, prefill
 from hart_lite.models.prompt_cache import PromptCache
@@ -123,6 +123,14 @@ class _Decoding:
         self.logps = torch.zeros(n, sampling.max_tokens, device=device)
 
     def run(self) -> list[Response]:
+        try:
+            self._sample()
+        finally:
+            self.last_N_H = None  # it may lie in the memory of a recording
+            self.step_of.end()
+        return self._responses()
+
+    def _sample(self) -> None:
         longest = self.sampling.max_tokens
         for step in range(longest):
             ids = self._draw(step)
@@ -132,7 +140,6 @@ class _Decoding:
             if not last:
                 self.last_N_H = self.step_of(ids, self.position_N, step)
                 self.position_N = self.position_N + 1
-        return self._responses()
 
     def _draw(self, step: int) -> torch.Tensor:
         """(N,) ids of the next token, noted down."""
@@ -187,11 +194,17 @@ class _OneToken:
         if shape != self.shape:
             self.replay = self.hidden = None  # its memory is free for the next one
             ids, positions = self.inputs = ids_N.clone(), position_N.clone()
-            self.shape, (self.replay, self.hidden) = shape, record(lambda: self._hidden(ids, positions))
+            self.shape = shape  # before it is recorded: what is left of a recording that fails is given back, too
+            self.replay, self.hidden = record(lambda: self._hidden(ids, positions))
         self.inputs[0].copy_(ids_N)
         self.inputs[1].copy_(position_N)
         self.replay()
         return self.hidden
+
+    def end(self) -> None:
+        if self.shape is not None:
+            self.shape = self.replay = self.hidden = None
+            release()
 
     def _hidden(self, ids_N: torch.Tensor, position_N: torch.Tensor) -> torch.Tensor:
         """May be run twice: what it keeps of the token is written in its place."""

@@ -240,7 +240,8 @@ class _Case:
 
     def evaluation(self) -> list[Moment]:
         """One greedy sample a question; the widest prompt is the image with its crops."""
-        batch, rollout = self.recipe.evaluate.batch_size, self.recipe.rollout
+        rollout = self.recipe.rollout
+        batch = rollout.questions_at_once(self.full)
         shown = self.full + self.crops if "full+crops" in self.recipe.evaluate.modes else max(self.full, self.crops)
         turn = Turn("answers", shown + TEXT_TOKENS, 0, max(rollout.max_tokens_locate, rollout.max_tokens_answer))
         return self._turn("evaluation", turn, batch, 1, self.cost.features(batch * (self.full + self.crops)))

@@ -57,8 +57,6 @@ def _gentler(recipe: Recipe, dims: Dimensions) -> Iterator[Override]:
             yield f"stages.{n}.micro_batch_size", stage.micro_batch_size // 2
     if recipe.rollout.samples > 2:
         yield "rollout.samples", recipe.rollout.samples // 2
-    if recipe.evaluate.batch_size > 1:
-        yield "evaluate.batch_size", recipe.evaluate.batch_size // 2
 
 
 def suggest(recipe: Recipe, dims: Dimensions, limit: int) -> tuple[dict[str, object], int]:

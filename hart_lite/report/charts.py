@@ -87,6 +87,8 @@ _KINDS = (
           [("", "flat_groups")], True),
     _Kind("KL divergence", "How far the policy is from its base, in nats a token. Above 1 it falls apart.",
           [("", "kl")]),
+    _Kind("Sampling gap", "How far log-probs when drawn are from those in the update, on average. It should be near 0.",
+          [("", "sampling_gap")]),
     _Kind("Gradient norm", "Before clipping. Jumps mean that steps are too large.", [("", "grad_norm")]),
     _Kind("Response length", "Tokens of a turn. At the limit, responses are cut short.",
           [("locate", "tokens_locate"), ("verify", "tokens_verify"), ("answer", "tokens_answer")]),

@@ -20,6 +20,7 @@ TENTH = 10  # a trend is the last part of so many against the first
 GROWN, LARGE = 1.5, 0.1  # coverage: times what it was, and share of the image, from which it is worth a word
 FLAT = 0.6  # share of groups without a signal
 KL = 1.0  # nats a token
+GAP = 0.05  # nats a token between the distribution that is sampled and the one that is trained
 VALID = 0.9  # share of samples with a usable box
 AT_LIMIT = 0.95  # of the longest response allowed, on average
 FEW_QUESTIONS = 50
@@ -129,6 +130,18 @@ def _kl(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
         )
 
 
+def _sampling_gap(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
+    series = values(stage.rows, "sampling_gap")
+    if series and (gap := fmean(series[-10:])) > GAP:
+        yield Caution(
+            "What is sampled is not what is trained",
+            f"In the last steps of {stage.name} the log-prob of a token when it was drawn and in the update differ by "
+            f"{gap:.2f} on average; rounding alone stays below {GAP:g}.",
+            "The gradient belongs to another distribution than the samples. Compare with model.dtype=float32 or "
+            "rollout.cuda_graph=false, and run `hart-lite check-base` on this base.",
+        )
+
+
 def _valid(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
     series = values(stage.rows, "valid_box")
     if series and fmean(series[-10:]) < VALID:
@@ -188,7 +201,7 @@ def _nothing_learned(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterato
 
 
 _OF_STAGE: tuple[Callable[[StageRows, RLStage, Recipe], Iterator[Caution]], ...] = (
-    *(_no_signal, _nothing_learned, _coverage, _flat, _kl, _valid, _cut_short, _skipped),
+    *(_no_signal, _nothing_learned, _coverage, _flat, _kl, _sampling_gap, _valid, _cut_short, _skipped),
 )
 
 

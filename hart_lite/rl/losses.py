@@ -10,13 +10,6 @@ import torch
 from torch import Tensor
 
 Metrics = dict[str, Tensor]
-FP16_SCALE = 1024.0
-
-
-def gradient_scale(computes_in: torch.dtype) -> float:
-    """Factor of a loss before its backward pass: in float16 small gradients would come out as 0. Those that arrive at
-    the adapters, which are float32, are to be divided by it."""
-    return FP16_SCALE if computes_in == torch.float16 else 1.0
 
 
 def token_weights(lengths_B_G: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from hart_lite.utils.phase import begin_phase
 from hart_lite.utils.progress import progress
 
 
-def locate_once(runner: Runner, examples: Sequence[Example], cache: Path, batch_size: int) -> dict[str, dict]:
+def locate_once(runner: Runner, examples: Sequence[Example], cache: Path) -> dict[str, dict]:
     """Where the policy looks, greedily, and whether it is right from there: {example id: {said, right}}.
 
     `said` is the first turn as it was sampled, in ids.
@@ -35,7 +35,7 @@ def locate_once(runner: Runner, examples: Sequence[Example], cache: Path, batch_
             raise HartError(f"{cache} is about other questions: the data changed since the run began; start a new run")
         return found
     begin_phase("locate")
-    found = {}
+    found, batch_size = {}, runner.engine.max_batch
     for start in progress(range(0, len(examples), batch_size), desc="locate for SFT", unit="batch", leave=False):
         batch = examples[start : start + batch_size]
         for example, t in zip(batch, runner.rewarded(batch, runner.run(batch, hart.crops)), strict=True):

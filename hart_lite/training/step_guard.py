@@ -21,6 +21,7 @@ from transformers.trainer_callback import ExportableState
 from hart_lite.errors import HartError
 from hart_lite.models.finite import check_finite
 from hart_lite.models.oom import Budget
+from hart_lite.training.loss_scale import LossScale
 from hart_lite.utils.text import shown
 
 log = logging.getLogger(__name__)
@@ -29,15 +30,17 @@ NAMED = 16  # questions in the message
 
 
 class StepGuardState(TrainerCallback, ExportableState):
-    """Travels in the checkpoints (trainer_state.json): budgets as they were halved, and the bad steps just before."""
+    """Travels in the checkpoints (trainer_state.json): budgets as they were halved, the scale of the loss, and the bad
+    steps just before."""
 
-    def __init__(self, budgets: Sequence[Budget]) -> None:
-        self.budgets = budgets
+    def __init__(self, budgets: Sequence[Budget], scale: LossScale) -> None:
+        self.budgets, self.scale = budgets, scale
         self.bad: dict[int, list[str]] = {}  # number of the step -> ids of its questions
 
     def state(self) -> dict:
         bad = [[step, ids] for step, ids in self.bad.items()]
-        return {"args": {}, "attributes": {"budgets": {b.key: b.value for b in self.budgets}, "bad": bad}}
+        budgets = {budget.key: budget.value for budget in self.budgets}
+        return {"args": {}, "attributes": {"budgets": budgets, "scale": self.scale.state(), "bad": bad}}
 
     def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
         if state.global_step:
@@ -47,6 +50,7 @@ class StepGuardState(TrainerCallback, ExportableState):
         kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
         for budget in self.budgets:
             budget.value = min(budget.value, kept["budgets"].get(budget.key, budget.value))
+        self.scale.restore(kept.get("scale", self.scale.state()))
         self.bad = {step: ids for step, ids in kept["bad"]}
 
     def agree(self) -> None:
@@ -94,10 +98,14 @@ class NonFiniteGuard:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         # A norm may overflow where no gradient does; clipping would make them zero, and Adam still moves on such.
-        if bool(torch.isfinite(norm)) and self.summed(torch.tensor(loss)).isfinite():
+        finite = bool(self.summed(torch.tensor(loss)).isfinite())
+        if bool(torch.isfinite(norm)) and finite:
+            self.guard.scale.worked()
             if norm > 0:  # a step with nothing to learn from says neither that it is well nor that it is not
                 self.guard.bad.clear()
             return False
+        if finite:
+            self.guard.scale.overflowed()
         self.model.zero_grad(set_to_none=True)  # the optimizer passes a parameter without gradient by
         self.guard.count(self.state.global_step + 1, nonfinite_ids, example_ids)
         return True

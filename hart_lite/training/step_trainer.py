@@ -20,8 +20,9 @@ from hart_lite.errors import ModelError
 from hart_lite.models.oom import Budget, Draws, within_memory
 from hart_lite.models.packing import Pack
 from hart_lite.models.policy import Policy
-from hart_lite.rl.losses import Metrics, gradient_scale
+from hart_lite.rl.losses import Metrics
 from hart_lite.training.checkpointing import SealCheckpoints
+from hart_lite.training.loss_scale import LossScale
 from hart_lite.training.step_guard import NonFiniteGuard, StepGuardState
 
 HISTORY = 2  # rows of metrics that the Trainer keeps: all of them would be written anew with every checkpoint
@@ -48,8 +49,8 @@ class StepTrainer(NonFiniteGuard, Trainer):
     ) -> None:
         self.policy, self.budget, self.planned = policy, budget, budget.value
         self.step_metrics: dict[str, float] = {}
-        self.scale = gradient_scale(policy.model.get_input_embeddings().weight.dtype)
-        self.guard = StepGuardState([budget, *others])
+        scale = LossScale(policy.model.get_input_embeddings().weight.dtype)
+        self.guard = StepGuardState([budget, *others], scale)
         super().__init__(model=policy.peft, args=args, **kwargs)
         self.add_callback(self.guard)
         self.add_callback(SealCheckpoints())
@@ -98,7 +99,7 @@ class StepTrainer(NonFiniteGuard, Trainer):
         try:
             for n, packed in enumerate(packs):
                 value, metrics = loss(n)
-                self.accelerator.backward(value * self.scale)
+                self.accelerator.backward(value * self.guard.scale.value)
                 metrics = {"loss": value.detach(), **metrics}
                 parts = torch.stack([part.float() for part in metrics.values()]).tolist()  # read at one time
                 for name, part in zip(metrics, parts, strict=True):
@@ -116,7 +117,7 @@ class StepTrainer(NonFiniteGuard, Trainer):
                 local = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self.summed(local)
             if parameter.grad is not None:  # there is none in a step without signal
-                parameter.grad.div_(self.scale)
+                parameter.grad.div_(self.guard.scale.value)
         self.policy.forget_images()  # the weights that made the features are about to change
         return self.skips(update.metrics["loss"], update.nonfinite_ids, example_ids)
 

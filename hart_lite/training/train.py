@@ -172,12 +172,11 @@ class Stage:
 
     def _sft_trainer(self, runner: Runner, examples: Sequence[Example]) -> SFTStageTrainer:
         spec: SFTStage = self.spec
-        batch = self.recipe.evaluate.batch_size
         if spec.steps:  # no more than the stage will read
             order = sorted(examples, key=lambda e: e.id)
             examples = random.Random(self.recipe.seed).sample(order, min(spec.steps * spec.batch_size, len(order)))
         with PartialState().main_process_first():
-            found = locate_once(runner, examples, self.folder / "located.json", batch)
+            found = locate_once(runner, examples, self.folder / "located.json")
         rows = SFTRows(runner, examples, found, spec, self.recipe.seed)
         args = self._arguments(sft_steps(len(rows), spec))
         return SFTStageTrainer(runner, rows, spec, args, self.index)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hart_lite.errors import ModelError
-from hart_lite.models.cuda_graph import record
+from hart_lite.models.cuda_graph import record, release
 
 
 class Pool:
@@ -39,12 +39,14 @@ def card(monkeypatch):
         yield
         pool.take(graph)
 
+    pools = [pool]
     stream = SimpleNamespace(device_index=id(pool), wait_stream=lambda other: None)
     stand_ins = {
         "current_stream": lambda: stream,
         "Stream": lambda device: stream,
         "stream": lambda stream: contextlib.nullcontext(),
-        "graph_pool_handle": lambda: pool,
+        "graph_pool_handle": lambda: pools.pop() if pools else Pool(),
+        "empty_cache": lambda: None,
         "CUDAGraph": Graph,
         "graph": capture,
     }
@@ -61,6 +63,15 @@ def test_work_is_run_once_before_it_is_recorded_and_the_pool_can_be_recorded_int
     record(lambda: torch.zeros(1))
     gc.collect()
     assert len(card.graphs) == 1  # the one before it is gone
+
+
+def test_after_a_release_nothing_is_kept_and_recording_goes_on_in_a_pool_of_its_own(card):
+    record(lambda: torch.zeros(1))
+    release()
+    gc.collect()
+    assert not card.graphs
+    record(lambda: torch.zeros(1))
+    assert not card.graphs
 
 
 def test_what_cannot_be_recorded_says_which_setting_to_turn_off():

@@ -18,7 +18,7 @@ from hart_lite.perf.step_time.models import Workload
 from hart_lite.perf.step_time.presets import question
 from hart_lite.types import Tokens
 
-FEW, MANY = 5, 21  # tokens of the two rollouts whose difference is taken; a graph is recorded once in each
+FEW, MANY = 9, 25  # tokens of the two rollouts whose difference is taken; a graph is recorded once in each
 ROWS = (1, 8, 16, 64, 512)  # of 4-bit products
 KERNELS = 12
 

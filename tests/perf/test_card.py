@@ -15,12 +15,10 @@ from types import ModuleType
 import pytest
 import torch
 
-from hart_lite.models.attention import attention
 from hart_lite.models.packing import pack
 from hart_lite.perf.card import __main__ as command
 from hart_lite.perf.card import stages, tree, watch
-from hart_lite.perf.card.context import Card, relative
-from hart_lite.perf.card.sdpa import HEADS, KEY_HEADS, MODULE, SCALING, WIDTH
+from hart_lite.perf.card.context import Card
 from hart_lite.types import Tokens
 
 
@@ -168,7 +166,7 @@ def test_an_unknown_stage_is_refused(tmp_path, capsys, monkeypatch):
     assert "no stage is called cook; --only takes some of imports, " in capsys.readouterr().err
 
 
-# -- attention without masks -------------------------------------------------------------------------------------------
+# -- attention of a pack -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -184,27 +182,13 @@ def packed():
     return one
 
 
-def test_two_calls_compute_no_pair_more_than_the_mask_has(packed):
-    calls = tree.TwoCalls.of(packed, torch.device("cpu"))
-    assert calls.pairs == int(packed.mask().sum())
-
-
-@pytest.mark.parametrize("wrong", [None, "share", "above"])
-def test_two_calls_merged_are_the_blocks_forward_and_backward(packed, monkeypatch, wrong):
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(1, n, len(packed), WIDTH).requires_grad_() for n in (HEADS, KEY_HEADS, KEY_HEADS))
-    grad = torch.randn(1, len(packed), HEADS, WIDTH)
-    right = attention(MODULE, q, k, v, None, blocks=packed.blocks, scaling=SCALING)[0]
-    right = [right, *torch.autograd.grad(right, (q, k, v), grad)]
-    calls = tree.TwoCalls.of(packed, torch.device("cpu"))
-    if wrong == "share":  # one call weighs nothing
-        monkeypatch.setattr(torch, "logaddexp", lambda own, above: own)
-    elif wrong == "above":
-        calls.above_K.copy_(calls.above_K.flip(0))
-    merged = tree.Merged.apply(*(t[0].transpose(0, 1) for t in (q, k, v)), calls)[None]
-    merged = [merged, *torch.autograd.grad(merged, (q, k, v), grad)]
-    worst = max(relative(found, exact) for found, exact in zip(merged, right, strict=True))
-    assert worst < 1e-5 if wrong is None else worst > 1e-2
+def test_the_mask_that_attention_is_held_against_has_the_pairs_that_are_computed(packed):
+    mask = tree.mask_of(packed)
+    assert packed.tree(torch.device("cpu")).pairs == int(mask.sum())
+    assert mask.diagonal().all() and not mask.triu(1).any()
+    header, others = slice(0, 2), slice(2, len(packed))
+    alone = packed.runs[-1]  # of the last sequence, which shares nothing
+    assert mask[others, header].any(1).tolist() == [True] * (len(packed) - 2 - alone) + [False] * alone
 
 
 def test_photos_are_read_anew_for_every_step():
@@ -221,7 +205,7 @@ def test_photos_are_read_anew_for_every_step():
 
 @pytest.fixture(scope="module")
 def card_wheels():
-    path = Path(__file__).parent.parent / ".ci" / "card_wheels.py"
+    path = Path(__file__).parents[2] / ".ci" / "card_wheels.py"
     spec = importlib.util.spec_from_file_location("card_wheels", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
