@@ -85,7 +85,7 @@ BAD = {
     "answer null": (GOOD | {"answer": None}, "no answer"),
     "a number as answer": (GOOD | {"answer": 4}, r'answer: 4 given; text is allowed \(in quotes: "4"\)'),
     "an answer that is a thought cut off": (
-        {"image": "a.png", "question": "?", "answer": "<think>a sign"}, "answer: '<think>a sign' given; nothing can be"),
+        {"image": "a.png", "question": "?", "answer": "<think>a sign"}, "answer: '<think>a sign' given; nothing can"),
     "an answer in an empty tag": (
         {"image": "a.png", "question": "?", "answer": "<answer> </answer>"}, "so that no response would be right"),
     "an answer that says nothing": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hart_lite.grading import claims as grammar
 from hart_lite.grading.choices import exact, labelled, letters_of, noun_of
@@ -134,11 +135,11 @@ class _Reading:
         return sorted(out, key=lambda claim: claim.at), turned
 
     def _pass_over_echo(self) -> None:
-        """Takes the standings of all choices, named once each with their text in a row: "A is a kite, B is a ball, .."."""
+        """All choices in a row, each with its text, have no standing: "A is a kite, B is a ball, .."."""
         letters, first = frozenset(letters_of(self.choices)), 0
         while len(letters) > 2 and first + len(letters) <= len(self.groups):
             run = self.groups[first : first + len(letters)]
-            gaps = "".join(self.symbols[a.last + 1 : b.first] for a, b in zip(run, run[1:], strict=False))
+            gaps = "".join(self.symbols[a.last + 1 : b.first] for a, b in pairwise(run))
             named = frozenset().union(*(group.letters for group in run))
             if named == letters and all(group.last > group.first for group in run) and _NEUTRAL.issuperset(gaps):
                 self.standings.update(dict.fromkeys((group.first for group in run), None))
@@ -168,7 +169,7 @@ class _Reading:
     def _alternatives(self) -> list[Claim]:
         """An "or" between two claims makes both unclear."""
         out = []
-        for before, group in zip(self.groups, self.groups[1:], strict=False):
+        for before, group in pairwise(self.groups):
             near = self.symbols[max(group.first - 6, before.last + 1) : group.first]
             if _ALTERNATIVE.fullmatch(self.symbols, before.last + 1, group.first) or _SENTENCE_WITH_OR.search(near):
                 standing = max(self.standings[before.first] or Standing.STATED, Standing.STATED)

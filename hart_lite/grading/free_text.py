@@ -83,9 +83,10 @@ def _readings(text: str) -> Iterator[str]:
     if len(text) > MOST_CHARACTERS:
         return
     yield unwrapped(_line_that_stands_out(text))
-    yield _without_remark(read)
+    bare = _without_remark(read) or read
+    yield bare
     if sentence_end(read) >= len(read.rstrip(" .!。")):
-        claim = _without_contrast(read)
+        claim = _without_contrast(bare)
         yield claim
         yield _without_reason(claim)
         yield from _stated(claim)
@@ -170,7 +171,8 @@ def _stated(sentence: str) -> Iterator[str]:
     if corrected and _UNDECIDED.isdisjoint(signs.symbols[corrected.end() :]):
         yield sentence[signs.stops[corrected.end() - 1] :]
     if len(signs.symbols) <= _MOST_SIGNS and _INVOLVED.isdisjoint(signs.symbols):
-        yield from (sentence[stop:] for symbol, stop in zip(signs.symbols, signs.stops, strict=True) if symbol in "fp")
+        behind = list(zip(signs.symbols, signs.stops, strict=True))[2:]  # "A 113" is one name
+        yield from (sentence[stop:] for symbol, stop in behind if symbol in "fp")
 
 
 def _same_number(claim: str, wanted: str) -> bool:

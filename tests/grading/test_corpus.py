@@ -1,9 +1,9 @@
 """Responses with the reading of a fair human.
 
 `corpus.jsonl` grew with the grader, which was changed after its rows. Of `held_out.jsonl` the first 473 rows were
-written before the grader. Their first reading agreed in 98.7 % and was wrong in 0.2 %; the grader was then changed after
-them, too. The rows of the third and fifth round were written after the grader, and it was never changed after them:
-their figures are those of unseen responses.
+written before the grader. Their first reading agreed in 98.7 % and was wrong in 0.2 %; the grader was then changed
+after them, too. The 203 rows of the third and fifth round were written after the grader, and it was never changed after
+them: their figures are those of unseen responses.
 
 A row has `text`, `choices` (or null), `truth` (the right answer), `right` (whether a human would call the text right),
 `reading` (the letter or text that a human reads, null for none), `kind` and `language`.

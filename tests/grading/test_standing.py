@@ -1,4 +1,4 @@
-"""What a text says of a choice beside naming it: it thinks aloud, lists, contrasts, takes back or offers a second one."""
+"""What a text says of a choice beside naming it: it lists, contrasts, doubts or takes back, or thinks aloud."""
 
 import pytest
 
