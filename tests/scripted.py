@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from hart_lite.config.sections import PixelBudgets, Rollout
 from hart_lite.inference.engine import Decoding
@@ -11,9 +13,10 @@ from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.protocols import hart
 from hart_lite.inference.rollout import Runner, graded
-from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.generation import Response, Sampling, generate
 from hart_lite.models.policy import Policy
-from hart_lite.types import Example, Tokens, Trajectory
+from hart_lite.models.prompt_cache import PromptCache
+from hart_lite.types import Example, Group, Tokens, Trajectory
 
 PIXELS = PixelBudgets(full=16 * 784, crop=4 * 784, min=784)
 PROTOCOLS = {"hart": hart.crops, "mgpo": hart.keep_image, "direct": hart.full, "full+crops": hart.full_and_crops}
@@ -27,12 +30,14 @@ class Script:
     responses: list[list[str] | None]
     calls: list[tuple[list[Tokens], Sampling]] = field(default_factory=list)
 
-    def __call__(self, policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
+    def __call__(
+        self, policy: Policy, prompts: Sequence[Tokens], sampling: Sampling, cache: PromptCache | None
+    ) -> list[Response]:
         texts = self.responses[len(self.calls)]
         self.calls.append((list(prompts), sampling))
         if texts is None:
-            return generate(policy, prompts, sampling)
-        return [policy.family.response_ids(text) for _, text in zip(prompts, texts, strict=True)]
+            return generate(policy, prompts, sampling, cache)
+        return [Response(policy.family.response_ids(text)) for _, text in zip(prompts, texts, strict=True)]
 
 
 def runner(policy: Policy, *script, train=("locate", "verify"), pixels=PIXELS, rewarded=graded, **settings) -> Runner:
@@ -46,3 +51,21 @@ def runner(policy: Policy, *script, train=("locate", "verify"), pixels=PIXELS, r
 def play(run: Runner, examples: Sequence[Example], way: str, decoding: Decoding = SAMPLED) -> list[Trajectory]:
     """One trajectory with its reward for each example."""
     return run.rewarded(examples, run.run(examples, PROTOCOLS[way], decoding))
+
+
+def without_logps(groups: list[Group]) -> list[Group]:
+    """What was drawn and earned. Log-probs are the same to rounding alone: sums follow from the shape of a batch."""
+
+    def unmarked(tokens: Tokens) -> Tokens:
+        return replace(tokens, sampled=tuple(replace(span, logps=()) for span in tokens.sampled))
+
+    def drawn(trajectory: Trajectory) -> Trajectory:
+        turns = tuple(replace(t, prompt=unmarked(t.prompt), logps=()) for t in trajectory.turns)
+        return replace(trajectory, turns=turns, sequences=tuple(map(unmarked, trajectory.sequences)))
+
+    return [replace(group, trajectories=tuple(map(drawn, group.trajectories))) for group in groups]
+
+
+def logps_of(groups: list[Group]) -> torch.Tensor:
+    sequences = [s for group in groups for t in group.trajectories for s in t.sequences]
+    return torch.tensor([logp for s in sequences for span in s.sampled for logp in span.logps])

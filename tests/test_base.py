@@ -1,13 +1,14 @@
-"""The embedded base behaves like a base: it reads, it half-finds, it hardly guesses; and it is what its record says."""
+"""The toy base behaves like a base: it reads, it half-finds, it hardly guesses; and it is what its record says."""
 
 import hashlib
 import json
 from dataclasses import replace
 
 import pytest
+from pictures import drawn
 
 from hart_lite.config.recipe import load_recipe
-from hart_lite.config.resources import EMBEDDED
+from hart_lite.config.resources import TOY_BASE
 from hart_lite.eval.metrics import metrics
 from hart_lite.eval.results import read_evaluation
 from hart_lite.grading import grade
@@ -15,7 +16,7 @@ from hart_lite.inference.load import open_model
 from hart_lite.inference.prompts import fill, question_text
 from hart_lite.inference.protocols import hart
 from hart_lite.inference.rollout import Runner
-from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.generation import Sampling
 from hart_lite.models.views import crop_view
 from hart_lite.toy.scenes import HELD_OUT, World, examples
 from hart_lite.training.evaluation import RunEvaluator
@@ -26,7 +27,7 @@ RECIPE = load_recipe("tiny_cpu")
 
 @pytest.fixture(scope="module")
 def runner():
-    return Runner(open_model("embedded"))
+    return Runner(open_model("toy"))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def measured(runner, tmp_path_factory):
     """60 scenes, as training evaluates on them."""
     run = tmp_path_factory.mktemp("run")
     questions = examples(World(), range(HELD_OUT, HELD_OUT + 60))
-    RunEvaluator(run, RECIPE, runner.model, questions).evaluate("before", "embedded")
+    RunEvaluator(run, RECIPE, runner.model, questions).evaluate("before", "toy")
     return read_evaluation(run / "evaluation" / "before")
 
 
@@ -49,8 +50,8 @@ def share(rows, condition, of) -> float:
 
 
 def test_it_is_the_file_that_was_recorded():
-    record = json.loads((EMBEDDED / "pretraining.json").read_text())
-    weights = (EMBEDDED / "model.safetensors").read_bytes()
+    record = json.loads((TOY_BASE / "pretraining.json").read_text())
+    weights = (TOY_BASE / "model.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == record["sha256"]
     assert len(weights) <= 8 * 10**6
 
@@ -71,7 +72,7 @@ def test_it_reads_a_good_crop(runner, world):
         views = [crop_of(runner, example, box) for box in example.boxes]
         return family.chat(fill(words.verify, {"question": question_text(words, example), "crops": views}))
 
-    said = generate(runner.policy, [prompt(example) for example in questions], Sampling(8, temperature=0))
+    said = drawn(runner.policy, [prompt(example) for example in questions], Sampling(8, temperature=0))
     right = [grade(family.text(ids), e.answer, e.choices) for ids, e in zip(said, questions, strict=True)]
     assert sum(right) / len(right) >= 0.85
 

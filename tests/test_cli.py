@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import resource
 import subprocess
 import sys
@@ -84,8 +85,8 @@ def test_recipes_are_listed_with_what_they_say_of_themselves(capsys):
         (["train", "tiny_cpu", "seed=5000000000"], "seed = 5000000000: should be less than 4294967296"),
         (["train", "tiny_gpu"], "There is no recipe 'tiny_gpu'"),
         (["train", "tiny_cpu", "data.train=no/such.jsonl"], "no/such.jsonl"),
-        (["train", "tiny_cpu", "data.world.colours=[mauve]"], "world colours ['mauve'] are unknown"),
-        (["train", "tiny_cpu", "model.base=no/such/base", "data.world.scenes=4"], "base 'no/such/base' cannot be read"),
+        (["train", "tiny_cpu", "data.toy.colours=[mauve]"], "toy colours ['mauve'] are unknown"),
+        (["train", "tiny_cpu", "model.base=no/such/base", "data.toy.scenes=4"], "base 'no/such/base' cannot be read"),
         (["data", "check", "no/such.jsonl"], "no/such.jsonl"),
         (["data", "check", "x.jsonl", "--column", "question"], "should look like --column question=Text"),
     ],
@@ -195,8 +196,9 @@ def test_a_preview_is_drawn_where_asked_or_refused_by_name(rows, capsys):
 # -- the real command ----------------------------------------------------------------------------------------------
 
 
-def test_training_prints_the_table_and_the_place(tiny_base, tmp_path, monkeypatch, capsys):
+def test_training_prints_the_table_and_the_place(tiny_base, tmp_path, monkeypatch, capsys, caplog):
     make_up(monkeypatch.setattr)
+    caplog.set_level(logging.INFO)  # as the command sets it, where pytest has not set up the root logger before it
     dump_recipe(small_recipe(tiny_base, tmp_path / "run", [rl_stage(steps=1)]), tmp_path / "mine.yaml")
     code, out, err = run("train", tmp_path / "mine.yaml", capsys=capsys)
     assert code == 0

@@ -21,8 +21,7 @@ LAYERS = (
     ("eval",),
     ("training", "report", "export"),
     ("perf", "demo"),
-    ("api",),
-    ("cli",),
+    ("api", "cli"),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 

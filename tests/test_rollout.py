@@ -4,7 +4,7 @@ import pytest
 import torch
 from pictures import Photo, packed_logps
 from PIL import Image
-from scripted import play, runner
+from scripted import logps_of, play, runner, without_logps
 from small_runs import make_up
 
 from hart_lite.inference.engine import Decoding
@@ -317,9 +317,11 @@ def test_a_rollout_of_the_tiny_model_is_scored_in_full(policy):
         again = run.rollout([example(Photo(90, 60, 1)), example(Photo(60, 90, 2))], way, samples=3, seed=1)
         assert groups == again
         sequences = [s for g in groups for t in g.trajectories for s in t.sequences]
-        logps = packed_logps(policy, sequences, 512)
+        with torch.no_grad():
+            logps = packed_logps(policy, sequences, 512)
         assert [len(lp) for lp in logps] == [sum(map(len, s.sampled)) for s in sequences]
         assert all(lp.isfinite().all() and (lp <= 0).all() for lp in logps)
+        torch.testing.assert_close(logps_of(groups), torch.cat(logps), rtol=0, atol=1e-5)  # those it was drawn with
 
 
 # -- memory --------------------------------------------------------------------------------------------------------
@@ -332,9 +334,11 @@ def test_what_is_drawn_does_not_depend_on_the_token_budget(policy, monkeypatch, 
     settings = {"max_tokens_locate": 6, "max_tokens_answer": 5, "temperature": 4.0}
     whole = runner(policy, **settings).rollout(asked, way, samples=3, seed=1)
     assert len({t.turns[-1].response for g in whole for t in g.trajectories}) > 3
+    assert len(logps_of(whole)) == sum(len(turn.response) for g in whole for t in g.trajectories for turn in t.turns)
     for budget in (64, 300):
-        cut = runner(policy, **settings, tokens_per_batch=budget)
-        assert cut.rollout(asked, way, samples=3, seed=1) == whole
+        cut = runner(policy, **settings, tokens_per_batch=budget).rollout(asked, way, samples=3, seed=1)
+        assert without_logps(cut) == without_logps(whole)
+        torch.testing.assert_close(logps_of(cut), logps_of(whole), rtol=0, atol=1e-5)
 
 
 def test_a_batch_holds_what_the_budget_allows(policy):

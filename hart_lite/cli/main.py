@@ -9,7 +9,7 @@ import os
 import sys
 
 from hart_lite.cli import ask as using
-from hart_lite.cli import data, export
+from hart_lite.cli import check_base, data, export
 from hart_lite.cli import eval as evaluating
 from hart_lite.cli import train as training
 from hart_lite.errors import HartError
@@ -17,9 +17,10 @@ from hart_lite.training.signals import Stopped
 from hart_lite.utils.text import printable
 
 EXAMPLES = """examples:
-  hart-lite train tiny_cpu                          the embedded world, on a laptop, in minutes
+  hart-lite train tiny_cpu                          the toy data, on a laptop, in minutes
   hart-lite train tiny_cpu loop=mgpo objective=grpo a baseline, by overrides
   hart-lite plan qwen7b_lora rollout.samples=4      peak memory and fitting cards, before any download
+  hart-lite check-base toy                     is a base sound on this machine with these settings?
   hart-lite bench                                   a step against stock TRL's, in minutes, without a download
   hart-lite train recipes/qwen7b_lora.yaml data.train=my/rows.jsonl
   hart-lite train runs/tiny_cpu/recipe.yaml --resume
@@ -27,7 +28,7 @@ EXAMPLES = """examples:
   hart-lite demo runs/tiny_cpu                      a page: where it looks, base beside trained
   hart-lite report runs/tiny_cpu                    one page: before and after, curves, the boxes over time
   hart-lite data check my/rows.jsonl --preview sheet.png
-  hart-lite eval runs/tiny_cpu --benchmark world    a trained run in our three modes (hart-lite eval --help for more)
+  hart-lite eval runs/tiny_cpu --benchmark toy    a trained run in our three modes (hart-lite eval --help for more)
   hart-lite benchmarks                              what there is to evaluate on
   hart-lite merge runs/tiny_cpu --out merged        the trained adapter and its base as one plain checkpoint
 """
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(go_on="")  # what to say to someone who stopped a command
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (training, using, evaluating, export, data):
+    for module in (training, check_base, using, evaluating, export, data):
         module.add(commands)
     return parser
 

@@ -61,15 +61,23 @@ class Decoder:
         mixed = attend(number, self._turned(q, turn), self._turned(k, turn), v)
         hidden = hidden + block.o_proj(mixed.flatten(-2))
         x = _norm(layer.post_attention_layernorm, hidden)
-        return hidden + mlp.down_proj(_SwiGLU.apply(mlp.gate_proj(x), mlp.up_proj(x)))
+        return hidden + mlp.down_proj(_swiglu(mlp.gate_proj(x), mlp.up_proj(x)))
 
     def _turned(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
         cos, sin = turn
         return torch.addcmul(x * cos, x.roll(self.width // 2, -1), sin)
 
 
+def _swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up. What no gradient needs is overwritten."""
+    if torch.is_grad_enabled():
+        return _SwiGLU.apply(gate, up)
+    return nn.functional.silu(gate, inplace=True).mul_(up)
+
+
 class _SwiGLU(torch.autograd.Function):
-    """silu(gate) * up, of which the two factors are kept and not what lies between."""
+    """silu(gate) * up, of which the two factors are kept and not what lies between. Both passes hold as little beside
+    them as they can: this is where a layer holds most."""
 
     @staticmethod
     def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
@@ -79,9 +87,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        share = gate.sigmoid()
-        silu = gate * share
-        return grad * up * (share + silu * (1 - share)), grad * silu
+        return torch.ops.aten.silu_backward(grad * up, gate), nn.functional.silu(gate).mul_(grad)
 
 
 def _norm(norm: nn.Module, x: Tensor) -> Tensor:

@@ -46,6 +46,11 @@ def held_run(run: Path, recipe: Recipe, resume: bool) -> Iterator[None]:
                 check_run(run, recipe, resume)
         except HartError as error:
             refusal = str(error)
+        except OSError as error:
+            refusal = (
+                f"{error.filename or run} could not be written: {error.strerror}. Free some space, or choose another "
+                "place with output=..."
+            )
         [refusal] = broadcast_object_list([refusal])
         if refusal:
             raise HartError(refusal)
@@ -114,7 +119,7 @@ def _write_adapter(policy: Policy, folder: Path) -> None:
         # An empty form that names a path of this machine and the stages that this very process has trained.
         (partial / "README.md").unlink(missing_ok=True)
         policy.family.save_processor(partial)
-        made_for = {KEY: fingerprint(policy.family), FRAME: policy.family.box_frame}
+        made_for = {KEY: fingerprint(policy.family), FRAME: policy.family.box_format}
         write_whole(partial / ADAPTER_BASE, json.dumps(made_for) + "\n")
         move_whole(partial, folder)
     except DISK_ERRORS as error:

@@ -1,4 +1,4 @@
-"""The embedded world: large scenes with small coloured shapes that carry a character, and questions about them.
+"""The toy data: large scenes with small coloured shapes that carry a character, and questions about them.
 
 A scene is drawn at `size` pixels a side. At the small budget a model sees it at, most characters are a few pixels
 high and cannot be read; the shapes and colours can. So the answer is found by looking at the right place, and only
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hart_lite.config.sections import WorldSection
+from hart_lite.config.sections import ToySection
 from hart_lite.data.images import DECODED
 from hart_lite.errors import HartError
 from hart_lite.toy.glyphs import GLYPHS, glyph_mask
@@ -55,21 +55,21 @@ class World:
     def __post_init__(self) -> None:
         unknown = [c for c in self.colours if c not in COLOURS]
         if unknown:
-            raise HartError(f"world colours {unknown} are unknown; choose from {', '.join(COLOURS)}")
+            raise HartError(f"toy colours {unknown} are unknown; choose from {', '.join(COLOURS)}")
         if len(set(self.colours)) < len(self.colours):
-            raise HartError(f"world colours {list(self.colours)} repeat one: its shapes could not be told apart")
+            raise HartError(f"toy colours {list(self.colours)} repeat one: its shapes could not be told apart")
         if not CHOICES <= self.glyphs <= len(GLYPHS):
-            raise HartError(f"world glyphs = {self.glyphs}; allowed: {CHOICES} to {len(GLYPHS)}")
+            raise HartError(f"toy glyphs = {self.glyphs}; allowed: {CHOICES} to {len(GLYPHS)}")
         low, high = self.objects
         if not 1 <= low <= high <= 8 or high > len(self.colours) * len(SHAPES):
             raise HartError(
-                f"world objects = {list(self.objects)} with {len(self.colours)} colours; allowed: 1 <= min <= max <= 8 "
+                f"toy objects = {list(self.objects)} with {len(self.colours)} colours; allowed: 1 <= min <= max <= 8 "
                 f"and at most colours x {len(SHAPES)} shapes"
             )
         if not 0 <= self.big_share <= 1:
-            raise HartError(f"world big_share = {self.big_share}; allowed: 0 to 1")
+            raise HartError(f"toy big_share = {self.big_share}; allowed: 0 to 1")
         if not 168 <= self.size <= 8192:
-            raise HartError(f"world size = {self.size} px; allowed: 168 to 8192")
+            raise HartError(f"toy size = {self.size} px; allowed: 168 to 8192")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Scene:
 
     @property
     def key(self) -> str:
-        return f"world-{self.world.seed}-{self.index}"
+        return f"toy-{self.world.seed}-{self.index}"
 
     def size(self) -> tuple[int, int]:
         return (self.world.size, self.world.size)
@@ -200,7 +200,7 @@ def question(thing: Thing) -> str:
     return f"Which character is on the {thing.colour} {thing.shape}?"
 
 
-def make_world(spec: WorldSection) -> World:
+def toy_scenes(spec: ToySection) -> World:
     chosen = {"colours": None if spec.colours is None else tuple(spec.colours), "glyphs": spec.glyphs}
     return World(
         size=spec.size,

@@ -15,7 +15,7 @@ from hart_lite.inference.load import OpenModel, open_model
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.models.generation import generate
 
-SETTINGS = EvalSettings(benchmarks={"world": "scenes=4"}, modes=("full", "crops", "full+crops"), max_tokens=16)
+SETTINGS = EvalSettings(benchmarks={"toy": "scenes=4"}, modes=("full", "crops", "full+crops"), max_tokens=16)
 
 
 class Card:
@@ -25,16 +25,16 @@ class Card:
     def __init__(self, most: int, calls: float = math.inf) -> None:
         self.most, self.calls, self.sizes = most, calls, []
 
-    def __call__(self, policy, prompts, sampling):
+    def __call__(self, policy, prompts, sampling, cache):
         self.sizes.append(len(prompts))
         if len(prompts) > self.most or len(self.sizes) > self.calls:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return generate(policy, prompts, sampling)
+        return generate(policy, prompts, sampling, cache)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return open_model("embedded", device="cpu")
+    return open_model("toy", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The embedded world as a benchmark: held-out scenes with exact boxes, of which a source says how many."""
+"""The toy data as a benchmark: held-out scenes with exact boxes, of which a source says how many."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def read(source: str) -> Iterator[Example | BadRow]:
         found = _SOURCE.fullmatch(source)
         scenes = int(found[1]) if found else 0
         if not 1 <= scenes <= MOST_SCENES:
-            raise HartError(f"the world has no {shown(source)}; give world or world=scenes=40")
+            raise HartError(f"the toy data has no {shown(source)}; give toy or toy=scenes=40")
     for index in range(HELD_OUT, HELD_OUT + scenes):
         yield from examples(World(), range(index, index + 1))
 
 
 BENCHMARK = Benchmark(
-    name="world",
-    title="Embedded world",
+    name="toy",
+    title="Toy data",
     questions=2 * SCENES,
     licence="Apache-2.0",
     hub="",

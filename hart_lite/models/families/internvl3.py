@@ -34,7 +34,7 @@ class InternVL3(TiledFamily):
     name = "internvl3"
     title = "InternVL3"
     model_class = InternVLForConditionalGeneration
-    box_frame = "relative-1000"  # of the original image, no correction for tiles: OpenGVLab/InternVL#227, #844
+    box_format = "relative-1000"  # of the original image, no correction for tiles: OpenGVLab/InternVL#227, #844
     locate_words = " in the format <ref>area</ref><box>[[x1, y1, x2, y2]]</box>"  # without <ref> it may answer in prose
     several_words = "; write <ref>image n</ref> for a box on the n-th image"
     placeholder = "<IMG_CONTEXT>"
@@ -47,7 +47,7 @@ class InternVL3(TiledFamily):
         super().__init__(source, revision)
         vision = self.config.vision_config
         self.tile = vision.image_size[0]
-        self.least_pixels = self.tile**2
+        self.min_pixels = self.tile**2
         self.tile_tokens = int(self.tile // vision.patch_size[0] * self.config.downsample_ratio) ** 2
         markup = self.tokenizer.convert_tokens_to_ids(list(_MARKUP))
         added = self.tokenizer.added_tokens_decoder
@@ -55,11 +55,11 @@ class InternVL3(TiledFamily):
 
     # -- images ----------------------------------------------------------------------------------------------------
 
-    def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]:
+    def fit(self, size: tuple[int, int], max_pixels: int, min_pixels: int) -> tuple[int, int]:
         """The grid of tiles whose shape is nearest to the image's, as the stock processor chooses it."""
-        self._check_budget(most)
-        tiles = min(most // self.tile**2, MAX_TILES)
-        fewest = min(math.ceil(least / self.tile**2), tiles)
+        self._check_budget(max_pixels)
+        tiles = min(max_pixels // self.tile**2, MAX_TILES)
+        fewest = min(math.ceil(min_pixels / self.tile**2), tiles)
         columns, rows = get_optimal_tiled_canvas((size[1], size[0]), (self.tile, self.tile), fewest, tiles)
         return columns * self.tile, rows * self.tile
 
@@ -118,7 +118,7 @@ class InternVL3(TiledFamily):
         out = ""
         for image, group in groupby(boxes, key=lambda box: box.image):
             area = "area" if len(original) == 1 else f"image {image + 1}"
-            lists = [from_original(self.box_frame, box.xyxy, seen[image], original[image]) for box in group]
-            inside = ", ".join(f"[{written(self.box_frame, numbers)}]" for numbers in lists)
+            lists = [from_original(self.box_format, box.xyxy, seen[image], original[image]) for box in group]
+            inside = ", ".join(f"[{written(self.box_format, numbers)}]" for numbers in lists)
             out += f"<ref>{area}</ref><box>[{inside}]</box>"
         return out

@@ -51,7 +51,7 @@ STAGES = (
     Stage("sft", 30, "steps:sft", "two SFT steps"),
     Stage("stock", 75, "steps:stock", "a step of stock TRL against direct and hart"),
     Stage("merge", 45, "checkpoint:merged", "load, save and merge a checkpoint of four layers"),
-    Stage("train", 120, "checkpoint:train", "the whole command on the embedded tiny model"),
+    Stage("train", 120, "checkpoint:train", "the whole command on the tiny toy model"),
 )
 
 
@@ -116,12 +116,13 @@ def _begins(stage: Stage, seconds: float, out: Path) -> None:
 
 
 def _within(seconds: float, function: Callable, card: Card, found: dict[str, Any]) -> None:
-    signal.signal(signal.SIGALRM, _time_is_up)
+    before = signal.signal(signal.SIGALRM, _time_is_up)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
         function(card, found)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _time_is_up(signum: int, frame: object) -> None:
