@@ -77,6 +77,13 @@ def test_jsonl_reads_a_byte_order_mark_labels_and_choice_texts(folder):
     assert (example.choices, example.answer) == (("cat", "dog", "owl"), "C")
 
 
+@pytest.mark.parametrize("form", ["{}. {}", "{}) {}", "{}: {}", "\uff08{}\uff09 {}"])
+def test_labels_of_other_forms_are_dropped_from_choices(folder, form):
+    row = GOOD | {"choices": [form.format("AB"[n], text) for n, text in enumerate(("cat", "dog"))], "answer": "dog"}
+    (example,) = load_examples(write_rows(folder / "rows.jsonl", row))
+    assert (example.choices, example.answer) == (("cat", "dog"), "B")
+
+
 BAD = {
     "not JSON": ("{oops", "not JSON"),
     "not an object": ("[1, 2]", "a row is a JSON object with the fields id, image"),
