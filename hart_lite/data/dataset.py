@@ -223,7 +223,7 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
 
 
 def _choices(values: Any) -> tuple[str, ...]:
-    """The choices' texts. Labels in the data, '(A) ..' or 'A. ..', are dropped: prompts label the choices themselves."""
+    """The choices' texts. Labels in the data ('(A) ..', 'A. ..') are dropped: prompts label choices themselves."""
     if not isinstance(values, list) or len(values) == 1 or not all(isinstance(v, str) and v.strip() for v in values):
         raise DataError(f"choices: {shown(values)} given; a list of at least two texts is allowed")
     labels = [_LABELLED.match(value.strip()) for value in values]
