@@ -206,6 +206,7 @@ hart_lite.merge(run.folder, "merged")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", [ASKING, TRAINING], ids=["asking", "training"])
 def test_a_program_that_did_not_ask_for_words_gets_none(tmp_path, job):
     words = [sys.executable, "-c", f"import hart_lite\nfrom PIL import Image\n{job}"]

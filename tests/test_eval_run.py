@@ -81,7 +81,7 @@ def test_a_row_holds_the_whole_conversation(tmp_path):
         assert figures["answers"]["strict"]["micro"]["value"] == right
         assert f"| toy | {mode} | 4 | {100 * right:.1f} (" in report.table
         assert summary["own"]["toy"][mode]["missing"] == 296
-    assert "## world" in (out / "summary.md").read_text()
+    assert "## toy" in (out / "summary.md").read_text()
     assert (out / "bad_rows.jsonl").read_text() == ""
     settings = json.loads((out / "eval.json").read_text())
     assert settings["benchmarks"] == {"toy": "scenes=2"}
