@@ -107,13 +107,19 @@ class ImageView:
         """
         from PIL import Image  # here, so that what only names images starts at once
 
-        try:
-            image = self.source.load()
-        except HartError as error:
-            raise BrokenImageError(self.source.key, str(error)) from error
+        image = load_checked(self.source)
         if self.box is not None:
             image = image.crop(self.box.whole_pixels(image.size))
         return image.resize(self.size, Image.Resampling.BICUBIC)
+
+
+def load_checked(source: ImageSource) -> Image.Image:
+    """The decoded image of a source that was fine when its data set was read. Raises `BrokenImageError` where it no
+    longer is."""
+    try:
+        return source.load()
+    except HartError as error:
+        raise BrokenImageError(source.key, str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from hart_lite.inference.load import OpenModel
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.protocols import hart
 from hart_lite.inference.rollout import Runner, graded
-from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.generation import Response, Sampling, generate
 from hart_lite.models.policy import Policy
+from hart_lite.models.prompt_cache import PromptCache
 from hart_lite.types import Example, Tokens, Trajectory
 
 PIXELS = PixelBudgets(full=16 * 784, crop=4 * 784, min=784)
@@ -27,12 +28,14 @@ class Script:
     responses: list[list[str] | None]
     calls: list[tuple[list[Tokens], Sampling]] = field(default_factory=list)
 
-    def __call__(self, policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
+    def __call__(
+        self, policy: Policy, prompts: Sequence[Tokens], sampling: Sampling, cache: PromptCache | None
+    ) -> list[Response]:
         texts = self.responses[len(self.calls)]
         self.calls.append((list(prompts), sampling))
         if texts is None:
-            return generate(policy, prompts, sampling)
-        return [policy.family.response_ids(text) for _, text in zip(prompts, texts, strict=True)]
+            return generate(policy, prompts, sampling, cache)
+        return [Response(policy.family.response_ids(text)) for _, text in zip(prompts, texts, strict=True)]
 
 
 def runner(policy: Policy, *script, train=("locate", "verify"), pixels=PIXELS, rewarded=graded, **settings) -> Runner:

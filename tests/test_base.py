@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from pictures import drawn
 
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.resources import EMBEDDED
@@ -15,7 +16,7 @@ from hart_lite.inference.load import open_model
 from hart_lite.inference.prompts import fill, question_text
 from hart_lite.inference.protocols import hart
 from hart_lite.inference.rollout import Runner
-from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.generation import Sampling
 from hart_lite.models.views import crop_view
 from hart_lite.toy.scenes import HELD_OUT, World, examples
 from hart_lite.training.evaluation import RunEvaluator
@@ -71,7 +72,7 @@ def test_it_reads_a_good_crop(runner, world):
         views = [crop_of(runner, example, box) for box in example.boxes]
         return family.chat(fill(words.verify, {"question": question_text(words, example), "crops": views}))
 
-    said = generate(runner.policy, [prompt(example) for example in questions], Sampling(8, temperature=0))
+    said = drawn(runner.policy, [prompt(example) for example in questions], Sampling(8, temperature=0))
     right = [grade(family.text(ids), e.answer, e.choices) for ids, e in zip(said, questions, strict=True)]
     assert sum(right) / len(right) >= 0.85
 

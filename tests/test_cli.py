@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import resource
 import subprocess
 import sys
@@ -195,8 +196,9 @@ def test_a_preview_is_drawn_where_asked_or_refused_by_name(rows, capsys):
 # -- the real command ----------------------------------------------------------------------------------------------
 
 
-def test_training_prints_the_table_and_the_place(tiny_base, tmp_path, monkeypatch, capsys):
+def test_training_prints_the_table_and_the_place(tiny_base, tmp_path, monkeypatch, capsys, caplog):
     make_up(monkeypatch.setattr)
+    caplog.set_level(logging.INFO)  # as the command sets it, where pytest has not set up the root logger before it
     dump_recipe(small_recipe(tiny_base, tmp_path / "run", [rl_stage(steps=1)]), tmp_path / "mine.yaml")
     code, out, err = run("train", tmp_path / "mine.yaml", capsys=capsys)
     assert code == 0

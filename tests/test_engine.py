@@ -1,10 +1,10 @@
 """The local engine: batched answers are those of one at a time and of `Runner`, and what is shared is read once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from pictures import Photo
+from pictures import Photo, drawn
 
 from hart_lite.config.recipe import load_recipe
 from hart_lite.config.sections import ModelSection
@@ -18,11 +18,12 @@ from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
 from hart_lite.inference.protocols.registry import LOOPS, PROTOCOLS
 from hart_lite.inference.rollout import Runner
-from hart_lite.models.attention import Branches
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
-from hart_lite.models.generation import Sampling, generate
+from hart_lite.models.generation import Response, Sampling, generate
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
+from hart_lite.models.prompt_cache import PromptCache
+from hart_lite.models.tree_attention import Tree
 from hart_lite.types import Box, ImageView, Tokens, Turn
 
 TINY = load_recipe("tiny_cpu")
@@ -37,7 +38,7 @@ def seeing() -> Policy:
 
 @pytest.fixture(scope="module")
 def questions():
-    return list(BENCHMARK.read("scenes=3"))
+    return list(BENCHMARK.read("scenes=2"))
 
 
 def model_of(policy: Policy) -> OpenModel:
@@ -46,7 +47,7 @@ def model_of(policy: Policy) -> OpenModel:
 
 def runs(policy: Policy, examples, modes=MODES, **settings) -> list[ProtocolRun]:
     model = model_of(policy)
-    asked = EvalSettings(**{"max_tokens": 24} | settings)
+    asked = EvalSettings(**{"max_tokens": 12} | settings)
     return [PROTOCOLS[m](e, setting_of(Question(BENCHMARK, e), m, asked, model)) for e in examples for m in modes]
 
 
@@ -77,16 +78,17 @@ def test_a_rollout_of_one_greedy_sample_is_an_evaluation(seeing, questions, mode
 
 
 def test_what_prompts_share_is_read_once(seeing, questions, monkeypatch):
-    """Every distinct beginning of a prompt is read once, every view is encoded once, and every prompt is asked once."""
+    """Of each call, every distinct beginning of a prompt is read once, and nothing of the prompt that it goes on from;
+    every view is encoded once and every prompt is asked once."""
     seeing.forget_images()
-    calls, fed, encoded = [], [], []
-    feed, features = Branches.feed, Qwen25VL.features
+    calls, read, encoded = [], [], []
+    tree, features = Tree.of, Qwen25VL.features
 
-    def watched(policy, prompts, sampling):
+    def watched(policy, prompts, sampling, cache):
         calls.append(prompts)
-        return generate(policy, prompts, sampling)
+        return generate(policy, prompts, sampling, cache)
 
-    monkeypatch.setattr(Branches, "feed", lambda self, real: (fed.append(int(real.sum())), feed(self, real))[1])
+    monkeypatch.setattr(Tree, "of", lambda lengths, *rest: (read.extend(lengths), tree(lengths, *rest))[1])
     monkeypatch.setattr(Qwen25VL, "features", lambda self, m, i: (encoded.extend(i), features(self, m, i))[1])
     on_one_image = [e for e in questions if e.images == questions[0].images]
     assert len(on_one_image) == 2
@@ -97,7 +99,8 @@ def test_what_prompts_share_is_read_once(seeing, questions, monkeypatch):
     assert len(calls[0]) == 10
     assert len(encoded) == len({slot.view for prompts in calls for prompt in prompts for slot in prompt.slots})
     per_call = [len({key for prompt in prompts for key in distinct(prompt)}) for prompts in calls]
-    assert sum(fed) == sum(per_call) < sum(len(prompt) for prompts in calls for prompt in prompts) * 0.7
+    assert sum(read) == sum(map(len, unread(calls))) < sum(per_call)
+    assert sum(per_call) < sum(len(prompt) for prompts in calls for prompt in prompts) * 0.7
     engine.forget_images()
     answered = len(encoded)
     list(engine.answer(runs(seeing, on_one_image, ["full"])))
@@ -108,6 +111,18 @@ def distinct(prompt: Tokens) -> list[tuple]:
     seen = {s.start + i: (s.view, i) for s in prompt.slots for i in range(s.length)}
     keys = tuple(seen.get(n, token) for n, token in enumerate(prompt.ids))
     return [keys[: n + 1] for n in range(len(keys))]
+
+
+def unread(calls: list[list[Tokens]]) -> Iterator[set[tuple]]:
+    """The beginnings in each call that belong to no prompt of the calls before which a prompt goes on from."""
+    asked: set[tuple] = set()
+    for prompts in calls:
+        new = set()
+        for keys in map(distinct, prompts):
+            known = max((n for n, key in enumerate(keys, 1) if key in asked and n < len(keys)), default=0)
+            new |= set(keys[known:])
+        yield new
+        asked |= {distinct(prompt)[-1] for prompt in prompts}
 
 
 # -- conversations by hand -----------------------------------------------------------------------------------------
@@ -121,10 +136,13 @@ class Scripted:
     prompts: list[Tokens] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
 
-    def __call__(self, policy: Policy, prompts: Sequence[Tokens], sampling: Sampling) -> list[tuple[int, ...]]:
+    def __call__(
+        self, policy: Policy, prompts: Sequence[Tokens], sampling: Sampling, cache: PromptCache | None
+    ) -> list[Response]:
         self.prompts += prompts
         self.samplings.append(sampling)
-        return [policy.family.response_ids(self.reply(policy.family.tokenizer.decode(p.ids))) for p in prompts]
+        texts = (self.reply(policy.family.tokenizer.decode(prompt.ids)) for prompt in prompts)
+        return [Response(policy.family.response_ids(text)) for text in texts]
 
 
 VIEW = ImageView(Photo(56, 56), (56, 56))
@@ -198,16 +216,16 @@ def test_limits_of_one_call_differ(policy):
     says = [Say(["What?"], max_tokens=n) for n in limits] + [Say([VIEW, "Where?"], max_tokens=2)]
     samplings = []
 
-    def watched(policy, prompts, sampling):
+    def watched(policy, prompts, sampling, cache):
         samplings.append(sampling)
-        return generate(policy, prompts, sampling)
+        return generate(policy, prompts, sampling, cache)
 
     done = dict(LocalEngine(policy, 10_000, 1, generate=watched).answer([conversation(say) for say in says]))
     [sampling] = samplings
     assert (sampling.max_tokens, sampling.limits, sampling.temperature) == (7, (2, 7), 0)
     lengths = [done[n].turns[0].response_tokens for n in range(5)]
     assert lengths == [3, 7, 5, 7, 2]
-    alone = [generate(policy, [policy.family.chat(s.content)], Sampling(s.max_tokens, temperature=0))[0] for s in says]
+    alone = [drawn(policy, [policy.family.chat(s.content)], Sampling(s.max_tokens, temperature=0))[0] for s in says]
     assert [done[n].outcome.text for n in range(5)] == [policy.family.text(ids) for ids in alone]
 
 

@@ -21,7 +21,7 @@ LAYERS = (
     ("eval",),
     ("training", "report", "export"),
     ("perf", "demo"),
-    ("cli",),
+    ("api", "cli"),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 

@@ -105,6 +105,21 @@ def test_where_nothing_can_be_written_is_said(tmp_path, monkeypatch):
         FolderLock(tmp_path, "a", "b")
 
 
+def test_a_full_disk_is_said_with_the_file(tiny_base, tmp_path, monkeypatch):
+    """As by every other write; a run that cannot begin is refused."""
+
+    def full(path, *how, **more):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    recipe = small_recipe(tiny_base, tmp_path / "run", [rl_stage()])
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        FolderLock(tmp_path, "a", "b")
+    assert caught.value.filename == str(tmp_path / LOCK)
+    with pytest.raises(HartError, match=r"\.lock could not be written: No space .*\. Free some space"):
+        train(recipe)
+
+
 def test_a_run_is_refused_where_another_trains(tiny_base, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("a model was loaded")

@@ -155,7 +155,7 @@ def read(path: str) -> list[dict]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("name", ON_A_CARD)
+@pytest.mark.parametrize("name", ["colab_t4", pytest.param("kaggle_t4x2", marks=pytest.mark.slow)])
 def test_from_install_to_push(run, monkeypatch, capsys, name):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with Hub(user="YOUR_NAME") as hub:

@@ -238,6 +238,7 @@ def test_the_reference_page_is_that_of_the_typed_recipe():
 def test_the_reference_says_of_every_key_what_it_takes_and_means():
     rows = [line.strip("| ").split(" | ") for line in reference().splitlines() if line.startswith("| `")]
     assert all(len(row) == 4 and all(row) for row in rows)
+    assert all(line.endswith(" |") for line in reference().splitlines() if line.startswith("|"))
     assert ["`k`", "number, at least 0, below 1", "`0.6`", "Strength of the asymmetric weights of ap_grpo."] in rows
 
     def leaves(section):

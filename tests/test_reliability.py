@@ -19,6 +19,7 @@ def new_run(folder):
     for name, content in {
         "recipe.yaml": RECIPE,
         "metrics.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "timing.jsonl": '{"evaluation": "before", "seconds": 2.0}\n',
         "adapter/adapter_model.safetensors": "weights",
         "stages/1-rl/checkpoint-5/optimizer.pt": "moments",
     }.items():
@@ -33,6 +34,7 @@ def new_run(folder):
         ("adapter/adapter_model.safetensors", "weights", "weight5", ["adapter/adapter_model.safetensors"]),
         ("metrics.jsonl", '"loss": 0.5', '"loss": 0.25', ["metrics.jsonl", "report.html"]),
         ("metrics.jsonl", '"seconds_update": 2.0', '"seconds_update": 3.0', []),  # the machine was busy
+        ("timing.jsonl", '"seconds": 2.0', '"seconds": 3.0', []),
         ("stages/1-rl/checkpoint-5/optimizer.pt", "moments", "others", []),  # a resumed run keeps other ones
     ],
 )

@@ -56,7 +56,7 @@ def finished(tiny_base, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     lora = {"r": 4, "dropout": 0.1}  # draws from the global generator, in training alone
     model = {"base": str(tiny_base), "dtype": "float32", "device": "cpu", "lora": lora}
-    evaluate = {"every": 4}
+    evaluate = {"every": 4, "watch": 4}
     data = {"world": {"scenes": 8, "eval_scenes": 6, "questions_per_scene": 2, "size": 168}}
     recipe = small_recipe(tiny_base, folder / "run", STAGES, model=model, evaluate=evaluate, data=data)
     dump_recipe(recipe, folder / "recipe.yaml")

@@ -153,9 +153,9 @@ def test_the_gradient_is_that_of_the_policy_at_the_temperature_it_sampled_at(new
             tokens = sum(len(span) for s in sample.sequences for span in s.sampled)
             for sequence in sample.sequences:
                 logits = policy.model(**policy.family.collate([sequence]), use_cache=False).logits[0] / temperature
-                for start, stop, _ in sequence.sampled:
-                    taken = torch.tensor(sequence.ids[start:stop])[:, None]
-                    logps = logits[start - 1 : stop - 1].log_softmax(-1).gather(-1, taken)
+                for span in sequence.sampled:
+                    taken = torch.tensor(sequence.ids[span.start : span.stop])[:, None]
+                    logps = logits[span.start - 1 : span.stop - 1].log_softmax(-1).gather(-1, taken)
                     (-advantage * logps.sum() / (2 * tokens)).backward()
         expected[temperature] = torch.cat([p.grad.flatten() for p in policy.adapter_parameters])
     sampled_at, one = expected.values()

@@ -1,5 +1,7 @@
 """The loops on scripted responses and on the tiny model: what each turn is shown, what is trained, what is earned."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pictures import Photo, packed_logps
@@ -11,7 +13,7 @@ from hart_lite.inference.engine import Decoding
 from hart_lite.inference.protocols.mgpo import NO_SUB_IMAGE, SUB_IMAGE
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.generation import batches
-from hart_lite.types import Box, Example, ImageView, Slot, Tokens
+from hart_lite.types import Box, Example, Group, ImageView, Slot, Tokens, Trajectory
 
 LOCATE = "Output the coordinates of the key image area relevant to the problem"
 VERIFY = "now the full image is not visible"
@@ -317,12 +319,32 @@ def test_a_rollout_of_the_tiny_model_is_scored_in_full(policy):
         again = run.rollout([example(Photo(90, 60, 1)), example(Photo(60, 90, 2))], way, samples=3, seed=1)
         assert groups == again
         sequences = [s for g in groups for t in g.trajectories for s in t.sequences]
-        logps = packed_logps(policy, sequences, 512)
+        with torch.no_grad():
+            logps = packed_logps(policy, sequences, 512)
         assert [len(lp) for lp in logps] == [sum(map(len, s.sampled)) for s in sequences]
         assert all(lp.isfinite().all() and (lp <= 0).all() for lp in logps)
+        torch.testing.assert_close(logps_of(groups), torch.cat(logps), rtol=0, atol=1e-5)  # those it was drawn with
 
 
 # -- memory --------------------------------------------------------------------------------------------------------
+
+
+def without_logps(groups: list[Group]) -> list[Group]:
+    """What was drawn and earned. Log-probs are the same to rounding alone: sums follow from the shape of a batch."""
+
+    def unmarked(tokens: Tokens) -> Tokens:
+        return replace(tokens, sampled=tuple(replace(span, logps=()) for span in tokens.sampled))
+
+    def drawn(trajectory: Trajectory) -> Trajectory:
+        turns = tuple(replace(t, prompt=unmarked(t.prompt), logps=()) for t in trajectory.turns)
+        return replace(trajectory, turns=turns, sequences=tuple(map(unmarked, trajectory.sequences)))
+
+    return [replace(group, trajectories=tuple(map(drawn, group.trajectories))) for group in groups]
+
+
+def logps_of(groups: list[Group]) -> torch.Tensor:
+    sequences = [s for group in groups for t in group.trajectories for s in t.sequences]
+    return torch.tensor([logp for s in sequences for span in s.sampled for logp in span.logps])
 
 
 @pytest.mark.parametrize("way", ["hart", "mgpo", "direct"])
@@ -332,9 +354,11 @@ def test_what_is_drawn_does_not_depend_on_the_token_budget(policy, monkeypatch, 
     settings = {"max_tokens_locate": 6, "max_tokens_answer": 5, "temperature": 4.0}
     whole = runner(policy, **settings).rollout(asked, way, samples=3, seed=1)
     assert len({t.turns[-1].response for g in whole for t in g.trajectories}) > 3
+    assert len(logps_of(whole)) == sum(len(turn.response) for g in whole for t in g.trajectories for turn in t.turns)
     for budget in (64, 300):
-        cut = runner(policy, **settings, tokens_per_batch=budget)
-        assert cut.rollout(asked, way, samples=3, seed=1) == whole
+        cut = runner(policy, **settings, tokens_per_batch=budget).rollout(asked, way, samples=3, seed=1)
+        assert without_logps(cut) == without_logps(whole)
+        torch.testing.assert_close(logps_of(cut), logps_of(whole), rtol=0, atol=1e-5)
 
 
 def test_a_batch_holds_what_the_budget_allows(policy):

@@ -69,10 +69,10 @@ def test_an_answer_row_shows_the_image_and_its_crops_and_teaches_the_letter(runn
     row = answer_row(runner, example, said, stage())
     # 84 px padded by 0.1 on each side: 33.6 .. 134.4, in whole pixels
     assert views(row) == [(example.images[0], None), (example.images[0], Box(33, 33, 135, 135))]
-    [(start, stop, kind)] = row.sampled
-    assert row.ids[:start] == runner.prompt(example, hart.full_and_crops, [SAID]).ids
-    assert (stop, kind) == (len(row), "verify")
-    assert text(runner, row.ids[start:]) == f"{example.answer}<|im_end|>"
+    [span] = row.sampled
+    assert row.ids[: span.start] == runner.prompt(example, hart.full_and_crops, [SAID]).ids
+    assert (span.stop, span.kind) == (len(row), "verify")
+    assert text(runner, row.ids[span.start :]) == f"{example.answer}<|im_end|>"
 
 
 def test_an_answer_row_without_crops_is_the_direct_question(runner, examples, said):
@@ -95,10 +95,10 @@ def test_a_locate_row_teaches_the_turn_that_was_said(runner, examples):
     """Word for word, reasoning included. Choices stay withheld."""
     said = runner.policy.family.response_ids(f"there: {SAID}")
     row = locate_row(runner, examples[0], said)
-    [(start, stop, kind)] = row.sampled
-    assert (row.ids[start:stop], stop, kind) == (said, len(row), "locate")
+    [span] = row.sampled
+    assert (row.ids[span.start : span.stop], span.stop, span.kind) == (said, len(row), "locate")
     assert views(row) == [(examples[0].images[0], None)]
-    prompt = text(runner, row.ids[:start])
+    prompt = text(runner, row.ids[: span.start])
     assert Prompts().locate.split("{")[2].split("}")[1].strip() in prompt
     assert "(A)" not in prompt
 
@@ -205,8 +205,8 @@ def padded_loss(policy, rows) -> tuple[torch.Tensor, float]:
     batch = policy.family.collate(rows)
     labels = torch.full_like(batch["input_ids"], -100)
     for n, row in enumerate(rows):
-        for start, stop, _ in row.sampled:
-            labels[n, start:stop] = torch.tensor(row.ids[start:stop])
+        for span in row.sampled:
+            labels[n, span.start : span.stop] = torch.tensor(row.ids[span.start : span.stop])
     logits = policy.model(**batch, use_cache=False).logits[:, :-1].flatten(0, 1)
     wanted = labels[:, 1:].flatten()
     hits = logits.argmax(-1)[wanted != -100] == wanted[wanted != -100]

@@ -11,15 +11,23 @@ import time
 from pathlib import Path
 
 import pytest
+from accelerate import PartialState
+from own_process import own_process
 from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, without_timings
 
 from hart_lite.cli import main
+from hart_lite.config.recipe import load_recipe
 from hart_lite.errors import HartError
 from hart_lite.runs.checkpoints import damage
+from hart_lite.runs.run_dir import held_run
+from hart_lite.runs.splits import Splits
 from hart_lite.training import evaluation, rl_trainer, sft_trainer
 from hart_lite.training import train as training
+from hart_lite.training.callbacks import highest_of_all
+from hart_lite.training.failures import translate_errors
 from hart_lite.training.signals import TIME_UP, Stop, Stopped
 from hart_lite.training.train import train
+from hart_lite.utils.jsonl import append_jsonl, read_jsonl
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 
@@ -44,6 +52,7 @@ def files_of(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes().replace(bytes(run), b"RUN") for path in kept}
 
 
+@pytest.mark.slow
 def test_stopped_at_any_moment_a_run_ends_like_an_unbroken_one(tiny_base, tmp_path, monkeypatch):
     """Without any checkpoint but those of the stops."""
     make_up(monkeypatch.setattr)
@@ -79,8 +88,14 @@ def test_stopped_at_any_moment_a_run_ends_like_an_unbroken_one(tiny_base, tmp_pa
     assert without_timings(metrics(run)) == without_timings(metrics(unbroken))
     mine, theirs = files_of(run), files_of(unbroken)
     assert mine.keys() == theirs.keys()
-    assert {name for name in mine if mine[name] != theirs[name]} <= {"metrics.jsonl"}  # with times
+    assert {name for name in mine if mine[name] != theirs[name]} <= {"metrics.jsonl", "timing.jsonl"}  # with times
+    assert evaluations(run) == evaluations(unbroken)
     assert signal.getsignal(TERM) == signal.SIG_DFL
+
+
+def evaluations(run: Path) -> list[str]:
+    """Those that were timed: each is finished once."""
+    return [json.loads(line)["evaluation"] for line in (run / "timing.jsonl").read_text().splitlines()]
 
 
 def signal_at(patch, number: int, owner: object, name: str, count: int) -> None:
@@ -219,67 +234,45 @@ def test_the_exit_code_says_that_it_can_go_on(monkeypatch, capsys):
 
 # -- several processes ---------------------------------------------------------------------------------------------
 
-RANK = """
-import json, os, signal, sys, time
-from pathlib import Path
-from accelerate import PartialState
-from hart_lite.training.callbacks import highest_of_all
-from hart_lite.training.failures import translate_errors
-from hart_lite.config.recipe import load_recipe
-from hart_lite.runs.run_dir import held_run
-from hart_lite.runs.splits import Splits
-from hart_lite.training.signals import Stop, Stopped
-from hart_lite.errors import HartError
 
-processes, place, said = PartialState(cpu=True), Path(sys.argv[1]), {}
-rank = processes.process_index
-(place / "thesis.tex").touch()
-try:
-    with held_run(place, load_recipe("tiny_cpu"), False):
+def one_of_two(place: Path, rank: int, port: int) -> None:
+    """What each of two processes does; it writes what it found to PLACE-rank.jsonl."""
+    names = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    processes, said = PartialState(cpu=True), {}
+    with pytest.raises(HartError) as refused, held_run(place, load_recipe("tiny_cpu"), False):
         pass
-except HartError as error:
-    said["refused"] = str(error)
-stop, step = Stop(place, highest=highest_of_all), 0
-try:
-    with stop, stop.noting():
+    said["refused"] = str(refused.value)
+    stop, step = Stop(place, highest=highest_of_all), 0
+    with pytest.raises(Stopped) as stopped, stop, stop.noting():
         for step in range(100):
             if step == 7 and rank == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), TERM)
             if stop.asked():
                 break
-except Stopped as stopped:
-    said |= {"step": step, "code": stopped.code}
-print(json.dumps(said), flush=True)
-if rank == 1:
-    os.kill(os.getpid(), signal.SIGKILL)
-try:
-    with translate_errors(place, Splits([], [], [])):
+    append_jsonl(place.with_name(f"place-{rank}.jsonl"), said | {"step": step, "code": stopped.value.code})
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(HartError) as alone, translate_errors(place, Splits([], [], [])):
         processes.wait_for_everyone()
-except HartError as error:
-    print(error)
-"""
+    append_jsonl(place.with_name("place-0.jsonl"), {"alone": str(alone.value)})
 
 
 def test_processes_are_refused_together_stop_together_and_notice_when_one_is_gone(tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "thesis.tex").touch()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    first, second = (
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, tmp_path],
-            env={**os.environ, **address, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    )
-    out, _ = second.communicate(timeout=120)
-    assert second.returncode == -signal.SIGKILL
-    kept, _ = first.communicate(timeout=120)
-    assert first.returncode == 0
-    lines = kept.splitlines()
-    for said in (json.loads(lines[0]), json.loads(out)):
+        port = free.getsockname()[1]
+    first, second = (own_process(one_of_two, place, rank, port) for rank in (0, 1))
+    second.join()
+    assert second.exitcode == -signal.SIGKILL
+    first.join()
+    assert first.exitcode == 0
+    (kept, last), (gone,) = ([row for _, row in read_jsonl(tmp_path / f"place-{rank}.jsonl")] for rank in (0, 1))
+    for said in (kept, gone):
         assert "is not empty and holds no run" in said["refused"]
         assert (said["step"], said["code"]) == (7, 143)
-    assert lines[1].startswith("another process of this run has ended, and its own messages may say why: ")
-    assert lines[-1].endswith("--resume")
+    assert last["alone"].startswith("another process of this run has ended, and its own messages may say why: ")
+    assert last["alone"].endswith("--resume")

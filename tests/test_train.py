@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from own_process import own_process
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
@@ -20,11 +20,13 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.data.images import ImageFile
 from hart_lite.errors import HartError
-from hart_lite.inference.rollout import Runner
+from hart_lite.eval.results import read_evaluation
+from hart_lite.inference.protocols import hart
 from hart_lite.models.loading import load_policy
 from hart_lite.runs.checkpoints import damage
 from hart_lite.runs.splits import load_splits
 from hart_lite.toy.model import build
+from hart_lite.training import callbacks, checkpointing
 from hart_lite.training import train as training
 from hart_lite.training.train import train
 
@@ -61,7 +63,7 @@ def whole_recipe(base: Path, run: Path):
     lora = {"r": 4, "dropout": 0.1}  # draws from the global generator, so that its state has to be restored as well
     model = {"base": str(base), "dtype": "float32", "device": "cpu", "lora": lora}
     stages = [rl_stage(steps=5, log_rollouts_every=2), sft_stage(steps=5)]
-    return small_recipe(base, run, stages, model=model, evaluate={"every": 2})
+    return small_recipe(base, run, stages, model=model, evaluate={"every": 2, "modes": ["full", "crops"]})
 
 
 def adapter_of(run: Path) -> bytes:
@@ -95,21 +97,24 @@ def test_a_run_leaves_everything_it_took_and_made(finished):
     assert json.loads((run / "summary.json").read_text()) == summary
     assert "| before | after-1-rl | after-2-sft |" in (run / "summary.md").read_text()
     during = [f"during-{stage}-{step:05d}" for stage in ("1-rl", "2-sft") for step in (2, 4)]
-    assert {p.stem for p in (run / "evaluation").glob("*.json")} == {*names, *during}
-    assert len((run / "evaluation" / "before.jsonl").read_text().splitlines()) == summary["before"]["questions"] == 4
+    assert {p.name for p in (run / "evaluation").iterdir()} == {*names, *during}
+    for name in (*names, *during):
+        evaluation = read_evaluation(run / "evaluation" / name)
+        assert len(evaluation.rows) == 4 * len(recipe.evaluate.modes) and not evaluation.bad_rows
+    assert summary["before"]["questions"] == 4
     assert {"accuracy", "valid_box", "grounding", "joint"} <= set(summary["before"])
     assert not list(run.rglob("*.part"))
     assert {p.name for p in run.iterdir()} == {
         "recipe.yaml",
         "versions.json",
         "metrics.jsonl",
+        "timing.jsonl",
         "stages",
         "evaluation",
         "adapter",
         "summary.json",
         "summary.md",
-        "progress",
-        "report.html",
+        "tracked",
     }
 
 
@@ -147,42 +152,37 @@ def test_the_same_seed_gives_the_same_run_and_another_another(finished, tiny_bas
 
 # -- killed and resumed --------------------------------------------------------------------------------------------
 
-DRIVER = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads({threads})
-from small_runs import make_up
-from hart_lite.config.recipe import load_recipe
-from hart_lite.training import callbacks, checkpointing
-from hart_lite.training.train import train
 
-def die(*args, **kwargs):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def before(target, name, happens):
+def die_before(target: object, name: str, happens: Callable[..., bool]) -> None:
+    """Kills this process when `target.name` is called with arguments for which it `happens`."""
     real = getattr(target, name)
+
     def wrapped(*args, **kwargs):
         if happens(*args):
-            die()
+            os.kill(os.getpid(), signal.SIGKILL)
         return real(*args, **kwargs)
+
     setattr(target, name, wrapped)
 
-make_up()
-if {moment!r} == "before the seal":
-    before(checkpointing, "seal", lambda folder: "1-rl" in str(folder) and folder.name == "checkpoint-4")
-else:
-    before(callbacks.MetricsFile, "on_step_begin", lambda self, args, state, control:
-           self.stage == "2-sft" and state.global_step == 3)
-train(load_recipe({recipe!r}), resume={resume})
-"""
+
+def train_until_killed(recipe_file: Path, moment: str, resume: bool, threads: int) -> None:
+    torch.set_num_threads(threads)
+    make_up()
+    if moment == "before the seal":
+        die_before(checkpointing, "seal", lambda folder: folder.name == "checkpoint-4" and "1-rl" in str(folder))
+    else:
+        die_before(
+            callbacks.MetricsFile,
+            "on_step_begin",
+            lambda file, args, state, control: file.stage == "2-sft" and state.global_step == 3,
+        )
+    train(load_recipe(recipe_file), resume=resume)
 
 
 def killed(recipe_file: Path, moment: str, resume: bool) -> None:
-    values = {"recipe": str(recipe_file), "moment": moment, "resume": resume}
-    script = DRIVER.format(tests=str(Path(__file__).parent), threads=torch.get_num_threads(), **values)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | {})
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    process = own_process(train_until_killed, recipe_file, moment, resume, torch.get_num_threads())
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_run_killed_twice_ends_like_an_unbroken_one(finished, tmp_path):
@@ -209,28 +209,27 @@ def test_a_run_killed_twice_ends_like_an_unbroken_one(finished, tmp_path):
     assert train(recipe, resume=True) == summary
     assert without_timings(metrics(run)) == without_timings(metrics(unbroken.run_dir))
     assert adapter_of(run) == adapter_of(unbroken.run_dir)
-    for name in ("during-1-rl-00004.jsonl", "after-2-sft.jsonl"):
-        assert (run / "evaluation" / name).read_bytes() == (unbroken.run_dir / "evaluation" / name).read_bytes()
+    for name in ("during-1-rl-00004", "after-2-sft"):
+        rows = Path("evaluation") / name / "predictions.jsonl"
+        assert (run / rows).read_bytes() == (unbroken.run_dir / rows).read_bytes()
 
     before = adapter_of(run)
     assert train(recipe, resume=True) == summary  # a finished run is left as it is
     assert adapter_of(run) == before
 
 
-@pytest.mark.parametrize("kind", ["rl", "sft"])
-def test_a_run_killed_after_its_last_checkpoint_takes_no_step_more(finished, tmp_path, kind, monkeypatch):
+@pytest.mark.parametrize("stage", [rl_stage(), sft_stage()], ids=["rl", "sft"])
+def test_a_run_killed_after_its_last_checkpoint_takes_no_step_more(tiny_base, tmp_path, stage, monkeypatch):
     """With a number of steps that ends within an epoch of the data."""
-    recipe, _ = finished
-    [stage] = [stage for stage in recipe.stages if stage.kind == kind]
     run = tmp_path / "run"
-    recipe = recipe.model_copy(update={"output": str(run), "stages": [stage]})
+    recipe = small_recipe(tiny_base, run, [stage], data=NO_EVAL)
     with monkeypatch.context() as patch:
         patch.setattr(training, "save_adapter", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(recipe)
     train(recipe, resume=True)
-    assert [row["step"] for row in metrics(run)] == [1, 2, 3, 4, 5]
-    last = run / "stages" / f"1-{kind}" / "checkpoint-5" / WEIGHTS
+    assert [row["step"] for row in metrics(run)] == [1, 2, 3]
+    last = run / "stages" / f"1-{stage['kind']}" / "checkpoint-3" / WEIGHTS
     assert last.read_bytes() == adapter_of(run)
 
 
@@ -258,10 +257,9 @@ def test_a_folder_with_other_things_is_no_place_for_a_run(tiny_base, tmp_path, n
     assert [p.name for p in run.iterdir()] == ["thesis.tex"]
 
 
-def test_an_adapter_of_another_base_is_refused(finished, tmp_path):
-    recipe, _ = finished
+def test_an_adapter_of_another_base_is_refused(tiny_base, tmp_path):
     run = tmp_path / "run"
-    recipe = recipe.model_copy(update={"output": str(run), "stages": recipe.stages[:1]})
+    recipe = small_recipe(tiny_base, run, [rl_stage(steps=1)], data=NO_EVAL)
     train(recipe)
     config = run / "stages" / "1-rl" / "adapter" / "adapter_config.json"
     config.write_text(config.read_text().replace(recipe.model.base, "Qwen/Qwen2.5-VL-7B-Instruct"))
@@ -269,18 +267,11 @@ def test_an_adapter_of_another_base_is_refused(finished, tmp_path):
         train(recipe, resume=True)
 
 
-def test_a_base_that_was_replaced_is_refused(finished, tiny_base, tmp_path):
+def test_a_base_that_was_replaced_is_refused(tiny_base, tmp_path):
     """By one of the same name and shapes: by a run in mid-stage, and by the adapter of a stage that is done."""
-    recipe, _ = finished
     base, run = tmp_path / "base", tmp_path / "run"
     shutil.copytree(tiny_base, base)
-    recipe = recipe.model_copy(
-        update={
-            "output": str(run),
-            "stages": recipe.stages[:1],
-            "model": recipe.model.model_copy(update={"base": str(base)}),
-        }
-    )
+    recipe = small_recipe(base, run, [rl_stage(steps=1)], data=NO_EVAL)
     train(recipe)
     adapter = run / "stages" / "1-rl" / "adapter"
     assert load_policy(recipe.model, adapter)
@@ -422,14 +413,14 @@ def test_real_photos_go_through_the_whole_pipeline(tiny_base, tmp_path, monkeypa
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
     seen = []
-    crop_view = Runner.crop_view
+    crop_view = hart.crop_view
 
-    def recorded(self, example, box):
-        view = crop_view(self, example, box)
+    def recorded(example, box, *limits):
+        view = crop_view(example, box, *limits)
         seen.append((example, box, view))
         return view
 
-    monkeypatch.setattr(Runner, "crop_view", recorded)
+    monkeypatch.setattr(hart, "crop_view", recorded)
     stages = [rl_stage(steps=1), sft_stage(steps=1, batch_size=1)]
     source = {"train": str(data), "eval": str(data), "eval_size": 2}
     recipe = small_recipe(tiny_base, tmp_path / "run", stages, data=source, rollout={"samples": 2})

@@ -52,7 +52,7 @@ def _choices(field: dict) -> list[dict]:
 
 def _table(section: dict) -> str:
     rows = [
-        (f"`{key}`", _takes(field), _default(field), field.get("description", ""))
+        (f"`{key}`", _takes(field), _default(field), " ".join(field.get("description", "").split()))
         for key, field in section["properties"].items()
         if not any("$ref" in inner for inner in (field, *_choices(field.get("items", field))))
     ]

@@ -46,6 +46,11 @@ def held_run(run: Path, recipe: Recipe, resume: bool) -> Iterator[None]:
                 check_run(run, recipe, resume)
         except HartError as error:
             refusal = str(error)
+        except OSError as error:
+            refusal = (
+                f"{error.filename or run} could not be written: {error.strerror}. Free some space, or choose another "
+                "place with output=..."
+            )
         [refusal] = broadcast_object_list([refusal])
         if refusal:
             raise HartError(refusal)

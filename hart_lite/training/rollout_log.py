@@ -15,7 +15,7 @@ from PIL import Image
 
 from hart_lite.data.drawing import Mark, colour_of, crop_of, panel, scaled
 from hart_lite.data.images import jpeg
-from hart_lite.types import Example, Group, Trajectory
+from hart_lite.types import Example, Group, Trajectory, load_checked
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.jsonl import write_jsonl
 from hart_lite.utils.phase import begin_phase
@@ -30,14 +30,14 @@ def save_rollouts(folder: Path, step: int, groups: Sequence[Group]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for n, group in enumerate(groups[:QUESTIONS]):
-        name, shown, image = f"step-{step:05d}-{n}", group.trajectories[:SAMPLES], group.example.images[0].load()
+        name, shown, image = f"step-{step:05d}-{n}", group.trajectories[:SAMPLES], load_checked(group.example.images[0])
         about = {"picture": f"{name}.jpg", "photo": f"{name}-photo.jpg", "size": list(image.size)}
         _save(folder / about["picture"], draw_rollout(group.example, shown))
         _save(folder / about["photo"], scaled(image, min(1.0, SIDE / max(image.size))))
         for s, trajectory in enumerate(shown):
             crops = [f"{name}-{s}-{c}.jpg" for c in range(len(trajectory.crops))]
             for crop, view in zip(crops, trajectory.crops, strict=True):
-                _save(folder / crop, crop_of(view.source.load(), view.box, CROP_SIDE))
+                _save(folder / crop, crop_of(load_checked(view.source), view.box, CROP_SIDE))
             rows.append({**about, "crops": crops, **transcript(group.example, trajectory)})
     write_jsonl(folder / f"step-{step:05d}.jsonl", rows)
 
@@ -64,7 +64,7 @@ def draw_rollout(example: Example, trajectories: Sequence[Trajectory]) -> Image.
     ]
     answers = "    ".join(f"{s + 1}: {_said(t)}" for s, t in enumerate(trajectories))
     asked = f"{example.question} [{example.answer}]"
-    return panel(example.images[0].load(), marks, [asked, answers], (SHEET_SIDE, SHEET_SIDE))
+    return panel(load_checked(example.images[0]), marks, [asked, answers], (SHEET_SIDE, SHEET_SIDE))
 
 
 def _said(trajectory: Trajectory) -> str:

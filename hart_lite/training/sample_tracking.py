@@ -27,7 +27,7 @@ from hart_lite.eval.questions import Question
 from hart_lite.inference.protocols import hart
 from hart_lite.inference.rollout import Runner
 from hart_lite.runs.layout import QUESTIONS, TRACKED
-from hart_lite.types import Example
+from hart_lite.types import Example, load_checked
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.jsonl import write_jsonl
 from hart_lite.utils.phase import begin_phase
@@ -84,7 +84,7 @@ class SampleTracker:
         rows = []
         for n, example in enumerate(self.examples):
             for number, view in enumerate(conversations[n].outcome.crops[:CROPS]):
-                crop = crop_of(view.source.load(), view.box, CROP_SIDE)
+                crop = crop_of(load_checked(view.source), view.box, CROP_SIDE)
                 _save(crop, self.folder / f"{target.stem}-{n}-{number}.jpg")
             rows.append(prediction(Question(held_out.BENCHMARK, example), "crops", conversations[n]).to_dict())
         write_jsonl(target, rows)
@@ -93,7 +93,7 @@ class SampleTracker:
         self.folder.mkdir(exist_ok=True)
         questions = []
         for n, example in enumerate(self.examples):
-            image = example.images[0].load()
+            image = load_checked(example.images[0])
             _save(scaled(image, min(1.0, SIDE / max(image.size))), self.folder / f"{n}.jpg")
             for number, box in enumerate([box for box in example.boxes if box.image == 0][:CROPS]):
                 _save(crop_of(image, box, CROP_SIDE), self.folder / f"{n}-truth-{number}.jpg")

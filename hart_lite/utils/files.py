@@ -16,6 +16,7 @@ from hart_lite.utils.text import cut, printable
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # of some network file systems
 
 
@@ -62,7 +63,7 @@ class FolderLock:
     other kind, a file that is there or not, would stay after a kill; so a folder that cannot be locked is warned of.
 
     `doing` and `way_out` complete the sentence for whoever comes second. Raises `CheckpointError` where another process
-    holds the folder, or nothing can be written there.
+    holds the folder, or nothing may be written there, and `OSError` where the disk is full, as every write does.
     """
 
     def __init__(self, folder: Path, doing: str, way_out: str) -> None:
@@ -77,6 +78,8 @@ class FolderLock:
         except Timeout:
             raise CheckpointError(f"{folder}: {self._holder()} is {doing} there; {way_out}") from None
         except OSError as error:
+            if error.errno in _FULL:
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
             if error.errno not in _NO_LOCKS:
                 raise CheckpointError(f"{folder} cannot be written ({error.strerror}); choose another place") from error
             self.path.unlink(missing_ok=True)

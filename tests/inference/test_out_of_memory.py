@@ -25,11 +25,11 @@ class Card:
     def __init__(self, most: int, calls: float = math.inf) -> None:
         self.most, self.calls, self.sizes = most, calls, []
 
-    def __call__(self, policy, prompts, sampling):
+    def __call__(self, policy, prompts, sampling, cache):
         self.sizes.append(len(prompts))
         if len(prompts) > self.most or len(self.sizes) > self.calls:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return generate(policy, prompts, sampling)
+        return generate(policy, prompts, sampling, cache)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from hart_lite.models import prefill
 from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.packing import trie
 from hart_lite.models.prompt_cache import PromptCache
+from hart_lite.models.tree_attention import Tree
 from hart_lite.perf.step_time.count import size
 from hart_lite.types import Tokens
 
@@ -37,8 +38,8 @@ def next_turns(policy, prompts: list[Tokens], cache) -> list[Tokens]:
 @pytest.fixture
 def read(monkeypatch) -> list[int]:
     """Tokens of each pass over prompts."""
-    counts, inner = [], prefill._read
-    monkeypatch.setattr(prefill, "_read", lambda *a: counts.append(len(a[1])) or inner(*a))
+    counts, tree = [], Tree.of
+    monkeypatch.setattr(Tree, "of", lambda lengths, *rest: counts.append(sum(lengths)) or tree(lengths, *rest))
     return counts
 
 

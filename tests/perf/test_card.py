@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import signal
 import sys
 import time
 import zipfile
@@ -102,7 +103,9 @@ def test_a_stage_is_ended_when_its_time_is_up_though_it_swallows_the_first_alarm
             found["rounds"] += 1
         time.sleep(60)
 
+    before = signal.getsignal(signal.SIGALRM)
     lines = run(0.3, sleeps=sleeps, works=works)
+    assert signal.getsignal(signal.SIGALRM) == before
     assert lines["sleeps"]["status"] == "time is up" and lines["sleeps"]["found"] == {"rounds": 1}
     assert lines["works"]["status"] == "ok"
 

@@ -2,14 +2,15 @@
 
 import io
 import json
+import shutil
 
 import pytest
 from damage import as_json, check_reader
 from PIL import Image
 
-from hart_lite.errors import HartError
 from hart_lite.report.reader import read_run
 from hart_lite.runs import checkpoints
+from hart_lite.runs.metrics_file import rewind_metrics
 from hart_lite.runs.record import RunRecord, record_of
 
 NESTED = "[" * 100_000
@@ -94,7 +95,7 @@ def test_damaged_metrics_are_rewound(tmp_path):
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        checkpoints.rewind_metrics(path, "1-rl", 1)
+        rewind_metrics(path, "1-rl", 1)
         rows = [json.loads(line) for line in path.read_bytes().splitlines()]
         assert all(row["stage"] != "1-rl" or row["step"] <= 1 for row in rows)
 
@@ -106,23 +107,40 @@ def test_metrics_are_rewound_past_lines_that_are_no_rows(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     row = {"stage": "1-rl", "step": 1}
     path.write_bytes(f"{json.dumps(row)}\n{line}\n".encode(errors="surrogateescape"))
-    checkpoints.rewind_metrics(path, "1-rl", 1)
+    rewind_metrics(path, "1-rl", 1)
     assert [json.loads(line) for line in path.read_text().splitlines()] == [row]
 
 
-def test_a_damaged_trainer_state_is_read_or_refused(tmp_path):
-    def read(data: bytes) -> None:
-        (tmp_path / "trainer_state.json").write_bytes(data)
-        assert checkpoints.is_last(tmp_path) in (True, False)
+STATE = as_json({"global_step": 2, "max_steps": 4})[0]
 
-    check_reader(read, *as_json({"global_step": 2, "max_steps": 4}))
+
+def checkpoint_with_state(folder, data: bytes):
+    """A checkpoint whose trainer state became `data` after it was sealed."""
+    checkpoint = folder / "checkpoint-2"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_bytes(STATE)
+    checkpoints.seal(checkpoint)
+    (checkpoint / "trainer_state.json").write_bytes(data)
+    return checkpoint
+
+
+def test_a_checkpoint_with_a_damaged_trainer_state_is_passed_by(tmp_path):
+    """The Trainer reads that file, and only what was sealed with it."""
+
+    def read(data: bytes) -> None:
+        checkpoint = checkpoint_with_state(tmp_path, data)
+        assert checkpoints.newest_checkpoint(tmp_path) == (checkpoint if data == STATE else None)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+    check_reader(read, STATE)
 
 
 @pytest.mark.parametrize("text", ["[1]", "{}", '{"global_step": [], "max_steps": 1}', NESTED, "\udcff"])
-def test_what_is_no_trainer_state_is_named(tmp_path, text):
-    (tmp_path / "trainer_state.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(HartError, match=r"trainer_state\.json is damaged"):
-        checkpoints.is_last(tmp_path)
+def test_what_is_no_trainer_state_is_named(tmp_path, text, caplog):
+    checkpoint = checkpoint_with_state(tmp_path, text.encode(errors="surrogateescape"))
+    assert checkpoints.newest_checkpoint(tmp_path) is None
+    assert f"{checkpoint} is passed by: trainer_state.json is damaged" in caplog.text
+    assert not checkpoint.exists()
 
 
 def test_what_is_no_rollout_is_left_out_of_a_record(run):

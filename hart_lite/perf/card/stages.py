@@ -116,12 +116,13 @@ def _begins(stage: Stage, seconds: float, out: Path) -> None:
 
 
 def _within(seconds: float, function: Callable, card: Card, found: dict[str, Any]) -> None:
-    signal.signal(signal.SIGALRM, _time_is_up)
+    before = signal.signal(signal.SIGALRM, _time_is_up)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
         function(card, found)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _time_is_up(signum: int, frame: object) -> None:

@@ -1,39 +1,22 @@
+"""What InternVL3 alone has to hold: its checkpoints, tiles, tags and boxes. The rest: test_families.py."""
+
 import json
 import re
 import shutil
 from pathlib import Path
 
-import bitsandbytes as bnb
 import pytest
 import torch
 from damage import processor_seconds
-from family_checks import (
-    ALL_PARTS,
-    KINDS,
-    check_adapter,
-    check_collated,
-    check_features,
-    check_gradients,
-    check_greedy,
-    check_half,
-    check_log_probs,
-    check_processor_files,
-    check_protocols,
-    loaded,
-    view,
-)
-from safetensors.torch import load_file, save_file
-from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe
-from tiny_families import INTERNVL, INTERNVL_TILE, StockInternVL, build_internvl
+from family_kits import ALL_PARTS, KINDS, KITS, check_log_probs, loaded
+from tiny_families import INTERNVL_TILE, build_internvl
 
-from hart_lite.config.sections import ModelSection, PixelBudgets
+from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
 from hart_lite.models.families.internvl3 import MAX_TILES, InternVL3
 from hart_lite.models.loading import load_policy
-from hart_lite.models.policy import Policy
 from hart_lite.perf import vision_sizes
-from hart_lite.training.train import train
-from hart_lite.types import Box, ImageView, Tokens
+from hart_lite.types import Box
 
 T = INTERNVL_TILE
 
@@ -48,104 +31,13 @@ def family(base) -> InternVL3:
     return InternVL3(str(base))
 
 
-@pytest.fixture(scope="module")
-def policy(base) -> Policy:
-    return loaded(base)
-
-
-def stock(policy: Policy, tokens: Tokens) -> dict[str, torch.Tensor]:
-    """What the stock processor makes of the same pictures, and plain ids."""
-    ids = torch.tensor([tokens.ids])
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if tokens.slots:
-        images = [slot.view.load() for slot in tokens.slots]
-        processor = policy.family.processor
-        inputs["pixel_values"] = processor(images=images, crop_to_patches=True, return_tensors="pt")["pixel_values"]
-    return inputs
-
-
-def stock_ids(family, messages: list[dict], views) -> tuple[int, ...]:
-    """The stock processor's ids of a conversation, images and all."""
-    processor = StockInternVL(family.processor, family.tokenizer, family.tokenizer.chat_template)
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tuple(processor(text=text, images=[v.load() for v in views] or None)["input_ids"][0])
-
-
-def message(role: str, *parts) -> dict:
-    content = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in parts]
-    return {"role": role, "content": content}
-
-
 # -- the model -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("budget", [200, 4096])
-@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
-def test_packed_log_probs_are_the_stock_models(policy, make, budget):
-    check_log_probs(policy, stock, make, budget)
-
-
-@pytest.mark.parametrize("section", [{}, {"gradient_checkpointing": True}, {"lora": ALL_PARTS}], ids=str)
-def test_gradients_packed_and_unpacked_agree(base, section):
-    parts = {"language_model", "vision_tower", "multi_modal_projector"} if "lora" in section else {"language_model"}
-    check_gradients(loaded(base, **section), stock, parts)
-
-
-@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
-def test_greedy_text_is_the_stock_models(base, make):
-    check_greedy(loaded(base, adapter_std=0.4), stock, make)
-
-
-def test_a_collated_batch_is_what_the_packs_are(policy):
-    check_collated(policy)
-
-
-def test_features_are_one_tensor_for_each_image(policy):
-    check_features(policy)
-
-
-def test_an_adapter_comes_back_as_it_was_and_merges(base, tmp_path):
-    check_adapter(base, stock, tmp_path)
 
 
 def test_a_large_tower_with_normalised_queries_works_the_same(tmp_path):
     """As InternViT-6B of the 38B has it."""
     folder = build_internvl(tmp_path, use_qk_norm=True, norm_type="rms_norm", attention_bias=False)
-    check_log_probs(loaded(folder, lora=ALL_PARTS), stock, KINDS["first turns"], 4096)
-
-
-def test_bfloat16_is_near_float32(base):
-    check_half(base)
-
-
-def test_image_processors_are_read_as_repositories_have_them(base, tmp_path):
-    check_processor_files(base, tmp_path, ("GotOcr2ImageProcessor", "GotOcr2ImageProcessorFast"), StockInternVL)
-
-
-def test_adapters_sit_on_every_linear_of_each_part(policy, base):
-    modules = dict(loaded(base, lora=ALL_PARTS).model.named_modules())
-    adapted = {name.removesuffix(".lora_A.default") for name in modules if name.endswith("lora_A.default")}
-    linears = {name.removesuffix(".base_layer") for name, m in modules.items() if isinstance(m, torch.nn.Linear)}
-    assert adapted == {name for name in linears if "lora_" not in name} - {"lm_head"}
-    assert all("language_model" in n for n, p in policy.model.named_parameters() if p.requires_grad)
-
-
-def test_nf4_quantises_the_language_blocks_and_nothing_else(base):
-    policy = loaded(base, quant="nf4")
-    kinds = {name.removesuffix(".base_layer"): type(module) for name, module in policy.model.named_modules()}
-    quantised = {name for name, kind in kinds.items() if kind is bnb.nn.Linear4bit}
-    assert len(quantised) == 2 * 7 and all(".language_model.layers." in f".{name}" for name in quantised)
-    check_log_probs(policy, stock, KINDS["first turns"], 4096)
-
-
-def test_a_checkpoint_that_is_not_whole_is_refused(base, tmp_path):
-    for file in base.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    weights = load_file(tmp_path / "model.safetensors")
-    del weights["multi_modal_projector.linear_1.weight"]
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(HartError, match=r"lacks 1 of the model's tensors.*linear_1.*not a whole InternVL3 checkpoint"):
-        load_policy(ModelSection(base=str(tmp_path)))
+    check_log_probs(loaded(folder, lora=ALL_PARTS), KITS["internvl"], KINDS["first turns"], 4096)
 
 
 def test_a_head_of_its_own_is_kept_although_the_config_forgot_to_say_so(base, tmp_path):
@@ -195,58 +87,6 @@ def test_its_box_frame_is_known_and_cannot_be_set(base, frame):
 # -- chat ----------------------------------------------------------------------------------------------------------
 
 
-def contents(family) -> dict[str, tuple]:
-    wide, tall = view(family, 300, 100, 1), view(family, 50, 160, 2)
-    return {
-        "text": ("What is 1+1? Größe, 数, \n two  spaces",),
-        "image first": (wide, "Which character is on the red square?"),
-        "text first": ("Look here:\n", tall),
-        "several images": (wide, "and\n", tall, tall, "?"),
-        "image only": (wide,),
-    }
-
-
-@pytest.mark.parametrize("system", ["", "Look closely, <|im_end|> twice."])
-@pytest.mark.parametrize("kind", ["text", "image first", "text first", "several images", "image only"])
-def test_chat_is_what_the_stock_processor_makes(family, kind, system):
-    content = contents(family)[kind]
-    views = [part for part in content if isinstance(part, ImageView)]
-    messages = [message("system", system.replace("<|", "< |"))] if system else []
-    tokens = family.chat(content, system)
-    assert tokens.ids == stock_ids(family, [*messages, message("user", *content)], views)
-    assert [slot.view for slot in tokens.slots] == views
-    marked = [i for slot in tokens.slots for i in range(slot.start, slot.start + slot.length)]
-    assert marked == [i for i, token in enumerate(tokens.ids) if token == family.image_id]
-
-
-@pytest.mark.parametrize("ended", [True, False])
-@pytest.mark.parametrize("kind", ["text", "image first", "several images"])
-def test_reply_goes_on_as_the_stock_processor_does(family, kind, ended):
-    content = contents(family)[kind]
-    first, spoken = (view(family, 50, 160, 2), "Where?"), "<ref>it</ref><box>[[1, 2, 3, 4]]</box>"
-    response = family.response_ids(spoken)
-    ours = family.chat(first) + Tokens.response(response if ended else response[:-1]) + family.reply(content, ended)
-    views = [part for part in (*first, *content) if isinstance(part, ImageView)]
-    conversation = [message("user", *first), message("assistant", spoken), message("user", *content)]
-    assert ours.ids == stock_ids(family, conversation, views)
-    assert [slot.view for slot in ours.slots] == views
-
-
-HOSTILE = sorted({*INTERNVL, "<video>"} - {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"})
-
-
-@pytest.mark.parametrize("hostile", [*HOSTILE, "<<img>img>", "<<IMG_CONTEXT>IMG_CONTEXT>"])
-def test_a_question_cannot_write_control_tokens(family, hostile):
-    control = set(family.tokenizer.convert_tokens_to_ids(HOSTILE))
-    shown = view(family, 100, 50)
-    for write in (family.chat, lambda content: family.reply(content, True), lambda c: family.chat((shown, "?"), c[1])):
-        plain, attacked = (
-            [i for i in write((shown, f"What{x}?")).ids if i in control and i != family.image_id] for x in ("", hostile)
-        )
-        assert attacked == plain
-    assert [i for i in family.response_ids(hostile) if i in control] == [family.eos_ids[0]]
-
-
 def test_the_tags_of_a_box_survive_sampling(family):
     """They are special tokens, which decoding would leave out."""
     text = "<ref>the sign</ref><box>[[1, 2, 30, 40]]</box>"
@@ -290,13 +130,6 @@ def test_without_a_limit_it_is_shown_as_many_tiles_as_its_makers_show_it(family)
         width, height = family.fit((7000, 7000), 10**9, 1)
     assert (width // T, height // T) == (6, 6)
     assert (MAX_TILES, vision_sizes.MAX_TILES) == (40, 40)
-
-
-def test_a_budget_without_room_for_a_tile_is_refused(family):
-    with pytest.raises(
-        HartError, match=r"tiles of 56 x 56, 3136 pixels at least, and a budget is 3135; raise pixels\.full"
-    ):
-        family.fit((100, 100), T * T - 1, 1)
 
 
 # -- boxes ---------------------------------------------------------------------------------------------------------
@@ -368,20 +201,3 @@ def test_hostile_text_is_read_in_bounded_time(family, text):
 
 
 # -- whole jobs ----------------------------------------------------------------------------------------------------
-
-
-def test_every_protocol_answers_with_it_at_once_as_one_at_a_time(base):
-    check_protocols(loaded(base, adapter_std=0.4), PixelBudgets(full=4 * T * T, crop=2 * T * T, min=784))
-
-
-def test_both_kinds_of_stages_train_it_and_a_resumed_run_finds_it_done(base, tmp_path, monkeypatch):
-    make_up(monkeypatch.setattr, InternVL3)
-    stages = [rl_stage(steps=2), sft_stage(steps=2)]
-    recipe = small_recipe(base, tmp_path / "run", stages, pixels={"full": 4 * T * T, "crop": T * T, "min": 784})
-    summary = train(recipe)
-    rows = metrics(tmp_path / "run")
-    assert [row["stage"] for row in rows] == ["1-rl"] * 2 + ["2-sft"] * 2
-    assert all(row["grad_norm"] > 0 for row in rows)
-    assert set(summary) == {"before", "after-1-rl", "after-2-sft"}
-    assert (tmp_path / "run" / "adapter" / "processor_config.json").is_file()
-    assert train(recipe, resume=True) == summary

@@ -1,3 +1,5 @@
+"""Qwen2.5-VL against its stock template, positions and processor; its boxes by hand. Log-probs: test_policy.py."""
+
 import json
 
 import pytest
