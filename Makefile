@@ -52,7 +52,7 @@ lint: $(VENV)/.ready
 # The whole of `make train` at a size that ends within a minute.
 smoke: $(VENV)/.ready
 	rm -rf runs/smoke
-	$(BIN)/hart-lite train tiny_cpu output=runs/smoke stages.0.steps=4 stages.1.steps=4 stages.2.steps=2 data.world.eval_scenes=16
+	$(BIN)/hart-lite train tiny_cpu output=runs/smoke stages.0.steps=4 stages.1.steps=4 stages.2.steps=2 data.toy.eval_scenes=16
 
 # Kills, full disks, hostile input and the like, for 20 minutes: a table, and experiments/results/reliability.md.
 reliability: $(VENV)/.ready

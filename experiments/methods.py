@@ -1,4 +1,4 @@
-"""HART against its baselines on the embedded world: `python -m experiments.methods` (or `make methods`).
+"""HART against its baselines on the toy data: `python -m experiments.methods` (or `make methods`).
 
 Trains every method at an equal budget (same questions, samples, steps, learning rate) from the same base over several
 seeds, RL alone and RL + SFT, and prints two tables shaped like the paper's tables 6 (grounding) and 7 (answers): mean

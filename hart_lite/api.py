@@ -101,7 +101,7 @@ def load(
     device: Literal["auto", "cpu", "cuda"] | None = None,
     box_format: Literal["absolute", "relative"] = "absolute",
 ) -> OpenModel:
-    """A model to ask and evaluate: a run directory, an adapter, a checkpoint, a Hub id, `embedded`, or `api:NAME` for a
+    """A model to ask and evaluate: a run directory, an adapter, a checkpoint, a Hub id, `toy`, or `api:NAME` for a
     model behind an OpenAI-compatible server, whose `box_format` has to be said. Raises `HartError`."""
     quiet_libraries()
     from hart_lite.inference.load import open_model

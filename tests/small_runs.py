@@ -44,7 +44,7 @@ def small_recipe(base: Path, output: Path, stages: list[dict] | None = None, **c
         "output": str(output),
         "model": {"base": str(base), "dtype": "float32", "device": "cpu", "lora": {"r": 4}},
         "pixels": {"full": 4 * 784, "crop": 784, "min": 784},
-        "data": {"world": {"scenes": 8, "eval_scenes": 2, "questions_per_scene": 2, "size": 168}},
+        "data": {"toy": {"scenes": 8, "eval_scenes": 2, "questions_per_scene": 2, "size": 168}},
         "rollout": {"samples": 3, "temperature": 8.0, "max_tokens_locate": 4, "max_tokens_answer": 3},
         "evaluate": {"watch": 1},
         "stages": stages or [rl_stage(), sft_stage()],

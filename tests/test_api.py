@@ -25,7 +25,7 @@ MODES = ("full", "crops")
 
 @pytest.fixture(scope="module")
 def model():
-    return hart_lite.load("embedded", device="cpu")
+    return hart_lite.load("toy", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -164,14 +164,14 @@ def test_evaluate_asks_the_held_out_questions_of_a_training_as_it_did(run, tmp_p
 
 def test_evaluate_goes_on_where_it_was_broken_off(model, tmp_path):
     out = tmp_path / "eval"
-    whole = hart_lite.evaluate(model, {"world": "scenes=2"}, out, MODES, max_tokens=8)
-    assert [row.key for row in whole.rows] == [("world", mode, row.id) for mode in MODES for row in whole.rows[:4]]
+    whole = hart_lite.evaluate(model, {"toy": "scenes=2"}, out, MODES, max_tokens=8)
+    assert [row.key for row in whole.rows] == [("toy", mode, row.id) for mode in MODES for row in whole.rows[:4]]
     lines = (out / "predictions.jsonl").read_bytes().splitlines(keepends=True)
     (out / "predictions.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])
-    assert hart_lite.evaluate(model, {"world": "scenes=2"}, out, MODES, max_tokens=8).rows == whole.rows
+    assert hart_lite.evaluate(model, {"toy": "scenes=2"}, out, MODES, max_tokens=8).rows == whole.rows
     with pytest.raises(hart_lite.DataError, match="holds an evaluation with other settings"):
-        hart_lite.evaluate(model, {"world": "scenes=3"}, out, MODES, max_tokens=8)
-    some = hart_lite.evaluate(model, ["world"], tmp_path / "few", ("full",), limit=1, max_tokens=8)
+        hart_lite.evaluate(model, {"toy": "scenes=3"}, out, MODES, max_tokens=8)
+    some = hart_lite.evaluate(model, ["toy"], tmp_path / "few", ("full",), limit=1, max_tokens=8)
     assert [row.id for row in some.rows] == [whole.rows[0].id]
 
 
@@ -186,18 +186,18 @@ def test_a_merge_says_what_the_adapter_says(run, photo, tmp_path):
 # -- quiet ---------------------------------------------------------------------------------------------------------
 
 ASKING = """
-model = hart_lite.load("embedded", device="cpu")
+model = hart_lite.load("toy", device="cpu")
 hart_lite.ask(model, Image.new("RGB", (300, 200)), ["What?", "Where?"])
 hart_lite.plan("qwen7b_lora")
 for modes in (("full",), ("full", "crops")):
-    hart_lite.evaluate(model, {"world": "scenes=1"}, "-".join(modes), modes, max_tokens=8)
+    hart_lite.evaluate(model, {"toy": "scenes=1"}, "-".join(modes), modes, max_tokens=8)
 hart_lite.compare("full", "full-crops")
 """
 TRAINING = """
 stages = [{"kind": "rl", "steps": 1, "questions_per_step": 2},
           {"kind": "sft", "steps": 1, "batch_size": 2, "micro_batch_size": 1}]
 recipe = {"name": "quiet", "output": "run", "stages": stages, "model": {"device": "cpu"},
-          "data": {"world": {"scenes": 6, "eval_scenes": 2}}, "evaluate": {"every": 1},
+          "data": {"toy": {"scenes": 6, "eval_scenes": 2}}, "evaluate": {"every": 1},
           "pixels": {"full": 12544, "crop": 4704, "min": 784},
           "rollout": {"samples": 2, "max_tokens_locate": 24, "max_tokens_answer": 8}}
 run = hart_lite.train(recipe)
@@ -214,8 +214,8 @@ def test_a_program_that_did_not_ask_for_words_gets_none(tmp_path):
 
 def test_a_program_that_switches_logging_on_sees_messages_and_bars(model, tmp_path, caplog, capsys):
     caplog.set_level(logging.INFO, "hart_lite")
-    hart_lite.evaluate(model, {"world": "scenes=1"}, tmp_path / "eval", ("full",), max_tokens=4)
+    hart_lite.evaluate(model, {"toy": "scenes=1"}, tmp_path / "eval", ("full",), max_tokens=4)
     assert "eval" in capsys.readouterr().err
     caplog.set_level(logging.WARNING, "hart_lite")
-    hart_lite.evaluate(model, {"world": "scenes=1"}, tmp_path / "again", ("full",), max_tokens=4)
+    hart_lite.evaluate(model, {"toy": "scenes=1"}, tmp_path / "again", ("full",), max_tokens=4)
     assert capsys.readouterr().err == ""

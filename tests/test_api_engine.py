@@ -199,7 +199,7 @@ def test_box_formats_read_the_same_numbers_as_different_places():
 
 def evaluate(server: Server, out: Path, model: str, *words: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY, "NO_PROXY": "*"}
-    command = ["-m", "hart_lite.cli.main", "eval", f"api:{model}", "--benchmark", "world=scenes=2", "--out", str(out)]
+    command = ["-m", "hart_lite.cli.main", "eval", f"api:{model}", "--benchmark", "toy=scenes=2", "--out", str(out)]
     command += ["--full-pixels", "12544", "--crop-pixels", "4704", *words]
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
 

@@ -27,7 +27,7 @@ EXAMPLES = examples(World(), range(3), 2)
 
 @pytest.fixture(scope="module")
 def model():
-    return open_model("embedded")
+    return open_model("toy")
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +140,13 @@ def test_the_command_says_answer_box_and_picture(example, photo, capsys):
     assert size == "672 x 672 pixels"
     assert iou([float(v) for v in corners.split(", ")], example.boxes[0]) > 0.3
     assert lines[3] == "  picture: scene.answer.jpg"
-    assert "no --model given, so the embedded base answers" in err
+    assert "no --model given, so the toy base answers" in err
     assert Image.open("scene.answer.jpg").size[0] > 672
 
 
 def test_a_picture_never_takes_the_place_of_another_unsaid(photo, capsys):
     def ask_once(*words):
-        code, out, err = run("ask", photo, "Which?", "--model", "embedded", *words, capsys=capsys)
+        code, out, err = run("ask", photo, "Which?", "--model", "toy", *words, capsys=capsys)
         assert code == 0
         return out, err
 
@@ -165,13 +165,13 @@ def test_a_picture_never_takes_the_place_of_another_unsaid(photo, capsys):
 
 
 def test_json_is_an_object_a_question_and_no_picture(example, photo, capsys):
-    words = ["ask", photo, example.question, "What else?", "--json", "--model", "embedded"]
+    words = ["ask", photo, example.question, "What else?", "--json", "--model", "toy"]
     code, out, _ = run(*words, "--choices", "a, b", "--choices", "c", capsys=capsys)
     first, second = map(json.loads, out.splitlines())
     assert code == 0
     assert (first["question"], second["question"]) == (example.question, "What else?")
     assert first["choices"] == ["a, b", "c"]
-    assert (first["width"], first["height"], first["mode"], first["model"]) == (672, 672, "full+crops", "embedded")
+    assert (first["width"], first["height"], first["mode"], first["model"]) == (672, 672, "full+crops", "toy")
     assert iou(first["boxes"][0], example.boxes[0]) > 0.3
     assert first["picture"] is None and first["failure"] is None
     assert [p.name for p in Path().iterdir()] == ["scene.png"]
@@ -183,7 +183,7 @@ def test_json_is_an_object_a_question_and_no_picture(example, photo, capsys):
 def test_questions_come_from_standard_input(photo, capsys, monkeypatch):
     def given(data: bytes):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-        return run("ask", photo, "-", "--json", "--model", "embedded", capsys=capsys)
+        return run("ask", photo, "-", "--json", "--model", "toy", capsys=capsys)
 
     code, out, _ = given("Which é?\r\n\n  What\u2028else?\n".encode())
     assert code == 0
@@ -223,7 +223,7 @@ def test_no_box_is_said_with_what_was_written_instead(photo, capsys, monkeypatch
     """Nothing that a model writes moves the cursor of a terminal."""
     monkeypatch.setattr(Qwen25VL, "boxes_from_text", lambda *args: [])
     monkeypatch.setattr(Qwen25VL, "text", lambda self, ids: "over \x1b[2Jthere")
-    words = ["ask", photo, "Which?", "--model", "embedded"]
+    words = ["ask", photo, "Which?", "--model", "toy"]
     code, out, _ = run(*words, capsys=capsys)
     assert code == 0
     assert "no box found; it wrote 'over \\x1b[2Jthere'" in out and "picture: scene.answer.jpg" in out
@@ -267,7 +267,7 @@ def test_pictures_have_places(photo):
 
 def test_the_toy_base_says_what_it_is_under_whatever_name(photo, capsys):
     words = "it knows drawn shapes alone"
-    _, _, err = run("ask", photo, "What?", "--json", "--model", "embedded", capsys=capsys)
+    _, _, err = run("ask", photo, "What?", "--json", "--model", "toy", capsys=capsys)
     assert words in err and "Qwen/Qwen2.5-VL-7B-Instruct" in err
     _, _, err = run("ask", photo, "What?", "--json", capsys=capsys)
     assert words not in err and "nothing of photos. For those: --model Qwen/" in err

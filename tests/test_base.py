@@ -1,4 +1,4 @@
-"""The embedded base behaves like a base: it reads, it half-finds, it hardly guesses; and it is what its record says."""
+"""The toy base behaves like a base: it reads, it half-finds, it hardly guesses; and it is what its record says."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ import pytest
 from pictures import drawn
 
 from hart_lite.config.recipe import load_recipe
-from hart_lite.config.resources import EMBEDDED
+from hart_lite.config.resources import TOY_BASE
 from hart_lite.eval.metrics import metrics
 from hart_lite.eval.results import read_evaluation
 from hart_lite.grading import grade
@@ -27,7 +27,7 @@ RECIPE = load_recipe("tiny_cpu")
 
 @pytest.fixture(scope="module")
 def runner():
-    return Runner(open_model("embedded"))
+    return Runner(open_model("toy"))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def measured(runner, tmp_path_factory):
     """60 scenes, as training evaluates on them."""
     run = tmp_path_factory.mktemp("run")
     questions = examples(World(), range(HELD_OUT, HELD_OUT + 60))
-    RunEvaluator(run, RECIPE, runner.model, questions).evaluate("before", "embedded")
+    RunEvaluator(run, RECIPE, runner.model, questions).evaluate("before", "toy")
     return read_evaluation(run / "evaluation" / "before")
 
 
@@ -50,8 +50,8 @@ def share(rows, condition, of) -> float:
 
 
 def test_it_is_the_file_that_was_recorded():
-    record = json.loads((EMBEDDED / "pretraining.json").read_text())
-    weights = (EMBEDDED / "model.safetensors").read_bytes()
+    record = json.loads((TOY_BASE / "pretraining.json").read_text())
+    weights = (TOY_BASE / "model.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == record["sha256"]
     assert len(weights) <= 8 * 10**6
 
@@ -62,7 +62,7 @@ def test_it_finds_the_right_region_about_half_the_time(measured):
     assert crops["valid_box"]["value"] > 0.98
 
 
-@pytest.mark.parametrize("world", [World(seed=3), World(seed=4, colours=("red", "green", "blue", "white"), glyphs=6)])
+@pytest.mark.parametrize("toy", [World(seed=3), World(seed=4, colours=("red", "green", "blue", "white"), glyphs=6)])
 def test_it_reads_a_good_crop(runner, world):
     """Boxes 10 % wider than the truth, on scenes of another seed; fewer colours and characters too."""
     questions = examples(world, range(HELD_OUT, HELD_OUT + 50))

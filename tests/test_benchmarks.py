@@ -42,7 +42,7 @@ def own_cache(tmp_path, monkeypatch):
 
 def test_registry_and_listing():
     names = ["mme-realworld-lite", "treebench", "vstar", "hrbench4k", "hrbench8k", "mmstar", "visual-cot"]
-    assert list(BENCHMARKS) == [*names, "mme-realworld", "world", "rows", "held-out"]
+    assert list(BENCHMARKS) == [*names, "mme-realworld", "toy", "rows", "held-out"]
     assert all(find(name).name == name for name in BENCHMARKS)
     sizes = {name: benchmark.questions for name, benchmark in BENCHMARKS.items()}
     assert sizes["mme-realworld-lite"] == 1919 and sizes["hrbench8k"] == 800 and sizes["vstar"] == 191

@@ -223,7 +223,7 @@ def test_a_checkpoint_holds_numbers_and_plain_text_alone(new_rl, tmp_path):
 
 def test_only_the_newest_checkpoints_are_kept(tiny_base, tmp_path, monkeypatch):
     make_up(monkeypatch.setattr)
-    recipe = small_recipe(tiny_base, tmp_path / "run", [rl_stage(steps=4, save_every=1)], data={"world": WITHOUT_EVAL})
+    recipe = small_recipe(tiny_base, tmp_path / "run", [rl_stage(steps=4, save_every=1)], data={"toy": WITHOUT_EVAL})
     train(recipe)
     kept = sorted(p.name for p in (tmp_path / "run" / "stages" / "1-rl").glob("checkpoint-*"))
     assert kept == ["checkpoint-3", "checkpoint-4"]
@@ -237,7 +237,7 @@ def test_a_full_disk_while_the_adapter_is_saved_keeps_the_checkpoint(tiny_base, 
     """The stage is done in all but its adapter: going on saves that, from the checkpoint."""
     make_up(monkeypatch.setattr)
     run = tmp_path / "run"
-    recipe = small_recipe(tiny_base, run, [rl_stage(steps=2)], data={"world": WITHOUT_EVAL})
+    recipe = small_recipe(tiny_base, run, [rl_stage(steps=2)], data={"toy": WITHOUT_EVAL})
     with monkeypatch.context() as patch:
         patch.setattr("hart_lite.models.families.qwen2_5_vl.Qwen25VL.save_processor", broken_weights)
         with pytest.raises(HartError, match=r"adapter .*1-rl/adapter could not be saved.*\n.*--resume"):
@@ -250,10 +250,10 @@ def test_a_full_disk_while_the_adapter_is_saved_keeps_the_checkpoint(tiny_base, 
     assert [row["step"] for row in metrics(run)] == [1, 2]
 
 
-def test_saving_and_loading_on_the_embedded_base_warns_of_nothing(tmp_path, monkeypatch):
-    """Neither a checkpoint nor an adapter: PEFT would ask the Hub for a base called `embedded`."""
+def test_saving_and_loading_on_the_toy_base_warns_of_nothing(tmp_path, monkeypatch):
+    """Neither a checkpoint nor an adapter: PEFT would ask the Hub for a base called `toy`."""
     make_up(monkeypatch.setattr)
-    recipe = small_recipe("embedded", tmp_path / "run", [rl_stage(steps=2, save_every=1)], data={"world": WITHOUT_EVAL})
+    recipe = small_recipe("toy", tmp_path / "run", [rl_stage(steps=2, save_every=1)], data={"toy": WITHOUT_EVAL})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train(recipe)

@@ -37,13 +37,13 @@ EXAMPLES = toy_scenes()
 
 @pytest.fixture(scope="module")
 def base():
-    return open_model("embedded", device="cpu")
+    return open_model("toy", device="cpu")
 
 
 @pytest.fixture(scope="module")
 def adapter(base, tmp_path_factory) -> Path:
-    """An adapter on the embedded base that changes what it says."""
-    policy = open_model("embedded", device="cpu").engine.policy
+    """An adapter on the toy base that changes what it says."""
+    policy = open_model("toy", device="cpu").engine.policy
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():
@@ -125,7 +125,7 @@ def test_scenes_of_the_toy_base_need_a_close_look(base):
 
 def test_examples_of_a_run_begin_with_what_training_changed(tiny_base, tmp_path, monkeypatch):
     make_up(monkeypatch.setattr)
-    data = {"world": {"scenes": 4, "eval_scenes": 5, "questions_per_scene": 2, "size": 168}}
+    data = {"toy": {"scenes": 4, "eval_scenes": 5, "questions_per_scene": 2, "size": 168}}
     run = tmp_path / "run"
     train(small_recipe(tiny_base, run, [rl_stage(steps=1)], data=data))
 
@@ -160,7 +160,7 @@ def test_examples_are_those_that_the_page_can_ask(tiny_base, tmp_path, monkeypat
         Image.new("RGB", (90, 60), (40 * n, 9, 9)).save(tmp_path / f"{n}.png")
         rows.append({"id": str(n), "image": f"{n}.png", "question": question, "choices": ["a, b", "c"], "answer": "A"})
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    data = {"eval": str(tmp_path / "rows.jsonl"), "world": {"scenes": 4, "size": 168}}
+    data = {"eval": str(tmp_path / "rows.jsonl"), "toy": {"scenes": 4, "size": 168}}
     train(small_recipe(tiny_base, tmp_path / "run", [rl_stage(steps=1)], data=data))
     assert {e.id for e in of_run(tmp_path / "run")} == {"0", "3"}
     (tmp_path / "rows.jsonl").unlink()

@@ -32,7 +32,7 @@ MODES = list(PROTOCOLS)
 
 @pytest.fixture(scope="module")
 def seeing() -> Policy:
-    """The embedded base, which finds things and reads them."""
+    """The toy base, which finds things and reads them."""
     return load_policy(ModelSection(dtype="float32", device="cpu"))
 
 

@@ -60,7 +60,7 @@ def test_a_second_process_is_refused_and_a_dead_one_blocks_nobody(tmp_path, caps
         HartError, match=rf"eval: process {process.pid} on \S+ is evaluating there; wait for it, stop it, or"
     ):
         EvalFolder(tmp_path / "eval", SETTINGS)
-    assert main.main(["eval", "embedded", "--benchmark", "world=scenes=1", "--out", str(tmp_path / "eval")]) == 1
+    assert main.main(["eval", "toy", "--benchmark", "toy=scenes=1", "--out", str(tmp_path / "eval")]) == 1
     assert "is evaluating there" in capsys.readouterr().err
     assert json.loads((tmp_path / "eval" / "eval.json").read_text()) == SETTINGS
     process.send_signal(signal.SIGKILL)

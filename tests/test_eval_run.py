@@ -1,4 +1,4 @@
-"""Whole evaluations on the embedded base: the rows, what resuming leaves, bad rows, refusals."""
+"""Whole evaluations on the toy base: the rows, what resuming leaves, bad rows, refusals."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ from hart_lite.inference.settings import NO_LIMIT
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
 MODES = tuple(PROTOCOLS)
-SMALL = EvalSettings(benchmarks={"world": "scenes=3"}, modes=("full", "crops", "mgpo"), max_tokens=16)
+SMALL = EvalSettings(benchmarks={"toy": "scenes=3"}, modes=("full", "crops", "mgpo"), max_tokens=16)
 
 
 def lines(out: Path) -> list[bytes]:
@@ -44,7 +44,7 @@ def rows(out: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "eval"
-    evaluate_benchmarks("embedded", SMALL, out)
+    evaluate_benchmarks("toy", SMALL, out)
     return out
 
 
@@ -53,15 +53,13 @@ def unbroken(tmp_path_factory) -> Path:
 
 def test_a_row_holds_the_whole_conversation(tmp_path):
     out = tmp_path / "eval"
-    report = evaluate_benchmarks(
-        "embedded", EvalSettings(benchmarks={"world": "scenes=2"}, modes=MODES, max_tokens=24), out
-    )
+    report = evaluate_benchmarks("toy", EvalSettings(benchmarks={"toy": "scenes=2"}, modes=MODES, max_tokens=24), out)
     found = rows(out)
     examples = {e.id: e for e in toy.read("scenes=2")}
     assert Counter(row["mode"] for row in found) == dict.fromkeys(MODES, len(examples))
     for row in found:
         example = examples[row["id"]]
-        assert row["benchmark"] == "world"
+        assert row["benchmark"] == "toy"
         assert (row["category"], row["question"], row["truth"]) == (example.category, example.question, example.answer)
         assert (row["choices"], row["cluster"]) == (list(example.choices), example.images[0].key)
         assert row["truth_boxes"] == [[*example.boxes[0].xyxy, 0]]
@@ -77,16 +75,16 @@ def test_a_row_holds_the_whole_conversation(tmp_path):
     summary = json.loads((out / "summary.json").read_text())
     for mode in MODES:
         of_mode = [row for row in found if row["mode"] == mode]
-        figures = summary["benchmarks"]["world"][mode]
+        figures = summary["benchmarks"]["toy"][mode]
         assert figures["questions"] == 4
         right = sum(row["strict"] for row in of_mode) / 4
         assert figures["answers"]["strict"]["micro"]["value"] == right
-        assert f"| world | {mode} | 4 | {100 * right:.1f} (" in report.table
-        assert summary["own"]["world"][mode]["missing"] == 296
+        assert f"| toy | {mode} | 4 | {100 * right:.1f} (" in report.table
+        assert summary["own"]["toy"][mode]["missing"] == 296
     assert "## world" in (out / "summary.md").read_text()
     assert (out / "bad_rows.jsonl").read_text() == ""
     settings = json.loads((out / "eval.json").read_text())
-    assert settings["benchmarks"] == {"world": "scenes=2"}
+    assert settings["benchmarks"] == {"toy": "scenes=2"}
     assert (settings["family"], settings["prompt"], settings["as_published"]) == ("qwen2_5_vl", "own", False)
     assert settings["pixels"] == {"full": 12544, "crop": 4704, "min": 784, "peers_full": 12544, "peers_crop": 4704}
 
@@ -94,9 +92,9 @@ def test_a_row_holds_the_whole_conversation(tmp_path):
 def test_the_base_reads_crops_better_than_it_sees_at_a_glance(tmp_path):
     """As its pretraining left it: looked at, two thirds of the questions are answered; at a glance, few are."""
     evaluate_benchmarks(
-        "embedded", EvalSettings(benchmarks={"world": "scenes=30"}, modes=("full", "crops")), tmp_path / "eval"
+        "toy", EvalSettings(benchmarks={"toy": "scenes=30"}, modes=("full", "crops")), tmp_path / "eval"
     )
-    figures = json.loads((tmp_path / "eval" / "summary.json").read_text())["benchmarks"]["world"]
+    figures = json.loads((tmp_path / "eval" / "summary.json").read_text())["benchmarks"]["toy"]
     crops, full = (figures[mode]["answers"]["strict"]["micro"]["value"] for mode in ("crops", "full"))
     assert crops > full + 0.2
     assert 0.2 < figures["crops"]["grounding"]["grounded"]["value"] < 0.8
@@ -113,7 +111,7 @@ def test_resumed_anywhere_it_ends_in_the_rows_of_an_unbroken_run(unbroken, tmp_p
     (out / "eval.json").write_bytes((unbroken / "eval.json").read_bytes())
     whole = (unbroken / "predictions.jsonl").read_bytes()
     (out / "predictions.jsonl").write_bytes(whole[: int(share * len(whole))])
-    evaluate_benchmarks("embedded", SMALL, out)
+    evaluate_benchmarks("toy", SMALL, out)
     assert sorted(lines(out)) == sorted(lines(unbroken))
     assert (out / "summary.json").read_bytes() == (unbroken / "summary.json").read_bytes()
 
@@ -121,7 +119,7 @@ def test_resumed_anywhere_it_ends_in_the_rows_of_an_unbroken_run(unbroken, tmp_p
 @pytest.mark.slow
 def test_killed_and_run_again(tmp_path):
     """A real kill, as soon as a first row is there."""
-    words = ["eval", "embedded", "--benchmark", "world=scenes=60", "--mode", "full,crops", "--max-tokens", "16"]
+    words = ["eval", "toy", "--benchmark", "toy=scenes=60", "--mode", "full,crops", "--max-tokens", "16"]
 
     def start(out: Path) -> subprocess.Popen:
         return subprocess.Popen([sys.executable, "-m", "hart_lite.cli.main", *words, "--out", str(out)],
@@ -140,7 +138,7 @@ def test_killed_and_run_again(tmp_path):
         process = start(out)
         stdout, stderr = process.communicate()
         assert process.returncode == 0, stderr
-        assert "| world | crops | 120 |" in stdout
+        assert "| toy | crops | 120 |" in stdout
         assert "crops=0." in stderr
     assert sorted(lines(killed)) == sorted(lines(whole))
 
@@ -148,14 +146,14 @@ def test_killed_and_run_again(tmp_path):
 def test_a_finished_evaluation_is_not_asked_again(unbroken, monkeypatch):
     before = (unbroken / "predictions.jsonl").read_bytes()
     monkeypatch.setattr("hart_lite.inference.local_engine.LocalEngine.answer", lambda *asked: 1 / 0)
-    assert "| world | mgpo | 6 |" in evaluate_benchmarks("embedded", SMALL, unbroken).table
+    assert "| toy | mgpo | 6 |" in evaluate_benchmarks("toy", SMALL, unbroken).table
     assert (unbroken / "predictions.jsonl").read_bytes() == before
 
 
 def test_other_settings_are_refused_by_name(unbroken):
     changes = {
         "modes: ['full', 'crops', 'mgpo'] there, ['full'] now": {"modes": ("full",)},
-        "benchmarks: {'world': 'scenes=3'} there, {'world': 'scenes=4'} now": {"benchmarks": {"world": "scenes=4"}},
+        "benchmarks: {'world': 'scenes=3'} there, {'world': 'scenes=4'} now": {"benchmarks": {"toy": "scenes=4"}},
         "as_published: False there, True now": {"as_published": True},
         "limit: None there, 2 now": {"limit": 2},
         "'max_tokens_peers': 16}": {"max_tokens": 17},
@@ -165,7 +163,7 @@ def test_other_settings_are_refused_by_name(unbroken):
     before = sorted((path.name, path.read_bytes()) for path in unbroken.iterdir())
     for named, change in changes.items():
         with pytest.raises(HartError) as caught:
-            evaluate_benchmarks("embedded", replace(SMALL, **change), unbroken)
+            evaluate_benchmarks("toy", replace(SMALL, **change), unbroken)
         assert named in str(caught.value)
         assert "Run with the same settings, or choose another place with --out" in str(caught.value)
     assert sorted((path.name, path.read_bytes()) for path in unbroken.iterdir()) == before
@@ -178,10 +176,10 @@ def test_other_weights_and_other_rows_are_refused(unbroken, tmp_path):
         out.mkdir()
         (out / "eval.json").write_text(json.dumps(settings | {name: {}}))
         with pytest.raises(HartError, match=rf"(?m)^  {name}: {{}} there"):
-            evaluate_benchmarks("embedded", SMALL, out)
+            evaluate_benchmarks("toy", SMALL, out)
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / "eval.json").write_text(json.dumps(settings | {"versions": {"python": "4"}}))
-    evaluate_benchmarks("embedded", SMALL, tmp_path / "later")  # another version of a library is no other evaluation
+    evaluate_benchmarks("toy", SMALL, tmp_path / "later")  # another version of a library is no other evaluation
 
 
 def test_places_that_cannot_be_gone_on_with(unbroken, tmp_path):
@@ -190,18 +188,18 @@ def test_places_that_cannot_be_gone_on_with(unbroken, tmp_path):
     (tmp_path / "file").write_text("mine")
     for place in ("full", "file"):
         with pytest.raises(HartError, match="is not empty and holds no evaluation"):
-            evaluate_benchmarks("embedded", SMALL, tmp_path / place)
+            evaluate_benchmarks("toy", SMALL, tmp_path / place)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "eval.json").write_text("{")
     with pytest.raises(HartError, match=r"eval.json: not JSON"):
-        evaluate_benchmarks("embedded", SMALL, tmp_path / "damaged")
+        evaluate_benchmarks("toy", SMALL, tmp_path / "damaged")
     (tmp_path / "middle").mkdir()
     for file in unbroken.iterdir():
         (tmp_path / "middle" / file.name).write_bytes(file.read_bytes())
     found = lines(unbroken)
     (tmp_path / "middle" / "predictions.jsonl").write_bytes(b"".join([*found[:3], found[3][:50] + b"\n", *found[4:]]))
     with pytest.raises(HartError, match=r"(?s)predictions.jsonl:4: not JSON .*Take the line out and run again"):
-        evaluate_benchmarks("embedded", SMALL, tmp_path / "middle")
+        evaluate_benchmarks("toy", SMALL, tmp_path / "middle")
 
 
 # -- rows that cannot be asked -------------------------------------------------------------------------------------
@@ -236,7 +234,7 @@ def own(tmp_path) -> Path:
 def test_bad_rows_are_named_counted_and_left_out(own, tmp_path, caplog):
     settings = EvalSettings(benchmarks={"rows": str(own)}, modes=("full", "crops"), max_tokens=4)
     with caplog.at_level(logging.WARNING):
-        report = evaluate_benchmarks("embedded", settings, tmp_path / "eval")
+        report = evaluate_benchmarks("toy", settings, tmp_path / "eval")
     assert report.bad == 4
     assert Counter((row["mode"], row["id"]) for row in rows(tmp_path / "eval")) == dict.fromkeys(
         [(mode, row) for mode in ("full", "crops") for row in "af"], 1
@@ -248,34 +246,34 @@ def test_bad_rows_are_named_counted_and_left_out(own, tmp_path, caplog):
     assert all(problem in row["problem"] for problem, row in zip(problems, bad, strict=True))
     assert "3 bad rows are left out" in caplog.text and "rotten.png: damaged image" in caplog.text
     assert json.loads((tmp_path / "eval" / "summary.json").read_text())["bad_rows"] == 4
-    assert evaluate_benchmarks("embedded", settings, tmp_path / "eval").bad == 4  # and again
+    assert evaluate_benchmarks("toy", settings, tmp_path / "eval").bad == 4  # and again
 
 
 def test_strict_stops_at_the_first_bad_row(own, tmp_path):
     settings = EvalSettings(benchmarks={"rows": str(own)}, modes=("full",), strict=True, max_tokens=4)
     with pytest.raises(HartError, match=r"rows: .*rows.jsonl:2: .*half.png: damaged image"):
-        evaluate_benchmarks("embedded", settings, tmp_path / "eval")
+        evaluate_benchmarks("toy", settings, tmp_path / "eval")
     assert not (tmp_path / "eval").exists()
     kept = own.read_text().splitlines()
     own.write_text("\n".join([kept[0], kept[2]]))
     with pytest.raises(HartError, match=r"rotten.png: damaged image"):
-        evaluate_benchmarks("embedded", settings, tmp_path / "eval")
+        evaluate_benchmarks("toy", settings, tmp_path / "eval")
 
 
 def test_a_benchmark_without_a_good_row_says_why(own, tmp_path):
     own.write_text(own.read_text().splitlines()[1])
     with pytest.raises(HartError, match=r"rows: no row can be asked; .*rows.jsonl:1: .*half.png: damaged image"):
-        evaluate_benchmarks("embedded", EvalSettings(benchmarks={"rows": str(own)}), tmp_path / "eval")
+        evaluate_benchmarks("toy", EvalSettings(benchmarks={"rows": str(own)}), tmp_path / "eval")
 
 
 def test_rows_that_a_benchmark_lets_through_are_checked(monkeypatch):
     good, *_ = toy.read("scenes=1")
     given = [good, replace(good, question="again"), replace(good, id="x", answer="Q"), BadRow("f.tsv:9", "no image")]
     benchmark = replace(toy.BENCHMARK, read=lambda source: iter(given))
-    monkeypatch.setitem(registry.BENCHMARKS, "world", benchmark)
-    questions, bad = read_questions({"world": ""}, None, False)
+    monkeypatch.setitem(registry.BENCHMARKS, "toy", benchmark)
+    questions, bad = read_questions({"toy": ""}, None, False)
     assert [q.example for q in questions] == [good]
-    assert [(name, row.where) for name, row in bad] == [("world", good.id), ("world", "x"), ("world", "f.tsv:9")]
+    assert [(name, row.where) for name, row in bad] == [("toy", good.id), ("toy", "x"), ("toy", "f.tsv:9")]
     assert bad[0][1].problem == "its id is taken by an earlier row"
 
 
@@ -283,10 +281,10 @@ def test_rows_that_a_benchmark_lets_through_are_checked(monkeypatch):
 
 
 def test_limit_counts_the_questions_of_each_benchmark(own, tmp_path):
-    settings = EvalSettings(benchmarks={"world": "", "rows": str(own)}, modes=("full",), limit=1, max_tokens=4)
-    evaluate_benchmarks("embedded", settings, tmp_path / "eval")
+    settings = EvalSettings(benchmarks={"toy": "", "rows": str(own)}, modes=("full",), limit=1, max_tokens=4)
+    evaluate_benchmarks("toy", settings, tmp_path / "eval")
     assert [(row["benchmark"], row["id"]) for row in rows(tmp_path / "eval")] == [
-        ("world", "world-0-1000000000-0"), ("rows", "a")]  # fmt: skip
+        ("toy", "world-0-1000000000-0"), ("rows", "a")]  # fmt: skip
 
 
 def test_batches_keep_the_questions_on_one_image_together():
@@ -327,7 +325,7 @@ def test_benchmarks_of_our_own():
 
 def test_budgets_of_a_recipe_of_options_and_of_protocols(tiny_base):
     question = Question(toy.BENCHMARK, next(iter(toy.read("scenes=1"))))
-    recipe, plain = open_model("embedded"), open_model(str(tiny_base))
+    recipe, plain = open_model("toy"), open_model(str(tiny_base))
     tiny = load_recipe("tiny_cpu")
 
     def budgets(mode, model, **options):
@@ -363,18 +361,18 @@ def command(*words, capsys) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["embedded", "--benchmark", "wrld"], "unknown benchmark 'wrld' (did you mean 'world'?)"),
-        (["embedded", "--benchmark", "world", "--mode", "crop"], "unknown mode 'crop' (did you mean 'crops'?)"),
-        (["embedded", "--benchmark", "world,world=scenes=4"], "a benchmark or mode is named twice"),
+        (["toy", "--benchmark", "wrld"], "unknown benchmark 'wrld' (did you mean 'world'?)"),
+        (["toy", "--benchmark", "toy", "--mode", "crop"], "unknown mode 'crop' (did you mean 'crops'?)"),
+        (["toy", "--benchmark", "world,world=scenes=4"], "a benchmark or mode is named twice"),
         (
-            ["embedded", "--benchmark", "world", "--mode", "full", "--mode", "full"],
+            ["toy", "--benchmark", "toy", "--mode", "full", "--mode", "full"],
             "a benchmark or mode is named twice",
         ),
-        (["embedded", "--benchmark", "world", "--limit", "0"], "--limit 0: at least 1 is needed"),
-        (["embedded", "--benchmark", "world", "--full-pixels", "700"], "--full-pixels 700: at least 784 is needed"),
-        (["embedded", "--benchmark", "rows=no/such.jsonl"], "no/such.jsonl"),
-        (["no such model", "--benchmark", "world=scenes=1"], "there is no model 'no such model'"),
-        (["api:x", "--benchmark", "world=scenes=1"], "OPENAI_API_KEY is not set"),
+        (["toy", "--benchmark", "toy", "--limit", "0"], "--limit 0: at least 1 is needed"),
+        (["toy", "--benchmark", "toy", "--full-pixels", "700"], "--full-pixels 700: at least 784 is needed"),
+        (["toy", "--benchmark", "rows=no/such.jsonl"], "no/such.jsonl"),
+        (["no such model", "--benchmark", "toy=scenes=1"], "there is no model 'no such model'"),
+        (["api:x", "--benchmark", "toy=scenes=1"], "OPENAI_API_KEY is not set"),
     ],
 )
 def test_a_mistake_gets_one_clear_message(words, message, capsys, tmp_path, monkeypatch):
@@ -388,18 +386,18 @@ def test_a_mistake_gets_one_clear_message(words, message, capsys, tmp_path, monk
 
 def test_the_command_prints_the_table_and_where_it_is(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["embedded", "--benchmark", "world=scenes=1", "--mode", "full,crops", "--max-tokens", "4"]
+    words = ["toy", "--benchmark", "toy=scenes=1", "--mode", "full,crops", "--max-tokens", "4"]
     code, out, _ = command(*words, capsys=capsys)
     assert code == 0
-    assert "| world | full | 2 |" in out and "| world | crops | 2 |" in out
-    assert out.rstrip().endswith("evaluation: runs/eval/embedded")
-    assert len(rows(tmp_path / "runs/eval/embedded")) == 4
+    assert "| toy | full | 2 |" in out and "| toy | crops | 2 |" in out
+    assert out.rstrip().endswith("evaluation: runs/eval/toy")
+    assert len(rows(tmp_path / "runs/eval/toy")) == 4
 
 
 def test_where_nothing_was_answered_it_says_why(server, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("NO_PROXY", "*")
-    words = ["api:echo-error", "--benchmark", "world=scenes=1", "--mode", "full", "--out", tmp_path / "eval"]
+    words = ["api:echo-error", "--benchmark", "toy=scenes=1", "--mode", "full", "--out", tmp_path / "eval"]
     code, out, err = command(*words, capsys=capsys)
     assert code == 1
     assert out.startswith(f"\nno answers\n\nevaluation: {tmp_path / 'eval'}")
@@ -411,7 +409,7 @@ def test_help_and_the_list_import_no_torch():
     call = "from hart_lite.cli.main import main; main(['eval', '--help'])"
     code = f"import sys\ntry: {call}\nexcept SystemExit: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "hart-lite eval runs/tiny_cpu --benchmark world" in done.stdout
+    assert "hart-lite eval runs/tiny_cpu --benchmark toy" in done.stdout
     assert done.stdout.splitlines()[-1] == "False", done.stderr
     assert main.main(["benchmarks"]) == 0
 
@@ -419,7 +417,7 @@ def test_help_and_the_list_import_no_torch():
 @pytest.mark.skipif(not REALSET.exists(), reason="the photos are not part of the repository")
 def test_photos_in_every_mode(tmp_path):
     settings = EvalSettings(benchmarks={"rows": str(REALSET)}, modes=MODES, limit=3, max_tokens=12)
-    evaluate_benchmarks("embedded", settings, tmp_path / "eval")
+    evaluate_benchmarks("toy", settings, tmp_path / "eval")
     found = rows(tmp_path / "eval")
     assert Counter(row["mode"] for row in found) == dict.fromkeys(MODES, 3)
     assert all(row["benchmark"] == "rows" and os.path.isabs(row["cluster"]) for row in found)

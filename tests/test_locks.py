@@ -147,7 +147,7 @@ def test_a_run_holds_its_folder_to_the_end(tiny_base, tmp_path, monkeypatch):
         seen.append(folder)
 
     monkeypatch.setattr(training, "summarise", look)
-    data = {"world": {"scenes": 4, "eval_scenes": 0, "size": 168}}
+    data = {"toy": {"scenes": 4, "eval_scenes": 0, "size": 168}}
     train(small_recipe(tiny_base, run, [rl_stage(steps=1)], data=data))
     assert seen == [run]
     assert not (run / LOCK).exists()

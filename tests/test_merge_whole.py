@@ -235,12 +235,12 @@ def test_plain_transformers_loads_it_and_says_what_the_adapter_says(base, tmp_pa
 # -- runs and the Hub ----------------------------------------------------------------------------------------------
 
 
-def test_the_run_directory_of_the_embedded_base_is_merged(tmp_path, monkeypatch):
-    """With float16 weights, which is how the embedded base is stored."""
+def test_the_run_directory_of_the_toy_base_is_merged(tmp_path, monkeypatch):
+    """With float16 weights, which is how the toy base is stored."""
     make_up(monkeypatch.setattr)
     run = tmp_path / "run"
     recipe = small_recipe(
-        "embedded", run, [sft_stage(steps=1, lr=0.05)], data={"world": {"scenes": 4, "eval_scenes": 0, "size": 168}}
+        "toy", run, [sft_stage(steps=1, lr=0.05)], data={"toy": {"scenes": 4, "eval_scenes": 0, "size": 168}}
     )
     train(recipe)
     check = merge(run, tmp_path / "out")

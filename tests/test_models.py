@@ -74,9 +74,9 @@ def test_an_adapter_a_merged_checkpoint_and_the_run_say_the_same(run, tiny_base,
     assert as_run.weights["base"] == base.weights["base"]
 
 
-def test_the_embedded_base_has_the_budgets_of_its_recipe(tmp_path):
+def test_the_toy_base_has_the_budgets_of_its_recipe(tmp_path):
     tiny = load_recipe("tiny_cpu")
-    model = open_model("embedded", device="cpu")
+    model = open_model("toy", device="cpu")
     assert (model.pixels, model.rollout) == (tiny.pixels, tiny.rollout)
     save_adapter(model.engine.policy, tmp_path / "adapter")
     adapter = open_model(str(tmp_path / "adapter"))

@@ -30,10 +30,10 @@ from hart_lite.cli.main import main
 
 SHORT = "stages.0.steps=1 stages.0.questions_per_step=2 rollout.samples=2 stages.1.steps=1"
 RECIPES = {
-    "tour": f"tiny_cpu {SHORT} stages.2.steps=1 data.world.scenes=40 data.world.eval_scenes=2 evaluate.watch=1",
+    "tour": f"tiny_cpu {SHORT} stages.2.steps=1 data.toy.scenes=40 data.toy.eval_scenes=2 evaluate.watch=1",
     "own_data": f"tiny_cpu {SHORT} stages.2.steps=1 data.eval_size=4 evaluate.watch=1",
     # The shipped recipe, its 4 bits and its float16 included, on another base.
-    "card": f"qwen7b_16gb {SHORT} stages.1.batch_size=2 model.base=embedded model.device=cpu pixels.full=12544 "
+    "card": f"qwen7b_16gb {SHORT} stages.1.batch_size=2 model.base=toy model.device=cpu pixels.full=12544 "
     "pixels.crop=4704 pixels.min=784 rollout.max_tokens_locate=12 rollout.max_tokens_answer=4 data.eval_size=2 "
     "evaluate.watch=1",
 }

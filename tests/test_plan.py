@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from hart_lite.cli import main as cli
 from hart_lite.config.recipe import load_recipe
-from hart_lite.config.resources import EMBEDDED, shipped_recipes
+from hart_lite.config.resources import TOY_BASE, shipped_recipes
 from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
 from hart_lite.models import generation, policy
@@ -41,7 +41,7 @@ MIDDLE = Dimensions(384, 5, 6, 2, 1024, 4096, tied=True, vision=Vision(4, 128, 3
 
 
 def config_of(dims: Dimensions) -> Qwen2_5_VLConfig:
-    """A config of these sizes that speaks the embedded tokenizer."""
+    """A config of these sizes that speaks the toy tokenizer."""
     third = dims.head_dim // 6
     text = {
         "vocab_size": dims.vocab,
@@ -66,7 +66,7 @@ def config_of(dims: Dimensions) -> Qwen2_5_VLConfig:
         "out_hidden_size": dims.hidden,
         "fullatt_block_indexes": [v.depth - 1],
     }
-    tiny = build_config(Qwen25VL(str(EMBEDDED)).tokenizer)
+    tiny = build_config(Qwen25VL(str(TOY_BASE)).tokenizer)
     ids = {name: getattr(tiny, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")}
     return Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=dims.tied, **ids)
 
@@ -74,10 +74,10 @@ def config_of(dims: Dimensions) -> Qwen2_5_VLConfig:
 # -- dimensions ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["embedded", SEVEN, "Qwen/Qwen2.5-VL-3B-Instruct", "middle"])
+@pytest.mark.parametrize("name", ["toy", SEVEN, "Qwen/Qwen2.5-VL-3B-Instruct", "middle"])
 def test_parameters_are_those_of_a_model_built_from_the_config(name):
     dims = MIDDLE if name == "middle" else Dimensions.of(name)
-    config = Qwen2_5_VLConfig.from_pretrained(EMBEDDED) if name == "embedded" else config_of(dims)
+    config = Qwen2_5_VLConfig.from_pretrained(TOY_BASE) if name == "toy" else config_of(dims)
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(config)
     model.tie_weights()
@@ -125,7 +125,7 @@ def policy_of(dims: Dimensions, section: ModelSection) -> Policy:
     dtype = torch.bfloat16 if section.dtype == "bfloat16" else torch.float32
     attention = {"text_config": "hart_lite", "vision_config": "sdpa"}
     model = Qwen2_5_VLForConditionalGeneration._from_config(config_of(dims), dtype=dtype, attn_implementation=attention)
-    made = Policy(Qwen25VL(str(EMBEDDED)), model, section.lora)
+    made = Policy(Qwen25VL(str(TOY_BASE)), model, section.lora)
     if section.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return made
@@ -232,7 +232,7 @@ def test_reading_prompts_and_encoding_images_are_predicted_within_a_tenth(dtype)
 
 def test_four_bit_weights_and_adapters_are_predicted(new_policy):
     made = new_policy(quant="nf4", dtype="bfloat16")
-    cost = Cost(Dimensions.of("embedded"), ModelSection(quant="nf4", dtype="bfloat16"))
+    cost = Cost(Dimensions.of("toy"), ModelSection(quant="nf4", dtype="bfloat16"))
     adapters = sum(p.nbytes for p in made.adapter_parameters)
     states = [m.quant_state for m in (p for p in made.model.parameters() if hasattr(p, "quant_state"))]
     scales = sum(s.absmax.nbytes + s.state2.absmax.nbytes for s in states)

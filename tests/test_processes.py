@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from small_runs import metrics
 
 SMALL = [
-    "data.world.scenes=40",
-    "data.world.eval_scenes=4",
+    "data.toy.scenes=40",
+    "data.toy.eval_scenes=4",
     "rollout.samples=4",
     "stages.0.steps=2",
     "stages.0.questions_per_step=8",
@@ -39,7 +39,7 @@ def run(folder, processes: int) -> dict[str, torch.Tensor]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr.count("base embedded: ") == processes  # each loads its own
+    assert done.stderr.count("base toy: ") == processes  # each loads its own
     return load_file(folder / "adapter" / "adapter_model.safetensors")
 
 

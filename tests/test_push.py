@@ -131,8 +131,8 @@ def test_no_path_of_this_machine_goes_up(run, merged):
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("embedded", "embedded"),
-        ("world", "world"),
+        ("toy", "toy"),
+        ("toy", "toy"),
         ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"),
         ("/home/alice/models/qwen", "qwen"),
         ("/home/alice/models/qwen/", "qwen"),
@@ -294,7 +294,7 @@ def test_the_card_of_a_7b_run_on_the_hub(run):
 
 def test_the_code_of_the_card_is_python_and_short():
     for kind in ("adapter", "merged"):
-        for base in ("embedded", "Qwen/Qwen2.5-VL-7B-Instruct", "my base"):
+        for base in ("toy", "Qwen/Qwen2.5-VL-7B-Instruct", "my base"):
             card = model_card(record(base=base), kind, "me/look")
             code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
             compile(code, "card", "exec")
@@ -393,7 +393,7 @@ def test_damaged_figures_are_an_error(figures):
 def test_the_licence_is_what_the_card_of_the_base_says(tmp_path, card, said):
     (tmp_path / "README.md").write_text(card)
     assert licence_of(str(tmp_path)) == said
-    assert licence_of(str(tmp_path / "nowhere")) == {} and licence_of("embedded") == {"license": "apache-2.0"}
+    assert licence_of(str(tmp_path / "nowhere")) == {} and licence_of("toy") == {"license": "apache-2.0"}
 
 
 def test_an_adapter_without_its_run_has_a_card_too(tmp_path):

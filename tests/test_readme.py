@@ -1,4 +1,4 @@
-"""Every command in the README runs, with the embedded base standing in for the 7B one."""
+"""Every command in the README runs, with the toy base standing in for the 7B one."""
 
 import json
 import re
@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encodin
 COMMANDS = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines() if line.strip()]
 # The recipe as shipped, 4-bit and bfloat16 included, on another base and at a size for a test.
 SMALL = [
-    "model.base=embedded",
+    "model.base=toy",
     "model.device=cpu",
     "pixels.full=12544",
     "pixels.crop=4704",
@@ -56,7 +56,7 @@ def official(row: dict) -> dict:
         "Category": "x",
         "Subtask": "Monitoring",
         "Task": "Perception",
-        "Dataset": "world",
+        "Dataset": "toy",
     }
 
 
@@ -121,7 +121,7 @@ def test_every_hart_lite_command_runs(workplace, capsys):
             shutil.rmtree("runs", ignore_errors=True)  # two commands start the same recipe
             arguments = [*arguments, *SMALL]
         elif arguments[0] == "train" and "--resume" not in arguments:
-            continue  # the embedded default at full length: `make smoke` runs it
+            continue  # the toy default at full length: `make smoke` runs it
         if "runs/tiny_cpu" in arguments:  # the run at hand stands in for it
             arguments = [argument.replace("runs/tiny_cpu", "runs/qwen7b_lora") for argument in arguments]
         assert main(arguments) == 0, (command, capsys.readouterr().err)

@@ -33,7 +33,7 @@ def test_every_shipped_recipe_loads_by_path_and_by_name():
 
 def test_a_dumped_recipe_is_the_same_recipe(tmp_path):
     for path in shipped_recipes():
-        recipe = load_recipe(path, ["data.world.objects=[2, 4]", "seed=7"])
+        recipe = load_recipe(path, ["data.toy.objects=[2, 4]", "seed=7"])
         dump_recipe(recipe, tmp_path / "recipe.yaml")
         assert load_recipe(tmp_path / "recipe.yaml") == recipe
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
@@ -66,18 +66,18 @@ def test_overrides_reach_sections_and_list_items():
 
 def test_the_world_to_evaluate_on_begins_as_the_one_to_train_on(tmp_path):
     """Also from a saved recipe, which says null; and what was saved is whole."""
-    assert load_recipe("tiny_cpu").data.eval_world is None
+    assert load_recipe("tiny_cpu").data.eval_toy is None
     dump_recipe(load_recipe("tiny_cpu"), tmp_path / "saved.yaml")
-    overrides = ["data.world.size=336", "data.eval_world.colours=[red, blue]", "data.eval_world.glyphs=8"]
+    overrides = ["data.toy.size=336", "data.eval_toy.colours=[red, blue]", "data.eval_toy.glyphs=8"]
     for name in ("tiny_cpu", tmp_path / "saved.yaml"):
         data = load_recipe(name, overrides).data
-        assert (data.world.size, data.world.colours, data.world.glyphs) == (336, None, None)
-        assert data.eval_world == data.world.model_copy(update={"colours": ["red", "blue"], "glyphs": 8})
-        assert data.eval_world.eval_scenes == 150  # of tiny_cpu, not the default
+        assert (data.toy.size, data.toy.colours, data.toy.glyphs) == (336, None, None)
+        assert data.eval_toy == data.toy.model_copy(update={"colours": ["red", "blue"], "glyphs": 8})
+        assert data.eval_toy.eval_scenes == 150  # of tiny_cpu, not the default
     made = load_recipe("tiny_cpu", overrides)
     dump_recipe(made, tmp_path / "made.yaml")
     assert load_recipe(tmp_path / "made.yaml") == made
-    assert Recipe.model_validate(made.model_dump() | {"data": {"world": made.data.world, "eval_world": {}}})
+    assert Recipe.model_validate(made.model_dump() | {"data": {"toy": made.data.toy, "eval_toy": {}}})
 
 
 @pytest.mark.parametrize("loop", ["mgpo", "direct"])
@@ -93,7 +93,7 @@ def test_the_baselines_are_overrides(loop):
         ("sampels=4", "unknown key sampels; did you mean rollout.samples?"),
         ("stages.0.lrr=1", "unknown key stages.0.lrr; did you mean stages.0.lr?"),
         ("model.lora.rank=4", "unknown key model.lora.rank (known here: r, alpha, dropout, parts)"),
-        ("data.eval_world.colurs=[red]", "unknown key data.eval_world.colurs; did you mean data.eval_world.colours?"),
+        ("data.eval_toy.colurs=[red]", "unknown key data.eval_toy.colurs; did you mean data.eval_toy.colours?"),
         ("gradient_checkpointing=true", "gradient_checkpointing lives at model.gradient_checkpointing"),
         ("stages.0.context=full", "context lives at stages.N(sft).context"),
         ("loop=hrt", "loop = 'hrt': should be 'hart', 'mgpo' or 'direct'"),
@@ -135,9 +135,9 @@ def test_a_mistake_is_named_with_the_way_out(override, message):
         (["data.format=mme_realworld"], "data.lite (the JSON of Lite) belong together"),
         (["train_turns=[locate, locate]"], "train_turns = ['locate', 'locate'] names one twice; name each once"),
         (["evaluate.modes=[full, full]"], "evaluate.modes = ['full', 'full'] names one twice"),
-        (["data.eval_world.objects=[5, 2]"], "data.eval_world.objects = [5, 2] should be [fewest, most]"),
-        (["data.eval=a.jsonl", "data.eval_world.seed=1"], "data.eval = 'a.jsonl' and data.eval_world both say"),
-        (["data.world.objects=[5, 2]"], "data.world.objects = [5, 2] should be [fewest, most]"),
+        (["data.eval_toy.objects=[5, 2]"], "data.eval_toy.objects = [5, 2] should be [fewest, most]"),
+        (["data.eval=a.jsonl", "data.eval_toy.seed=1"], "data.eval = 'a.jsonl' and data.eval_toy both say"),
+        (["data.toy.objects=[5, 2]"], "data.toy.objects = [5, 2] should be [fewest, most]"),
     ],
 )
 def test_contradictions_are_refused(overrides, message):
@@ -248,4 +248,4 @@ def test_the_reference_says_of_every_key_what_it_takes_and_means():
             yield from [key] if not nested else [leaf for part in nested for leaf in leaves(part)]
 
     known = {row[0].strip("`") for row in rows}
-    assert set(leaves(load_recipe("tiny_cpu").model_dump())) <= known | {"eval_world"}
+    assert set(leaves(load_recipe("tiny_cpu").model_dump())) <= known | {"eval_toy"}

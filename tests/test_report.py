@@ -57,7 +57,7 @@ def finished(tiny_base, tmp_path_factory) -> Path:
     lora = {"r": 4, "dropout": 0.1}  # draws from the global generator, in training alone
     model = {"base": str(tiny_base), "dtype": "float32", "device": "cpu", "lora": lora}
     evaluate = {"every": 4, "watch": 4}
-    data = {"world": {"scenes": 8, "eval_scenes": 6, "questions_per_scene": 2, "size": 168}}
+    data = {"toy": {"scenes": 8, "eval_scenes": 6, "questions_per_scene": 2, "size": 168}}
     recipe = small_recipe(tiny_base, folder / "run", STAGES, model=model, evaluate=evaluate, data=data)
     dump_recipe(recipe, folder / "recipe.yaml")
     assert cli.main(["train", str(folder / "recipe.yaml")]) == 0
@@ -239,7 +239,7 @@ def test_text_of_files_and_models_stays_text(run):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "versions.json").write_text(json.dumps({hostile: hostile}))
     recipe = (run / "recipe.yaml").read_text()
-    (run / "recipe.yaml").write_text(recipe.replace("train: world", f"train: {json.dumps(HOSTILE)}"))
+    (run / "recipe.yaml").write_text(recipe.replace("train: toy", f"train: {json.dumps(HOSTILE)}"))
     for path in run.glob("stages/1-rl/rollouts/*.jsonl"):
         said = {
             "question": hostile,
@@ -407,7 +407,7 @@ def test_a_resumed_run_keeps_what_was_seen_and_adds_nothing_false(run):
 
 
 def test_without_held_out_questions_those_of_training_are_tracked(tiny_base, tmp_path):
-    data = {"world": {"scenes": 4, "eval_scenes": 0, "size": 168}}
+    data = {"toy": {"scenes": 4, "eval_scenes": 0, "size": 168}}
     train(small_recipe(tiny_base, tmp_path / "run", [rl_stage(steps=1)], data=data))
     found = page(tmp_path / "run")
     assert "questions from the training data (there are no held-out ones)" in found.text

@@ -23,7 +23,7 @@ from hart_lite.training.train import train
 from hart_lite.utils import files
 from hart_lite.utils.files import move_whole, write_whole
 
-NO_EVAL = {"world": {"scenes": 4, "eval_scenes": 0, "size": 168}}
+NO_EVAL = {"toy": {"scenes": 4, "eval_scenes": 0, "size": 168}}
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_rows_may_go_with_another_layout(tmp_path):
 
 
 def test_held_out_scenes_may_be_of_another_world(tmp_path):
-    own = ["data.eval_world.colours=[red, green, blue, white]", "data.eval_world.eval_scenes=30"]
+    own = ["data.eval_toy.colours=[red, green, blue, white]", "data.eval_toy.eval_scenes=30"]
     data, plain = splits(*own), splits()
     assert data.rl == plain.rl
     assert len({image for e in data.eval for image in e.images}) == 30
@@ -77,4 +77,4 @@ def test_held_out_scenes_may_be_of_another_world(tmp_path):
 def test_a_policy_trained_on_rows_may_be_evaluated_in_the_world(tmp_path):
     train = f"data.train={rows(tmp_path, 'train', ['a.png', 'b.png'])}"
     assert splits(train).eval == []
-    assert len(splits(train, "data.eval_world.eval_scenes=3").eval) == 6
+    assert len(splits(train, "data.eval_toy.eval_scenes=3").eval) == 6

@@ -149,7 +149,7 @@ def run(tmp_path):
 
 def test_training_cost_from_a_run(run):
     (row,) = ours(table([run], 8))
-    assert row.cells["method"] == f"AP-GRPO ({run}, 1-rl; embedded, memory of the process on CPU)"
+    assert row.cells["method"] == f"AP-GRPO ({run}, 1-rl; toy, memory of the process on CPU)"
     assert row.cells["gpu_mib"] == Value(2048, 3)
     assert (row.cells["time_s_per_step"].value, row.cells["time_s_per_step"].n) == (4, 3)
     assert row.cells["time_s_per_step"].low == 3

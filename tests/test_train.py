@@ -31,7 +31,7 @@ from hart_lite.training import train as training
 from hart_lite.training.train import train
 
 REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
-NO_EVAL = {"world": {"scenes": 4, "eval_scenes": 0, "size": 168}}
+NO_EVAL = {"toy": {"scenes": 4, "eval_scenes": 0, "size": 168}}
 WEIGHTS = "adapter_model.safetensors"
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hart_lite.types import ImageSource
 
 NO_MODEL = (
-    "hart-lite: no --model given, so the embedded base answers: it knows the scenes of `hart-lite data make`, and "
+    "hart-lite: no --model given, so the toy base answers: it knows the scenes of `hart-lite toy-data`, and "
     "nothing of photos. For those: --model Qwen/Qwen2.5-VL-7B-Instruct --quant nf4"
 )
 EXAMPLES = """examples:
@@ -43,8 +43,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("questions", nargs="+", metavar="QUESTION", help="one or more; - reads one a line from stdin")
     command.add_argument("--choices", action="append", default=[], metavar="A,B,..",
                          help="what to choose from; given several times, each is one, commas and all")  # fmt: skip
-    command.add_argument("--model", help="run directory, adapter, checkpoint, Hub id, `embedded` or api:NAME; "
-                         "default: embedded")  # fmt: skip
+    command.add_argument("--model", help="run directory, adapter, checkpoint, Hub id, `toy` or api:NAME; "
+                         "default: toy")  # fmt: skip
     command.add_argument("--mode", default="full+crops", help="full+crops (default), crops, full, mgpo, deepeyes or "
                          "pixel-reasoner")  # fmt: skip
     command.add_argument("--json", action="store_true", help="one JSON object a question; a picture only with --out")
@@ -59,7 +59,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "demo", help="ask about photos on a page, base beside trained", description=inspect.cleandoc(demo.__doc__)
     )
     command.add_argument("model", nargs="?", metavar="MODEL", help="as for ask: run directory, adapter, checkpoint, "
-                         "Hub id, `embedded` or api:NAME; default: embedded")  # fmt: skip
+                         "Hub id, `toy` or api:NAME; default: toy")  # fmt: skip
     command.add_argument("--port", type=_port, help="default: the first free one from 7860")
     command.add_argument("--quant", choices=("none", "nf4"), help="4-bit weights, where no recipe says")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"))
@@ -99,7 +99,7 @@ def ask(arguments: argparse.Namespace) -> int:
         print(NO_MODEL, file=sys.stderr)
     quiet_libraries()
     model = open_model(
-        arguments.model or "embedded", quant=arguments.quant, device=arguments.device, box_format=arguments.box_format
+        arguments.model or "toy", quant=arguments.quant, device=arguments.device, box_format=arguments.box_format
     )
     if arguments.model and model.toy:
         print(f"hart-lite: {TOY_WARNING}", file=sys.stderr)
@@ -134,7 +134,7 @@ def demo(arguments: argparse.Namespace) -> int:
         quiet_libraries()
         if arguments.model is None:
             print(NO_MODEL.replace("--model", "MODEL", 1).replace("--model ", ""), file=sys.stderr)
-        model = open_model(arguments.model or "embedded", quant=arguments.quant, device=arguments.device)
+        model = open_model(arguments.model or "toy", quant=arguments.quant, device=arguments.device)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does
         serve(Demo(model, find_examples(model)), _who(model.name, "adapter" in model.weights), listener)
     return 0
@@ -224,7 +224,7 @@ def _record(arguments: argparse.Namespace, asked: Answer, size: tuple[int, int],
         "image": arguments.image,
         "width": size[0],
         "height": size[1],
-        "model": arguments.model or "embedded",
+        "model": arguments.model or "toy",
         "mode": arguments.mode,
         "question": asked.question,
         "choices": list(asked.choices),

@@ -1,4 +1,4 @@
-"""data check, convert, make: rows to train and evaluate on."""
+"""data check, data convert and toy-data: rows to train and evaluate on."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--copy-images", action="store_true", help="copy image files into OUT")
     command.set_defaults(run=data_convert)
 
-    command = actions.add_parser("make", help="draw the embedded world to disk", description=data_make.__doc__)
+    command = commands.add_parser("toy-data", help="draw the toy data to disk", description=toy_data.__doc__)
     command.add_argument("out", metavar="OUT", help="a new folder; it receives rows.jsonl and images")
     command.add_argument("--scenes", type=int, default=200, help="pictures to draw, with two questions each")
     command.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
-    command.set_defaults(run=data_make)
+    command.set_defaults(run=toy_data)
 
 
 def data_check(arguments: argparse.Namespace) -> int:
@@ -77,9 +77,9 @@ def data_convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def data_make(arguments: argparse.Namespace) -> int:
-    """Draw scenes of the embedded world as PNG files, with questions, answers and boxes in OUT/rows.jsonl."""
-    from hart_lite.toy.export import make_world
+def toy_data(arguments: argparse.Namespace) -> int:
+    """Draw scenes of the toy data as PNG files, with questions, answers and boxes in OUT/rows.jsonl."""
+    from hart_lite.toy.export import write_toy_data
 
-    print(make_world(arguments.out, arguments.scenes, arguments.seed))
+    print(write_toy_data(arguments.out, arguments.scenes, arguments.seed))
     return 0

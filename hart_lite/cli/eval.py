@@ -12,8 +12,8 @@ from hart_lite.utils.libraries import quiet_libraries
 from hart_lite.utils.text import printable
 
 EXAMPLES = """examples:
-  hart-lite eval runs/tiny_cpu --benchmark world=scenes=40 --mode full,crops,full+crops,mgpo
-  hart-lite eval embedded --benchmark rows=my/rows.jsonl --limit 20
+  hart-lite eval runs/tiny_cpu --benchmark toy=scenes=40 --mode full,crops,full+crops,mgpo
+  hart-lite eval toy --benchmark rows=my/rows.jsonl --limit 20
   hart-lite eval Qwen/Qwen2.5-VL-7B-Instruct --benchmark rows=my/rows.jsonl --mode deepeyes --as-published
   OPENAI_API_KEY=.. hart-lite eval api:gpt-4o --benchmark rows=my/rows.jsonl --box-format relative
 
@@ -38,7 +38,7 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument(
         "model",
-        help="run directory, adapter, checkpoint, Hub id, `embedded`, or api:NAME (OPENAI_BASE_URL, .._API_KEY)",
+        help="run directory, adapter, checkpoint, Hub id, `toy`, or api:NAME (OPENAI_BASE_URL, .._API_KEY)",
     )
     several = {"action": "append", "metavar": "NAME[,NAME..]"}
     command.add_argument(
@@ -73,20 +73,24 @@ def _add_evaluations(commands: argparse._SubParsersAction) -> None:
     command.add_argument("b", type=Path, metavar="B", help="another of the same benchmarks; differences are B - A")
     command.set_defaults(run=compare)
 
-    command = commands.add_parser("table", help="the paper's tables with ours beside", description=table.__doc__)
+    command = commands.add_parser(
+        "paper-table", help="the paper's tables with ours beside", description=paper_table.__doc__
+    )
     command.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="evaluations; run directories for table 8")
     command.add_argument("--number", type=int, metavar="N", help="1 to 8; default: all")
     command.add_argument("--out", type=Path, metavar="DIR", help="write Markdown and CSV here, too")
-    command.set_defaults(run=table)
+    command.set_defaults(run=paper_table)
 
-    command = commands.add_parser("frame", help="what the numbers of a model's boxes mean", description=frame.__doc__)
-    command.add_argument("model", help="embedded, a Hub id, or a folder with a checkpoint")
+    command = commands.add_parser(
+        "box-format", help="what the numbers of a model's boxes mean", description=box_format.__doc__
+    )
+    command.add_argument("model", help="toy, a Hub id, or a folder with a checkpoint")
     command.add_argument("rows", help="questions with boxes: .jsonl, .parquet, folder of parquet, or Hub data set")
     command.add_argument("--limit", type=int, default=200, help="how many rows are asked, drawn with a seed")
     command.add_argument("--pixels", type=int, help="budget of pixels of the image, as pixels.full")
     command.add_argument("--quant", choices=("none", "nf4"), default="none", help="nf4: 4-bit weights")
     command.add_argument("--json", action="store_true", help="print everything as JSON")
-    command.set_defaults(run=frame)
+    command.set_defaults(run=box_format)
 
     command = commands.add_parser("gallery", help="look at an evaluation", description=gallery.__doc__)
     command.add_argument("folder", type=Path, metavar="EVAL", help="folder of an evaluation")
@@ -147,7 +151,7 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def table(arguments: argparse.Namespace) -> int:
+def paper_table(arguments: argparse.Namespace) -> int:
     """Print the paper's tables 1 to 8 with our evaluations beside its rows, which are marked as the paper's, and with
     what is known of where each figure comes from."""
     from hart_lite.report.paper_tables.tables import NUMBERS, write_tables
@@ -176,7 +180,7 @@ def gallery(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def frame(arguments: argparse.Namespace) -> int:
+def box_format(arguments: argparse.Namespace) -> int:
     """Ask a checkpoint where things are whose boxes are known, and say which convention its numbers follow."""
     import json
 

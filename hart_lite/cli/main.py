@@ -17,7 +17,7 @@ from hart_lite.training.signals import Stopped
 from hart_lite.utils.text import printable
 
 EXAMPLES = """examples:
-  hart-lite train tiny_cpu                          the embedded world, on a laptop, in minutes
+  hart-lite train tiny_cpu                          the toy data, on a laptop, in minutes
   hart-lite train tiny_cpu loop=mgpo objective=grpo a baseline, by overrides
   hart-lite plan qwen7b_lora rollout.samples=4      peak memory and fitting cards, before any download
   hart-lite bench                                   a step against stock TRL's, in minutes, without a download
@@ -27,7 +27,7 @@ EXAMPLES = """examples:
   hart-lite demo runs/tiny_cpu                      a page: where it looks, base beside trained
   hart-lite report runs/tiny_cpu                    one page: before and after, curves, the boxes over time
   hart-lite data check my/rows.jsonl --preview sheet.png
-  hart-lite eval runs/tiny_cpu --benchmark world    a trained run in our three modes (hart-lite eval --help for more)
+  hart-lite eval runs/tiny_cpu --benchmark toy    a trained run in our three modes (hart-lite eval --help for more)
   hart-lite benchmarks                              what there is to evaluate on
   hart-lite merge runs/tiny_cpu --out merged        the trained adapter and its base as one plain checkpoint
 """

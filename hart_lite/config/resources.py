@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-EMBEDDED = PACKAGE / "toy" / "base_model"
+TOY_BASE = PACKAGE / "toy" / "base_model"
 
 
 def shipped_recipes() -> list[Path]:

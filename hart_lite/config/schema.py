@@ -90,11 +90,11 @@ def contradictions(recipe: Recipe) -> list[str]:
         low, high = getattr(recipe.pixels, small), getattr(recipe.pixels, large)
         if low > high:
             problems.append(f"pixels.{small} = {low} is over pixels.{large} = {high}; lower the one or raise the other")
-    for key, world in (("world", recipe.data.world), ("eval_world", recipe.data.eval_world)):
+    for key, world in (("toy", recipe.data.toy), ("eval_toy", recipe.data.eval_toy)):
         if world and world.objects[0] > world.objects[1]:
             problems.append(f"data.{key}.objects = {list(world.objects)} should be [fewest, most]")
-    if recipe.data.eval is not None and recipe.data.eval_world is not None:
-        problems.append(f"data.eval = {recipe.data.eval!r} and data.eval_world both say what to evaluate on; set one")
+    if recipe.data.eval is not None and recipe.data.eval_toy is not None:
+        problems.append(f"data.eval = {recipe.data.eval!r} and data.eval_toy both say what to evaluate on; set one")
     if recipe.data.sft is not None and _same_source(recipe.data.sft, recipe.data.train):
         problems.append(
             f"data.sft = {recipe.data.sft!r} is data.train as well, so RL and SFT would share questions; leave "

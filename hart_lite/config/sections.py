@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from hart_lite.box_formats import BoxFrame
+from hart_lite.box_formats import BoxFormat
 from hart_lite.config.section import Section
 
 Loop = Literal["hart", "mgpo", "direct"]
@@ -35,8 +35,8 @@ class Lora(Section):
 
 
 class ModelSection(Section):
-    base: str = "embedded"
-    """`embedded` (the tiny model in this package), a Hub id, or a local path."""
+    base: str = "toy"
+    """`toy` (the tiny model in this package), a Hub id, or a local path."""
     revision: str | None = None
     """Hub commit, tag or branch."""
     quant: Literal["none", "nf4"] = "none"
@@ -51,9 +51,9 @@ class ModelSection(Section):
     """Recompute activations in the backward pass: less memory, more time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: the first CUDA card, else the CPU."""
-    box_frame: BoxFrame | None = None
-    """What the numbers of a box mean, for a base of which nobody says (LLaVA-OneVision; `hart-lite frame` measures it):
-    `unit`, `unit-padded`, `relative-1000`, `pixels` or `seen-pixels`; null: the family's own."""
+    box_format: BoxFormat | None = None
+    """What the numbers of a box mean, for a base of which nobody says (LLaVA-OneVision; `hart-lite box-format` measures
+    it): `unit`, `unit-padded`, `relative-1000`, `pixels` or `seen-pixels`; null: the family's own."""
     lora: Lora = Lora()
 
 
@@ -66,7 +66,7 @@ class PixelBudgets(Section):
     """Fewest pixels of either: smaller ones are enlarged."""
 
 
-class WorldSection(Section):
+class ToySection(Section):
     scenes: Count = 2000
     """Scenes to train on."""
     eval_scenes: CountOrZero = 200
@@ -88,8 +88,8 @@ class WorldSection(Section):
 
 
 class DataSection(Section):
-    train: str = "world"
-    """`world` (the embedded world), a .jsonl or .parquet file, or a Hub dataset id."""
+    train: str = "toy"
+    """`toy` (the toy data), a .jsonl or .parquet file, or a Hub dataset id."""
     format: Literal["auto", "jsonl", "parquet", "hub", "mme_realworld"] = "auto"
     """Layout of the rows; `auto` goes by the name."""
     split: str | None = None
@@ -105,19 +105,19 @@ class DataSection(Section):
     rl_size: Count = 10_000
     """Questions for RL when `train` also feeds SFT; divided by image, seeded."""
     eval: str | None = None
-    """Held-out questions; null: held-out scenes of `eval_world`, or of the `world` that is trained on, else none."""
+    """Held-out questions; null: held-out scenes of `eval_toy`, or of the `toy` that is trained on, else none."""
     eval_size: Count | None = None
     """At most this many held-out questions; null: all."""
-    world: WorldSection = WorldSection()
-    eval_world: WorldSection | None = None
-    """World of the held-out scenes, such as other colours; what it leaves out is as in `world`. null: `world`."""
+    toy: ToySection = ToySection()
+    eval_toy: ToySection | None = None
+    """World of the held-out scenes, such as other colours; what it leaves out is as in `toy`. null: `toy`."""
 
     @model_validator(mode="before")
     @classmethod
     def _eval_world_begins_as_world(cls, raw: Any) -> Any:
         match raw:
-            case {"eval_world": dict(own), **rest}:
-                return {**raw, "eval_world": _values(rest.get("world")) | own}
+            case {"eval_toy": dict(own), **rest}:
+                return {**raw, "eval_toy": _values(rest.get("toy")) | own}
         return raw
 
 

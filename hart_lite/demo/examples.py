@@ -13,7 +13,7 @@ from hart_lite.eval.results import is_finished, read_evaluation
 from hart_lite.inference.load import OpenModel
 from hart_lite.runs.layout import ADAPTER, EVALUATION, is_run, read_recipe
 from hart_lite.runs.splits import held_out_examples
-from hart_lite.toy.scenes import HELD_OUT, examples, make_world
+from hart_lite.toy.scenes import HELD_OUT, examples, toy_scenes
 from hart_lite.types import Example
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def find_examples(model: OpenModel) -> list[Example]:
     except HartError as error:  # its data may be gone; the model can be asked all the same
         log.warning("no examples of the run: %s", error)
         found = []
-    return found or (toy_scenes() if model.toy else [])
+    return found or (close_looks() if model.toy else [])
 
 
 def of_run(run: Path) -> list[Example]:
@@ -68,9 +68,9 @@ def _difference(before: Prediction | None, after: Prediction) -> int:
     return 1 + (not before.strict) + looked
 
 
-def toy_scenes() -> list[Example]:
+def close_looks() -> list[Example]:
     """A question about each of the first held-out scenes that has one about a small thing."""
-    world, found = make_world(load_recipe("tiny_cpu").data.world), {}
+    world, found = toy_scenes(load_recipe("tiny_cpu").data.toy), {}
     index = HELD_OUT
     while len(found) < COUNT:
         found.update({e.images[0].key: e for e in examples(world, range(index, index + 1)) if e.category == "small"})

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hart_lite.box_formats import FRAMES, MEANING, BoxFrame, Size, to_original
+from hart_lite.box_formats import FORMATS, MEANING, BoxFormat, Size, to_original
 from hart_lite.boxes import valid_boxes
 from hart_lite.config.sections import ModelSection, PixelBudgets, Rollout
 from hart_lite.data.dataset import load_examples
@@ -42,10 +42,10 @@ class Answer:
     seen: tuple[Size, ...]
     original: tuple[Size, ...]
 
-    def boxes(self, frame: BoxFrame) -> tuple[Box, ...]:
+    def boxes(self, box_format: BoxFormat) -> tuple[Box, ...]:
         out: tuple[Box, ...] = ()
         for *numbers, image in self.written:
-            corners = to_original(frame, numbers, self.seen[image], self.original[image])
+            corners = to_original(box_format, numbers, self.seen[image], self.original[image])
             out += valid_boxes([corners], self.original[image], 1, image=image)[0]
         return out
 
@@ -61,7 +61,7 @@ def measure(
         raise HartError(f"limit {limit}, pixels {pixels}: at least 1 row is asked and {FEWEST_PIXELS} pixels are shown")
     examples = [example for example in load_examples(rows) if example.boxes]
     if not examples:
-        raise HartError(f"{rows}: no row has boxes, and a frame is measured against them; give rows with boxes")
+        raise HartError(f"{rows}: no row has boxes, and a box_format is measured against them; give rows with boxes")
     examples = random.Random(0).sample(examples, min(limit, len(examples)))
     budgets = PixelBudgets() if pixels is None else PixelBudgets(full=pixels, crop=pixels, min=min(pixels, 4 * 784))
     policy = load_policy(section)
@@ -71,7 +71,7 @@ def measure(
     for start in progress(range(0, len(examples), batch_size), desc="locate", unit="batch", leave=False):
         answers += ask(Runner(model), examples[start : start + batch_size])
         engine.forget_images()
-    return {"model": section.base, "own": policy.family.box_frame, **compare(answers)}
+    return {"model": section.base, "own": policy.family.box_format, **compare(answers)}
 
 
 def ask(runner: Runner, examples: Sequence[Example]) -> list[Answer]:
@@ -87,14 +87,16 @@ def ask(runner: Runner, examples: Sequence[Example]) -> list[Answer]:
 
 
 def compare(answers: Sequence[Answer]) -> dict[str, object]:
-    """Each convention's figures over all questions, the best one by mean IoU, and how clear that is.
+    """Each format's figures over all questions, the best one by mean IoU, and how clear that is.
 
     `better` and `worse` count questions on which the best one's IoU is above and below the `second` one's, `chance` is
     the exact two-sided sign test of the two counts. Questions that name no box count with an IoU of 0 everywhere.
     """
-    scores = {frame: [grounding(a.boxes(frame), a.truth, a.original) for a in answers] for frame in FRAMES}
-    frames = {frame: _figures(rows) for frame, rows in scores.items()}
-    best, second = sorted(FRAMES, key=lambda frame: -frames[frame]["iou"])[:2]
+    scores = {
+        box_format: [grounding(a.boxes(box_format), a.truth, a.original) for a in answers] for box_format in FORMATS
+    }
+    formats = {box_format: _figures(rows) for box_format, rows in scores.items()}
+    best, second = sorted(FORMATS, key=lambda box_format: -formats[box_format]["iou"])[:2]
     pairs = [(a.iou, b.iou) for a, b in zip(scores[best], scores[second], strict=True)]
     better, worse = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
     chance = sign_test(better, worse)
@@ -102,14 +104,14 @@ def compare(answers: Sequence[Answer]) -> dict[str, object]:
         "questions": len(answers),
         "named": sum(bool(answer.written) for answer in answers),
         "square": sum(all(width == height for width, height in answer.original) for answer in answers),
-        "frames": frames,
+        "formats": formats,
         "best": best,
         "second": second,
         "better": better,
         "worse": worse,
         "chance": chance,
-        "fits": frames[best]["iou"] >= FITS,
-        "clear": frames[best]["iou"] >= FITS and better > worse and chance < SURE,
+        "fits": formats[best]["iou"] >= FITS,
+        "clear": formats[best]["iou"] >= FITS and better > worse and chance < SURE,
     }
 
 
@@ -133,10 +135,10 @@ def text(report: dict) -> str:
         f"{report['model']}: {report['questions']} questions with boxes, {report['named']} answered with one; "
         f"the images of {report['square']} are square",
         "",
-        f"{'frame':14}{'mean IoU':>10}{'mean IoGT':>11}{f'IoU >= {HIT}':>11}  what a number is",
+        f"{'box_format':14}{'mean IoU':>10}{'mean IoGT':>11}{f'IoU >= {HIT}':>11}  what a number is",
     ]
-    for frame, row in sorted(report["frames"].items(), key=lambda item: -item[1]["iou"]):
-        lines.append(f"{frame:14}{row['iou']:10.3f}{row['iogt']:11.3f}{row['hits']:11}  {MEANING[frame]}")
+    for box_format, row in sorted(report["formats"].items(), key=lambda item: -item[1]["iou"]):
+        lines.append(f"{box_format:14}{row['iou']:10.3f}{row['iogt']:11.3f}{row['hits']:11}  {MEANING[box_format]}")
     return "\n".join([*lines, "", _verdict(report)])
 
 
@@ -152,5 +154,5 @@ def _verdict(report: dict) -> str:
     if not report["clear"]:
         more = "more rows, and not of square images" if {best, second} == {"unit", "unit-padded"} else "more rows"
         return f"Not clear: {best} is ahead, {against} (chance {report['chance']:.2g}); give {more}"
-    used = "which this family uses" if best == report["own"] else f"model.box_frame={best}"
+    used = "which this family uses" if best == report["own"] else f"model.box_format={best}"
     return f"Clear: {best}, {used}; {against} (chance {report['chance']:.2g})."

@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 
-from hart_lite.config.resources import EMBEDDED
+from hart_lite.config.resources import TOY_BASE
 from hart_lite.config.schema import Recipe
 from hart_lite.errors import CheckpointError, ConfigError, ModelError
 from hart_lite.export.lora import LoraFile, MergedTensor, find_adapter, read_lora
@@ -82,12 +82,12 @@ def merge(source: str | Path, out: str | Path, base: Base = "plain", force: bool
 
 
 def find_base(name: str, revision: str | None = None) -> Path:
-    """The folder with a base's files: the embedded one, a local one, or a Hub model, downloaded where it is not yet."""
+    """The folder with a base's files: the toy one, a local one, or a Hub model, downloaded where it is not yet."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError
 
-    if name == "embedded":
-        return EMBEDDED
+    if name == "toy":
+        return TOY_BASE
     if Path(name).is_dir():
         return Path(name)
     try:

@@ -61,7 +61,7 @@ def _front_matter(record: RunRecord, kind: Kind) -> str:
 
 
 def _base(record: RunRecord) -> str:
-    if record.base == "embedded":
+    if record.base == "toy":
         return "the tiny Qwen2.5-VL that comes with hart-lite"
     return f"[{plain(record.base)}](https://huggingface.co/{record.base})" if record.on_hub else plain(record.base)
 
@@ -86,13 +86,13 @@ def _looks_first(recipe: Recipe | None) -> bool:
 
 
 def _use(record: RunRecord, kind: Kind, repo: str) -> str:
-    merged, embedded = kind == "merged", record.base == "embedded"
-    base = "EMBEDDED" if embedded else json.dumps(record.base if record.on_hub else f"path/to/{record.base}")
+    merged, toy = kind == "merged", record.base == "toy"
+    base = "TOY_BASE" if toy else json.dumps(record.base if record.on_hub else f"path/to/{record.base}")
     source = json.dumps(repo) if merged else base
     revision = record.recipe.model.revision if record.recipe and not merged else None
     at = f", revision={json.dumps(revision)}" if revision else ""
     lines = [
-        *(["from hart_lite.config.resources import EMBEDDED"] if embedded and not merged else []),
+        *(["from hart_lite.config.resources import TOY_BASE"] if toy and not merged else []),
         *([] if merged else ["from peft import PeftModel"]),
         "from PIL import Image",
         "from transformers import AutoModelForImageTextToText, AutoProcessor",
@@ -167,8 +167,8 @@ def _stage(recipe: Recipe, stage: RLStage | SFTStage) -> str:
 def _data(recipe: Recipe, was_measured: bool) -> str:
     data = recipe.data
     trained = plain(data.train) + (f", split {plain(data.split)}" if data.split else "")
-    if data.train == "world":
-        trained = f"{data.world.scenes:,} scenes drawn by hart-lite, {data.world.questions_per_scene} questions each"
+    if data.train == "toy":
+        trained = f"{data.toy.scenes:,} scenes drawn by hart-lite, {data.toy.questions_per_scene} questions each"
     measured = plain(data.eval) if data.eval else "drawn scenes that were not trained on"
     asked = sum(stage.steps * stage.questions_per_step for stage in recipe.stages if isinstance(stage, RLStage))
     lines = [
@@ -225,7 +225,7 @@ def _limits(record: RunRecord, kind: Kind) -> str:
         "What is above is all that was measured. On other images and questions it may do worse than its base.",
         "It has its base's biases and errors. Nothing that matters should be decided by it without a person looking.",
     ]
-    if recipe and recipe.data.train == "world":
+    if recipe and recipe.data.train == "toy":
         lines.append("It was trained on drawn shapes, to show the method, and is of no use on photographs.")
     if record.merged == "dequant":
         lines.append("Its weights are what the base's 4 bits (nf4) stand for, as in training, with the adapter added.")
@@ -243,7 +243,7 @@ def _limits(record: RunRecord, kind: Kind) -> str:
 
 def _licence(record: RunRecord) -> str:
     name = record.licence.get("license_name") or record.licence.get("license")
-    if record.base == "embedded":
+    if record.base == "toy":
         return "Apache-2.0, as the base."
     of_base = f"The licence of {_base(record)} applies" + (f": {plain(name)}." if name else "; see there.")
     return f"{of_base} That of the training data may add to it."

@@ -3,7 +3,7 @@
 RUN          a run directory: the base, precision, budgets and rollout settings of its recipe, with its final adapter
 ADAPTER      a folder with adapter_config.json, which names its base; the recipe of its run where that is known
 CHECKPOINT   a folder with config.json and weights, or a Hub id; a merge goes by the recipe it was trained with
-embedded     the tiny model in this package
+toy          the tiny model in this package
 api:NAME     a model behind an OpenAI-compatible server (OPENAI_BASE_URL, OPENAI_API_KEY)
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from hart_lite.config.environment import check_machine
 from hart_lite.config.prompts import Prompts
 from hart_lite.config.recipe import load_recipe
-from hart_lite.config.resources import EMBEDDED
+from hart_lite.config.resources import TOY_BASE
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import ModelSection, PixelBudgets, Rollout
 from hart_lite.errors import HartError
@@ -39,10 +39,10 @@ from hart_lite.utils.text import shown
 LARGE = 4  # times the pixels that are shown: an original that is scaled down
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 TOY_WARNING = (
-    "this is the toy base: it knows drawn shapes alone (the scenes of `hart-lite data make`), and what it says of a "
+    "this is the toy base: it knows drawn shapes alone (the scenes of `hart-lite toy-data`), and what it says of a "
     "photo means nothing. A base that knows photos: Qwen/Qwen2.5-VL-7B-Instruct"
 )
-_KINDS = "a run directory, a folder with an adapter or a checkpoint, a Hub id (owner/name), `embedded` or `api:NAME`"
+_KINDS = "a run directory, a folder with an adapter or a checkpoint, a Hub id (owner/name), `toy` or `api:NAME`"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class OpenModel:
     @property
     def toy(self) -> bool:
         """Whether this is the tiny base in this package, which knows nothing of photos."""
-        return isinstance(self.engine, LocalEngine) and self.engine.policy.family.source == str(EMBEDDED)
+        return isinstance(self.engine, LocalEngine) and self.engine.policy.family.source == str(TOY_BASE)
 
 
 def open_model(
@@ -118,7 +118,7 @@ def _open_api(name: str, box_format: str) -> OpenModel:
 
 def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:
     """(the recipe to go by, what to load, the adapter on it)."""
-    if spec == "embedded":
+    if spec == "toy":
         return load_recipe("tiny_cpu"), ModelSection(), None
     folder, there = Path(spec), os.path.exists(spec)  # which takes any text for a path
     if not there and _HUB_ID.fullmatch(spec):
@@ -132,7 +132,7 @@ def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:
         return recipe, recipe.model, adapter
     if (folder / ADAPTER_CONFIG).is_file():
         base = _base_of(folder / ADAPTER_CONFIG)
-        recipe = _recorded(folder) or recipe_of(folder) or (load_recipe("tiny_cpu") if base == "embedded" else None)
+        recipe = _recorded(folder) or recipe_of(folder) or (load_recipe("tiny_cpu") if base == "toy" else None)
         section = recipe.model if recipe and recipe.model.base == base else ModelSection(base=base)
         return recipe, section, folder
     if (folder / "config.json").is_file():

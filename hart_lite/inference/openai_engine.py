@@ -40,7 +40,7 @@ class AbsoluteInterface:
     name = "absolute"
     locate_words = Qwen25VL.locate_words
     several_words = Qwen25VL.several_words
-    box_frame = Qwen25VL.box_frame
+    box_format = Qwen25VL.box_format
     written_boxes = Qwen25VL.written_boxes
     boxes_from_text = Qwen25VL.boxes_from_text
 
@@ -59,7 +59,7 @@ class RelativeInterface(AbsoluteInterface):
     """Implements `hart_lite.models.families.base.ImageInterface`."""
 
     name = "relative"
-    box_frame = "relative-1000"
+    box_format = "relative-1000"
     locate_words = f"{Qwen25VL.locate_words}, each number from 0 to 1000 of the image's width or height"
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, set_seed
 
-from hart_lite.config.resources import EMBEDDED
+from hart_lite.config.resources import TOY_BASE
 from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
 from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -38,7 +38,7 @@ FAMILIES: dict[str, type[Family]] = {
     "llava_onevision": LlavaOneVision,
 }
 ADAPTER_BASE = "base.json"  # beside the adapter: the fingerprint of its base, and what its boxes mean
-FRAME = "box_frame"
+FRAME = "box_format"
 UNSLOTH_TOKENS = 32_768  # it wants to know the longest sequence; no pack is longer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,7 +48,7 @@ def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 
 
     Raises `HartError` when the base cannot be read, is of no supported family, or is not the adapter's base.
     """
-    source = str(EMBEDDED) if section.base == "embedded" else section.base
+    source = str(TOY_BASE) if section.base == "toy" else section.base
     family = _family(source, section)
     if adapter is not None:
         check_adapter(adapter, section.base)
@@ -110,7 +110,7 @@ def _readable(section: ModelSection) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: tensors of other shapes
         raise HartError(
-            f"base {section.base!r} cannot be read: {error}\nGive `embedded`, a Hub id such as "
+            f"base {section.base!r} cannot be read: {error}\nGive `toy`, a Hub id such as "
             f"Qwen/Qwen2.5-VL-7B-Instruct, or a folder with config.json, tokenizer and safetensors (model.base)"
         ) from error
 
@@ -124,8 +124,8 @@ def _family(source: str, section: ModelSection) -> Family:
                 "LLaVA-OneVision the transformers-native repositories are meant, whose names end in -hf"
             )
         family = FAMILIES[kind](source, section.revision)
-    if section.box_frame is not None:
-        family.use_frame(section.box_frame)
+    if section.box_format is not None:
+        family.use_box_format(section.box_format)
     return family
 
 
@@ -172,17 +172,17 @@ def check_adapter(adapter: Path, base: str) -> None:
 
 
 def _take_frame(adapter: Path, family: Family, section: ModelSection) -> None:
-    """An adapter keeps the frame of the boxes it was trained on. An earlier version wrote none down."""
+    """An adapter keeps the format of the boxes it was trained on. An earlier version wrote none down."""
     made_for = adapter / ADAPTER_BASE
-    frame = json.loads(made_for.read_text(encoding="utf-8")).get(FRAME) if made_for.is_file() else None
-    if frame in (None, family.box_frame):
+    box_format = json.loads(made_for.read_text(encoding="utf-8")).get(FRAME) if made_for.is_file() else None
+    if box_format in (None, family.box_format):
         return
-    if section.box_frame is not None:
+    if section.box_format is not None:
         raise HartError(
-            f"the adapter in {adapter} was trained to write boxes as {frame}, not {section.box_frame}; leave "
-            "model.box_frame out"
+            f"the adapter in {adapter} was trained to write boxes as {box_format}, not {section.box_format}; leave "
+            "model.box_format out"
         )
-    family.use_frame(frame)
+    family.use_box_format(box_format)
 
 
 def pick_device(asked: str) -> torch.device:

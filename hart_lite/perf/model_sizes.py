@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hart_lite.config.resources import EMBEDDED
+from hart_lite.config.resources import TOY_BASE
 from hart_lite.errors import HartError
 from hart_lite.perf.vision_sizes import InternVit, Siglip, Tower, Vision
 
@@ -79,7 +79,7 @@ class Dimensions:
 
     @classmethod
     def of(cls, base: str, revision: str | None = None) -> Dimensions:
-        """Of `embedded`, a folder with config.json, a published model, or a Hub id whose config is cached.
+        """Of `toy`, a folder with config.json, a published model, or a Hub id whose config is cached.
 
         Raises `HartError` when they are known nowhere on this machine, or are of no family.
         """
@@ -131,7 +131,7 @@ PUBLISHED = {
 
 
 def _config_file(base: str, revision: str | None) -> Path:
-    folder = EMBEDDED if base == "embedded" else Path(base)
+    folder = TOY_BASE if base == "toy" else Path(base)
     if folder.is_dir():
         return folder / "config.json"
     if base.count("/") == 1:
@@ -142,5 +142,5 @@ def _config_file(base: str, revision: str | None) -> Path:
             return Path(cached)
     raise HartError(
         f"the sizes of base {base!r} are not known here, and plan downloads nothing: put its config.json in a folder "
-        f"and give that (model.base=FOLDER), or name one of embedded, {', '.join(PUBLISHED)}"
+        f"and give that (model.base=FOLDER), or name one of toy, {', '.join(PUBLISHED)}"
     )

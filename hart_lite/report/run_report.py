@@ -86,7 +86,7 @@ def run_page(run: Run, pictures: Pictures | None = None, refresh: int = 0) -> st
 
 def _what(recipe: Recipe) -> str:
     """The run in a line: base, and stages in order."""
-    base = "the toy base" if recipe.model.base == "embedded" else recipe.model.base
+    base = "the toy base" if recipe.model.base == "toy" else recipe.model.base
     return f"{base}: {', then '.join(_stage(recipe, stage) for stage in recipe.stages)}"
 
 

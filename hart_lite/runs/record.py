@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hart_lite.config.resources import EMBEDDED
+from hart_lite.config.resources import TOY_BASE
 from hart_lite.config.schema import Recipe
 from hart_lite.config.yaml import parse_yaml
 from hart_lite.data.images import ImageFile
@@ -32,7 +32,7 @@ SIDE = 1024  # pixels of a picture's longer side at most
 CLOSED = ("mme_realworld",)  # layouts of data whose licence lets nobody pass their images on
 HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
 LICENCE = r"^[\w.:/() -]{1,200}$"  # one line: it stands in front matter
-OURS = ("embedded", "world")  # what comes with hart-lite
+OURS = ("toy",)  # what comes with hart-lite
 _PICTURE = re.compile(r"[\w-]{1,60}\.jpg", re.ASCII)
 _DATA_FILE = (".json", ".jsonl", ".parquet", ".csv")
 
@@ -51,7 +51,7 @@ class Picture(BaseModel):
 class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True)  # what a later version adds is passed by
 
-    base: str = Field(pattern=r"^[\w./ -]{1,200}$")  # `embedded`, a Hub id, or the last part of a local path
+    base: str = Field(pattern=r"^[\w./ -]{1,200}$")  # `toy`, a Hub id, or the last part of a local path
     family: str | None = None  # model_type of the base
     licence: dict[Literal["license", "license_name", "license_link"], Annotated[str, Field(pattern=LICENCE)]] = {}
     """Of the base, as its card says."""
@@ -157,8 +157,8 @@ def public_recipe(recipe: Recipe, stages: int | None = None) -> Recipe:
 
 
 def licence_of(base: str, revision: str | None = None) -> dict[str, str]:
-    """What the base's card says of its licence, where the card is to be had; the embedded base has this project's."""
-    if base == "embedded":
+    """What the base's card says of its licence, where the card is to be had; the toy base has this project's."""
+    if base == "toy":
         return {"license": "apache-2.0"}
     card = _base_file(base, revision, "README.md")
     text = card.read_text(encoding="utf-8", errors="replace") if card else ""
@@ -184,7 +184,7 @@ def _base_file(base: str, revision: str | None, name: str) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError
 
-    folder = EMBEDDED if base == "embedded" else Path(base)
+    folder = TOY_BASE if base == "toy" else Path(base)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
     if not HUB_ID.fullmatch(base):

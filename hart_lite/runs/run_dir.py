@@ -119,7 +119,7 @@ def _write_adapter(policy: Policy, folder: Path) -> None:
         # An empty form that names a path of this machine and the stages that this very process has trained.
         (partial / "README.md").unlink(missing_ok=True)
         policy.family.save_processor(partial)
-        made_for = {KEY: fingerprint(policy.family), FRAME: policy.family.box_frame}
+        made_for = {KEY: fingerprint(policy.family), FRAME: policy.family.box_format}
         write_whole(partial / ADAPTER_BASE, json.dumps(made_for) + "\n")
         move_whole(partial, folder)
     except DISK_ERRORS as error:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hart_lite.config.schema import Recipe
-from hart_lite.config.sections import DataSection, WorldSection
+from hart_lite.config.sections import DataSection, ToySection
 from hart_lite.data.dataset import check_disjoint, load_examples, load_mme_realworld, split_by_image
-from hart_lite.toy.scenes import HELD_OUT, examples, make_world
+from hart_lite.toy.scenes import HELD_OUT, examples, toy_scenes
 from hart_lite.types import Example
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class Splits:
 
 def load_splits(recipe: Recipe) -> Splits:
     data, kinds = recipe.data, {stage.kind for stage in recipe.stages}
-    pool = _world(data.world, 0, data.world.scenes) if data.train == "world" else _load(data, data.train)
+    pool = _world(data.toy, 0, data.toy.scenes) if data.train == "toy" else _load(data, data.train)
     if data.sft is not None:
         rl, sft = split_by_image(pool, data.rl_size, recipe.seed)[0], _load_apart(data, data.sft)
     elif kinds == {"rl"}:
@@ -46,8 +46,8 @@ def held_out_examples(recipe: Recipe) -> list[Example]:
     data, found = recipe.data, []
     if data.eval is not None:
         found = _load_apart(data, data.eval)
-    elif data.eval_world or data.train == "world":
-        world = data.eval_world or data.world
+    elif data.eval_toy or data.train == "toy":
+        world = data.eval_toy or data.toy
         found = _world(world, HELD_OUT, world.eval_scenes)
     return found[: data.eval_size]
 
@@ -60,8 +60,8 @@ def _warn_of_overlap(training: list[Example], held_out: list[Example]) -> None:
         log.warning("%d of %d evaluation questions are on images of the training data", shared, len(held_out))
 
 
-def _world(spec: WorldSection, first: int, scenes: int) -> list[Example]:
-    return examples(make_world(spec), range(first, first + scenes), spec.questions_per_scene)
+def _world(spec: ToySection, first: int, scenes: int) -> list[Example]:
+    return examples(toy_scenes(spec), range(first, first + scenes), spec.questions_per_scene)
 
 
 def _load(data: DataSection, source: str) -> list[Example]:

@@ -1,4 +1,4 @@
-"""The embedded world on disk: its scenes as PNG files, its questions as rows."""
+"""The toy data on disk: its scenes as PNG files, its questions as rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hart_lite.toy.scenes import World, examples
 from hart_lite.utils.progress import progress
 
 
-def make_world(out: str | Path, scenes: int, seed: int = 0, questions_per_scene: int = 2) -> Path:
+def write_toy_data(out: str | Path, scenes: int, seed: int = 0, questions_per_scene: int = 2) -> Path:
     """Writes `out`/rows.jsonl and `out`/images; returns the rows' file.
 
     They are `examples(World(seed=seed), range(scenes), questions_per_scene)`; another seed gives a set to evaluate on.

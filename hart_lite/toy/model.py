@@ -17,14 +17,14 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from hart_lite.config.resources import EMBEDDED
+from hart_lite.config.resources import TOY_BASE
 
 LARGEST_NUMBER = 223  # pixels of a 224 px side, the largest view the tiny model is meant for
 
 
 def toy_tokenizer() -> PreTrainedTokenizerFast:
     """The one that is stored with the trained base; `experiments.pretrain_toy.tokenizer` makes it."""
-    return PreTrainedTokenizerFast.from_pretrained(EMBEDDED)
+    return PreTrainedTokenizerFast.from_pretrained(TOY_BASE)
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:

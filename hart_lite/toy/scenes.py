@@ -1,4 +1,4 @@
-"""The embedded world: large scenes with small coloured shapes that carry a character, and questions about them.
+"""The toy data: large scenes with small coloured shapes that carry a character, and questions about them.
 
 A scene is drawn at `size` pixels a side. At the small budget a model sees it at, most characters are a few pixels
 high and cannot be read; the shapes and colours can. So the answer is found by looking at the right place, and only
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hart_lite.config.sections import WorldSection
+from hart_lite.config.sections import ToySection
 from hart_lite.data.images import DECODED
 from hart_lite.errors import HartError
 from hart_lite.toy.glyphs import GLYPHS, glyph_mask
@@ -90,7 +90,7 @@ class Scene:
 
     @property
     def key(self) -> str:
-        return f"world-{self.world.seed}-{self.index}"
+        return f"toy-{self.world.seed}-{self.index}"
 
     def size(self) -> tuple[int, int]:
         return (self.world.size, self.world.size)
@@ -200,7 +200,7 @@ def question(thing: Thing) -> str:
     return f"Which character is on the {thing.colour} {thing.shape}?"
 
 
-def make_world(spec: WorldSection) -> World:
+def toy_scenes(spec: ToySection) -> World:
     chosen = {"colours": None if spec.colours is None else tuple(spec.colours), "glyphs": spec.glyphs}
     return World(
         size=spec.size,

@@ -19,7 +19,7 @@ WAIT = 120_000  # milliseconds; the machine may be busy
 @pytest.fixture(scope="session")
 def adapter(tmp_path_factory) -> Path:
     """Changes what the base says."""
-    policy = open_model("embedded", device="cpu").engine.policy
+    policy = open_model("toy", device="cpu").engine.policy
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():

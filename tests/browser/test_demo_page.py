@@ -57,7 +57,7 @@ def test_a_photo_and_a_question_show_box_crop_and_answer(page, photo):
     put(page, photo)
     question(page, EXAMPLE.question, ", ".join(EXAMPLE.choices))
     settled(page, 2)
-    [asked] = ask(open_model("embedded", device="cpu"), ImageFile(photo), [EXAMPLE.question], EXAMPLE.choices)
+    [asked] = ask(open_model("toy", device="cpu"), ImageFile(photo), [EXAMPLE.question], EXAMPLE.choices)
     base = page.locator("article[data-who=base]")
     assert base.locator(".answer").inner_text() == asked.choice
     assert base.locator(".located").text_content() == asked.located
@@ -90,7 +90,7 @@ def test_what_is_asked_from_a_box_is_answered_from_its_crop_alone(page, photo):
     width, height = (int(word) for word in caption.split(", ")[1].removesuffix(" px").split(" x "))
     assert (width, height) == pytest.approx((right - left, bottom - top), abs=1)
     box = Box(*[float(f"{v:.1f}") for v in (drawn[0], drawn[1], drawn[0] + drawn[2], drawn[1] + drawn[3])])
-    [said] = ask(open_model("embedded", device="cpu"), ImageFile(photo), ["Which character is it?"], boxes=[box])
+    [said] = ask(open_model("toy", device="cpu"), ImageFile(photo), ["Which character is it?"], boxes=[box])
     assert page.locator("#yours article[data-who=base] .answer").inner_text() == said.answer
     page.locator("#stage svg").focus()
     page.keyboard.press("ArrowLeft")

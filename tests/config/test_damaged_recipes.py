@@ -18,7 +18,7 @@ from hart_lite.runs.record import licence_of
 
 BOMBS = yaml_bombs()
 OVERRIDES = (
-    *(b"k=0.3", b"stages.0.steps=20", b"data.eval_world.colours=[red,green]", b"rollout.samples=8", b"name=x"),
+    *(b"k=0.3", b"stages.0.steps=20", b"data.eval_toy.colours=[red,green]", b"rollout.samples=8", b"name=x"),
     *(b"stages.1.keep_locate=0.5", b"model.lora.parts=[language,vision]", b"data.columns={id: Question}"),
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
@@ -58,7 +58,7 @@ def test_every_odd_value_in_a_section_is_taken_or_refused(tmp_path, recipe):
 
 def test_an_item_that_a_list_lacks_is_named():
     with pytest.raises(HartError, match=r"data\.world\.objects\.0 is missing"):
-        load_recipe("tiny_cpu", ["data.world.objects=[]"])
+        load_recipe("tiny_cpu", ["data.toy.objects=[]"])
 
 
 def test_damaged_overrides_are_taken_or_refused():
@@ -71,10 +71,10 @@ def test_damaged_overrides_are_taken_or_refused():
 @given(st.integers(0, 2**32 - 1), st.floats(0, 0.99), st.floats(1e-8, 1e8), st.lists(TEXT, min_size=1))
 def test_values_of_a_recipe_come_back_as_they_were_saved(tmp_path_factory, seed, k, alpha, colours):
     path = tmp_path_factory.getbasetemp() / "values.yaml"
-    values = {"seed": seed, "k": k, "model": {"lora": {"alpha": alpha}}, "data": {"world": {"colours": colours}}}
+    values = {"seed": seed, "k": k, "model": {"lora": {"alpha": alpha}}, "data": {"toy": {"colours": colours}}}
     path.write_text(yaml.safe_dump(values | {"stages": [{"kind": "rl"}]}), encoding="utf-8")
     recipe = load_recipe(path)
-    assert (recipe.seed, recipe.k, recipe.model.lora.alpha, recipe.data.world.colours) == (seed, k, alpha, colours)
+    assert (recipe.seed, recipe.k, recipe.model.lora.alpha, recipe.data.toy.colours) == (seed, k, alpha, colours)
     dump_recipe(recipe, path)
     assert load_recipe(path) == recipe
 

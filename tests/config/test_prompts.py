@@ -89,7 +89,7 @@ def test_what_a_question_says_is_no_template():
 
 
 def test_the_words_of_the_method():
-    """Those that the paper prints, and MGPO's; the embedded base was taught on them."""
+    """Those that the paper prints, and MGPO's; the toy base was taught on them."""
     words = Prompts()
     parts = {"image": [VIEW], "crops": [CROP, CROP], "question": question_text(words, EXAMPLE)}
     asked = (
@@ -177,9 +177,7 @@ def test_training_evaluation_ask_and_the_record_speak_the_words_of_the_recipe(re
     assert kinds(asked) == set(CHINESE) - {"system", "choices"}
     assert json.loads((run / "evaluation/after-1-rl/eval.json").read_text())["prompts"] == CHINESE
 
-    evaluate_benchmarks(
-        str(run), EvalSettings(benchmarks={"world": "scenes=1"}, modes=("full", "crops")), tmp_path / "e"
-    )
+    evaluate_benchmarks(str(run), EvalSettings(benchmarks={"toy": "scenes=1"}, modes=("full", "crops")), tmp_path / "e")
     assert kinds(asked) == {"locate", "verify", "answer"}
     assert json.loads((tmp_path / "e" / "eval.json").read_text())["prompts"] == CHINESE
 

@@ -20,14 +20,14 @@ from hart_lite.training.evaluation import RunEvaluator
 @pytest.fixture
 def run(tmp_path) -> Path:
     """What the benchmark needs of one."""
-    recipe = small_recipe("embedded", tmp_path / "run", [rl_stage()])
+    recipe = small_recipe("toy", tmp_path / "run", [rl_stage()])
     recipe.run_dir.mkdir()
     dump_recipe(recipe, recipe.run_dir / "recipe.yaml")
     return recipe.run_dir
 
 
 def test_its_questions_are_those_of_the_training_and_none_it_trains_on(run):
-    recipe = small_recipe("embedded", run, [rl_stage()])
+    recipe = small_recipe("toy", run, [rl_stage()])
     splits = load_splits(recipe)
     questions, bad = read_questions({"held-out": str(run)}, None, strict=True)
     assert [q.example for q in questions] == splits.eval and len(splits.eval) == 4 and not bad
@@ -49,12 +49,12 @@ def test_without_a_run_there_are_no_questions(source, message, tmp_path, capsys)
         list(held_out.read(source))
     assert str(caught.value) == message
     name = f"held-out={source}" if source else "held-out"
-    assert main.main(["eval", "embedded", "--benchmark", name, "--out", str(tmp_path / "eval")]) == 1
+    assert main.main(["eval", "toy", "--benchmark", name, "--out", str(tmp_path / "eval")]) == 1
     assert message in capsys.readouterr().err and not (tmp_path / "eval").exists()
 
 
 def test_a_run_without_held_out_questions_says_so(tmp_path):
-    recipe = small_recipe("embedded", tmp_path / "run", [rl_stage()], data={"world": {"scenes": 4, "eval_scenes": 0}})
+    recipe = small_recipe("toy", tmp_path / "run", [rl_stage()], data={"toy": {"scenes": 4, "eval_scenes": 0}})
     recipe.run_dir.mkdir()
     dump_recipe(recipe, recipe.run_dir / "recipe.yaml")
     with pytest.raises(HartError, match="held-out: no row can be asked"):
@@ -62,9 +62,9 @@ def test_a_run_without_held_out_questions_says_so(tmp_path):
 
 
 def test_the_images_of_a_trainings_evaluation_are_found_where_the_run_is_now(run, tmp_path):
-    recipe = small_recipe("embedded", run, [rl_stage()])
-    model = open_model("embedded", device="cpu")
-    RunEvaluator(run, recipe, model, load_splits(recipe).eval).evaluate("before", "embedded")
+    recipe = small_recipe("toy", run, [rl_stage()])
+    model = open_model("toy", device="cpu")
+    RunEvaluator(run, recipe, model, load_splits(recipe).eval).evaluate("before", "toy")
     shutil.move(run, tmp_path / "elsewhere")
     evaluation = read_evaluation(tmp_path / "elsewhere" / "evaluation" / "before")
     image_of = images_of(evaluation)

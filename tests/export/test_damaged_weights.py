@@ -14,7 +14,7 @@ from hart_lite.export.shards import Checkpoint
 NESTED = "[" * 100_000
 LAYER = "base_model.model.x.lora_{}.weight"
 LORA = save({LAYER.format("A"): torch.ones(2, 3), LAYER.format("B"): torch.ones(4, 2)})
-ADAPTER = {"peft_type": "LORA", "base_model_name_or_path": "embedded", "r": 2, "lora_alpha": 4, "lora_dropout": 0.0}
+ADAPTER = {"peft_type": "LORA", "base_model_name_or_path": "toy", "r": 2, "lora_alpha": 4, "lora_dropout": 0.0}
 ADAPTER_FILES = {"adapter_model.safetensors": LORA, "adapter_config.json": json.dumps(ADAPTER).encode()}
 
 

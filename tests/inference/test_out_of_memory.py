@@ -15,7 +15,7 @@ from hart_lite.inference.load import OpenModel, open_model
 from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.models.generation import generate
 
-SETTINGS = EvalSettings(benchmarks={"world": "scenes=4"}, modes=("full", "crops", "full+crops"), max_tokens=16)
+SETTINGS = EvalSettings(benchmarks={"toy": "scenes=4"}, modes=("full", "crops", "full+crops"), max_tokens=16)
 
 
 class Card:
@@ -34,7 +34,7 @@ class Card:
 
 @pytest.fixture(scope="module")
 def model():
-    return open_model("embedded", device="cpu")
+    return open_model("toy", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -80,8 +80,8 @@ def test_the_repositories_with_code_of_their_own_are_named(tmp_path):
 
 @pytest.mark.parametrize("frame", ["unit", "relative-1000"])
 def test_its_box_frame_is_known_and_cannot_be_set(base, frame):
-    with pytest.raises(HartError, match=r"box_frame = '" + frame + "'.*InternVL3 are known to be relative-1000"):
-        load_policy(ModelSection(base=str(base), box_frame=frame))
+    with pytest.raises(HartError, match=r"box_format = '" + frame + "'.*InternVL3 are known to be relative-1000"):
+        load_policy(ModelSection(base=str(base), box_format=frame))
 
 
 # -- chat ----------------------------------------------------------------------------------------------------------

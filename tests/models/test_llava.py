@@ -9,7 +9,7 @@ from family_kits import loaded
 from pictures import photo_view
 from tiny_families import LLAVA_GRIDS, LLAVA_TEMPLATE, LLAVA_TILE, StockLlava, build_llava
 
-from hart_lite.box_formats import FRAMES
+from hart_lite.box_formats import FORMATS
 from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
 from hart_lite.models.families.llava_onevision import LlavaOneVision
@@ -125,11 +125,11 @@ def test_a_box_may_name_its_image(family):
     assert all(value != value for value in box[:4]) and box[4] == 0
 
 
-@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("frame", FORMATS)
 @pytest.mark.parametrize("original", [(672, 672), (4000, 3000), (1080, 1920), (300, 50)])
 def test_a_box_written_and_read_comes_back_to_the_rounding_of_the_frame(base, original, frame):
     family = LlavaOneVision(str(base))
-    family.use_frame(frame)
+    family.use_box_format(frame)
     seen = family.fit(original, 16 * T * T, 1)
     step = {"unit": 1e-3, "unit-padded": 1e-3 * max(original), "relative-1000": 1e-3, "pixels": 1, "seen-pixels": 1}
     generator = torch.Generator().manual_seed(0)
@@ -147,8 +147,8 @@ def test_a_box_written_and_read_comes_back_to_the_rounding_of_the_frame(base, or
 
 def test_the_frame_changes_what_the_same_text_means_and_not_the_prompt(base):
     text, meant = "[0.5, 0.25, 1, 0.75]", {}
-    for frame in FRAMES:
-        family = load_policy(ModelSection(base=str(base), box_frame=frame)).family
+    for frame in FORMATS:
+        family = load_policy(ModelSection(base=str(base), box_format=frame)).family
         [meant[frame]] = family.boxes_from_text(text, [(84, 42)], [(1000, 500)])
         assert family.locate_words == LlavaOneVision.locate_words
     assert meant == {
@@ -158,19 +158,19 @@ def test_the_frame_changes_what_the_same_text_means_and_not_the_prompt(base):
         "pixels": (0.5, 0.25, 1.0, 0.75, 0),
         "seen-pixels": (500 / 84, 125 / 42, 1000 / 84, 375 / 42, 0),
     }
-    assert LlavaOneVision(str(base)).box_frame == "unit"
+    assert LlavaOneVision(str(base)).box_format == "unit"
 
 
 HOSTILE = ["[0.1" * 20_000, "[" * 100_000, "[0." + "1" * 10**5, "image 1" * 10**4, "[1 " * 10**4]
 
 
 def test_an_adapter_keeps_the_frame_it_learned(base, tmp_path):
-    policy = load_policy(ModelSection(base=str(base), box_frame="relative-1000"))
+    policy = load_policy(ModelSection(base=str(base), box_format="relative-1000"))
     save_adapter(policy, tmp_path / "adapter")
-    for section in (ModelSection(base=str(base)), ModelSection(base=str(base), box_frame="relative-1000")):
-        assert load_policy(section, adapter=tmp_path / "adapter").family.box_frame == "relative-1000"
-    with pytest.raises(HartError, match=r"boxes as relative-1000, not unit; leave model\.box_frame out"):
-        load_policy(ModelSection(base=str(base), box_frame="unit"), adapter=tmp_path / "adapter")
+    for section in (ModelSection(base=str(base)), ModelSection(base=str(base), box_format="relative-1000")):
+        assert load_policy(section, adapter=tmp_path / "adapter").family.box_format == "relative-1000"
+    with pytest.raises(HartError, match=r"boxes as relative-1000, not unit; leave model\.box_format out"):
+        load_policy(ModelSection(base=str(base), box_format="unit"), adapter=tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("text", HOSTILE)

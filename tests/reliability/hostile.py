@@ -41,7 +41,7 @@ def checks(folder: Path, quick: bool) -> Iterator[Check]:
     cli, data, home = CommandLine(folder), rows(folder), folder / f"runs {FOLDER}"
     run, evaluations = home / "run", (home / "a", home / "b")
     failed = cli("train", "tiny_cpu", f"output={run}", f"data.train={data}", f"data.eval={data}", *SMALL)
-    for out, model in zip(evaluations, (run, "embedded"), strict=True):
+    for out, model in zip(evaluations, (run, "toy"), strict=True):
         failed += cli("eval", model, "--benchmark", f"rows={data}", "--mode", "full,crops", "--out", out)
     if failed:
         raise RuntimeError("the runs failed:\n" + "\n".join(text[-2000:] for text in cli.outputs))
@@ -80,11 +80,11 @@ def _terminal(cli: CommandLine, data: Path, run: Path, evaluations: tuple[Path, 
     photo = next(data.parent.glob("*.png"))
     cli("data", "check", broken)
     cli("compare", *evaluations)
-    cli("table", *evaluations)
+    cli("paper-table", *evaluations)
     cli("push", run, "me/look", "--dry-run")
     cli("ask", photo, json.loads(data.read_text().splitlines()[0])["question"])
     cli("ask", photo.with_name(f"no {photo.name}"), FILE)
-    cli("eval", "embedded", "--benchmark", f"rows={broken}", "--out", cli.folder / "again")
+    cli("eval", "toy", "--benchmark", f"rows={broken}", "--out", cli.folder / "again")
     printed = cli.outputs[before:]
     obeyed = sorted({sign for text in printed for sign in moves_the_cursor(text)})
     return Check(

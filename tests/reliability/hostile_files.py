@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from PIL import Image
 
-from hart_lite.config.resources import EMBEDDED
+from hart_lite.config.resources import TOY_BASE
 from hart_lite.data.convert import convert
 from hart_lite.data.dataset import load_examples
 from hart_lite.errors import HartError
@@ -124,7 +124,7 @@ def code(folder: Path, cli: CommandLine, run: Path) -> Check:
     Image.new("RGB", (64, 64)).save(photo)
     attempt = _Attempts(cli, folder / "ran")
     _remote_code(folder / "remote", photo, attempt)
-    base = shutil.copytree(EMBEDDED, folder / "base")
+    base = shutil.copytree(TOY_BASE, folder / "base")
     (base / "model.safetensors").unlink()
     torch.save(attempt.payload, base / "pytorch_model.bin")
     attempt("a pickled base", "ask", photo, "What?", "--model", base)
@@ -143,7 +143,7 @@ def code(folder: Path, cli: CommandLine, run: Path) -> Check:
 
 
 def _remote_code(folder: Path, photo: Path, attempt: _Attempts) -> None:
-    remote = shutil.copytree(EMBEDDED, folder)
+    remote = shutil.copytree(TOY_BASE, folder)
     (remote / "run.py").write_text(f"import os\nos.system(\"touch '{attempt.mark}'\")\nclass X: pass\n")
     classes = dict.fromkeys(("AutoConfig", "AutoModelForImageTextToText", "AutoImageProcessor"), "run.X")
     classes["AutoTokenizer"] = ["run.X", "run.X"]

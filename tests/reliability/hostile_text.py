@@ -89,7 +89,7 @@ def pages(run: Path, evaluations: tuple[Path, Path]) -> Iterator[tuple[str, str]
         yield f"report of evaluation {number}", write_report(folder).read_text(encoding="utf-8")
         yield f"gallery {number}", write_gallery(folder, images).read_text(encoding="utf-8")
     yield "compare", render(compare_text(compare(*map(read_evaluation, evaluations))))
-    yield "table", render(write_tables([*evaluations, run]))
+    yield "paper-table", render(write_tables([*evaluations, run]))
 
 
 class Page(HTMLParser):

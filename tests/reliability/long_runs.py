@@ -56,7 +56,7 @@ def recipe(folder: Path, steps: int) -> Path:
         "output": str(folder / "run"),
         "model": {"dtype": "float32", "device": "cpu"},
         "pixels": {"full": 12544, "crop": 4704, "min": 784},
-        "data": {"world": {"scenes": 24, "eval_scenes": 4}},
+        "data": {"toy": {"scenes": 24, "eval_scenes": 4}},
         "rollout": {"samples": 4, "max_tokens_locate": 24, "max_tokens_answer": 8, "resample_flat_groups": 1},
         "stages": [
             {"kind": "rl", "steps": steps, "questions_per_step": 1, "lr": 1e-6}

@@ -19,7 +19,7 @@ from hart_lite.utils.phase import PHASES
 
 ROOT = Path(__file__).parents[2]
 SMALL = (  # three stages on the toy base in ten seconds, with a checkpoint after almost every step
-    *("data.world.scenes=16", "data.world.eval_scenes=3", "rollout.samples=4", "model.lora.dropout=0.1"),
+    *("data.toy.scenes=16", "data.toy.eval_scenes=3", "rollout.samples=4", "model.lora.dropout=0.1"),
     *("evaluate.every=2", "evaluate.watch=2"),
     *("stages.0.steps=5", "stages.0.questions_per_step=4", "stages.0.save_every=1", "stages.0.log_rollouts_every=2"),
     *("stages.1.steps=4", "stages.1.batch_size=8", "stages.1.micro_batch_size=4", "stages.1.save_every=1"),

@@ -26,7 +26,7 @@ def new_trainer(folder: Path, stage: dict, dtype: str = "float32") -> StepTraine
             "output": str(folder),
             "model": {"dtype": dtype, "device": "cpu"},
             "pixels": {"full": 12544, "crop": 4704, "min": 784},
-            "data": {"world": {"scenes": 24, "eval_scenes": 0}},
+            "data": {"toy": {"scenes": 24, "eval_scenes": 0}},
             "rollout": {"tokens_per_batch": 2048, "max_tokens_locate": 24, "max_tokens_answer": 8},
             "stages": [stage],
         }

@@ -49,7 +49,7 @@ def test_no_page_takes_text_for_markup(hostile):
     assert len(found) == 8
     for name, page in found.items():
         assert page.harm() == [], name
-        assert "document.title=" in page.words or name == "table", name
+        assert "document.title=" in page.words or name == "paper-table", name
 
 
 def test_what_is_not_escaped_is_found():
@@ -71,14 +71,14 @@ def test_no_command_lets_it_move_the_cursor(hostile, capsys):
     for words in (
         ("data", "check", bad),
         ("compare", a, b),
-        ("table", a, b),
+        ("paper-table", a, b),
         ("push", run, "me/look", "--dry-run"),
         ("ask", "\x1b[2J.png", TEXT),
     ):
         main([str(word) for word in words])
         out, err = capsys.readouterr()
         assert moves_the_cursor(out + err) == [], words
-        assert MARK in out + err or words[0] in ("table", "ask"), words
+        assert MARK in out + err or words[0] in ("paper-table", "ask"), words
 
 
 def test_words_for_a_terminal():

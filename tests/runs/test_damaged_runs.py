@@ -28,7 +28,7 @@ PREDICTION |= {
 METRIC = {"stage": "1-rl", "step": 1, "reward": 0.5, "kl": 0.01}
 RUN_FILES = {
     "metrics.jsonl": METRIC,
-    "evaluation/before/eval.json": {"model": "embedded", "benchmarks": {"held-out": "run"}, "modes": ["full"]},
+    "evaluation/before/eval.json": {"model": "toy", "benchmarks": {"held-out": "run"}, "modes": ["full"]},
     "evaluation/before/predictions.jsonl": PREDICTION,
     "evaluation/before/summary.json": {"benchmarks": {}},
     "tracked/before.jsonl": PREDICTION,
@@ -67,7 +67,7 @@ def test_a_damaged_run_is_read_or_refused(run, name):
     def read(data: bytes) -> None:
         (run / name).write_bytes(data)
         assert all(stage.done >= 0 for stage in read_run(run).stages)
-        record_of(run / "adapter", "embedded")
+        record_of(run / "adapter", "toy")
 
     check_reader(read, *as_json(RUN_FILES[name]))
 
@@ -148,7 +148,7 @@ def test_what_is_no_rollout_is_left_out_of_a_record(run):
     bad.append(ROLLOUT | {"question": 5})
     lines = [b"\xff", NESTED.encode(), *as_json(*bad, ROLLOUT)]
     (run / "stages/1-rl/rollouts/step-00001.jsonl").write_bytes(b"\n".join(lines))
-    record, pictures = record_of(run / "adapter", "embedded")
+    record, pictures = record_of(run / "adapter", "toy")
     (picture,) = record.pictures
     assert (picture.question, picture.right, picture.samples) == ("Q?", 1, 1)
     assert Image.open(io.BytesIO(pictures[picture.file])).size == (9, 9)

@@ -1,4 +1,4 @@
-"""The embedded world as a benchmark: held-out scenes with exact boxes, of which a source says how many."""
+"""The toy data as a benchmark: held-out scenes with exact boxes, of which a source says how many."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def read(source: str) -> Iterator[Example | BadRow]:
 
 
 BENCHMARK = Benchmark(
-    name="world",
-    title="Embedded world",
+    name="toy",
+    title="Toy data",
     questions=2 * SCENES,
     licence="Apache-2.0",
     hub="",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hart_lite.box_formats import BoxFrame
+from hart_lite.box_formats import BoxFormat
 from hart_lite.types import Box, ImageView, Tokens
 
 if TYPE_CHECKING:  # what speaks of families alone, such as a list of benchmarks, answers without torch
@@ -39,7 +39,7 @@ class Family(Protocol):
     source: str  # folder or Hub id of the base, and which commit of it
     revision: str | None
     position_rows: int  # 3 for m-RoPE, else 1
-    box_frame: BoxFrame  # which numbers its text has for a box
+    box_format: BoxFormat  # which numbers its text has for a box
     locate_words: str  # appended to the locate instruction: the box format this family speaks
     several_words: str  # appended to that when there are several images: how to say which one
     eos_ids: tuple[int, ...]  # a response ends with one of these
@@ -97,8 +97,8 @@ class Family(Protocol):
     def positions(self, tokens: Tokens) -> torch.Tensor:
         """(rows, T) rotary positions: 3 rows for m-RoPE, 1 otherwise."""
 
-    def use_frame(self, frame: BoxFrame) -> None:
-        """Read and write boxes in another frame. Raises `HartError` where the family's own is known."""
+    def use_box_format(self, box_format: BoxFormat) -> None:
+        """Read and write boxes in another format. Raises `HartError` where the family's own is known."""
 
     def written_boxes(self, text: str, images: int) -> list[tuple[float, float, float, float, int]]:
         """(x1, y1, x2, y2, image index) for every box the text names, unchecked and in order: the numbers as they stand

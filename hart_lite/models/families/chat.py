@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 # By the module's own name: at the top, transformers 5.17 hides it behind torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from hart_lite.box_formats import BoxFrame, to_original
+from hart_lite.box_formats import BoxFormat, to_original
 from hart_lite.errors import HartError
 from hart_lite.models.families.base import Content
 from hart_lite.types import ImageView, Slot, Tokens
@@ -29,7 +29,7 @@ class ChatFamily:
     title: str  # for messages
     model_class: type[PreTrainedModel]
     position_rows: int
-    box_frame: BoxFrame
+    box_format: BoxFormat
     placeholder: str  # one image in what the chat template renders; its id fills the slots
     around: tuple[str, str] = ("", "")  # what the family's processor writes before and after the tokens of an image
     banned: tuple[str, ...]  # tokens never sampled
@@ -157,17 +157,17 @@ class ChatFamily:
 
     # -- boxes -----------------------------------------------------------------------------------------------------
 
-    def use_frame(self, frame: BoxFrame) -> None:
-        """Read and write boxes in another frame than the family's own."""
+    def use_box_format(self, box_format: BoxFormat) -> None:
+        """Read and write boxes in another format than the family's own."""
         raise HartError(
-            f"model.box_frame = {shown(frame)}, but the boxes of {self.title} are known to be {self.box_frame}; leave "
-            "model.box_frame out"
+            f"model.box_format = {shown(box_format)}, but the boxes of {self.title} are known to be {self.box_format}; "
+            "leave model.box_format out"
         )
 
     def boxes_from_text(
         self, text: str, seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]
     ) -> list[tuple[float, float, float, float, int]]:
         return [
-            (*to_original(self.box_frame, corners, seen[image], original[image]), image)
+            (*to_original(self.box_format, corners, seen[image], original[image]), image)
             for *corners, image in self.written_boxes(text, len(seen))
         ]

@@ -34,7 +34,7 @@ class InternVL3(TiledFamily):
     name = "internvl3"
     title = "InternVL3"
     model_class = InternVLForConditionalGeneration
-    box_frame = "relative-1000"  # of the original image, no correction for tiles: OpenGVLab/InternVL#227, #844
+    box_format = "relative-1000"  # of the original image, no correction for tiles: OpenGVLab/InternVL#227, #844
     locate_words = " in the format <ref>area</ref><box>[[x1, y1, x2, y2]]</box>"  # without <ref> it may answer in prose
     several_words = "; write <ref>image n</ref> for a box on the n-th image"
     placeholder = "<IMG_CONTEXT>"
@@ -118,7 +118,7 @@ class InternVL3(TiledFamily):
         out = ""
         for image, group in groupby(boxes, key=lambda box: box.image):
             area = "area" if len(original) == 1 else f"image {image + 1}"
-            lists = [from_original(self.box_frame, box.xyxy, seen[image], original[image]) for box in group]
-            inside = ", ".join(f"[{written(self.box_frame, numbers)}]" for numbers in lists)
+            lists = [from_original(self.box_format, box.xyxy, seen[image], original[image]) for box in group]
+            inside = ", ".join(f"[{written(self.box_format, numbers)}]" for numbers in lists)
             out += f"<ref>{area}</ref><box>[{inside}]</box>"
         return out

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import LlavaOnevisionForConditionalGeneration
 from transformers.image_processing_utils import select_best_resolution
 
-from hart_lite.box_formats import BoxFrame, from_original, written
+from hart_lite.box_formats import BoxFormat, from_original, written
 from hart_lite.models.families.box_parsing import FRACTION, WrittenBox, four, on_image
 from hart_lite.models.families.tiled import TiledFamily
 from hart_lite.types import Box
@@ -31,9 +31,9 @@ class LlavaOneVision(TiledFamily):
     name = "llava_onevision"
     title = "LLaVA-OneVision"
     model_class = LlavaOnevisionForConditionalGeneration
-    # A convention, not knowledge (hart_lite.box_formats): `hart-lite frame` measures it, model.box_frame sets it.
+    # A convention, not knowledge (hart_lite.box_formats): `hart-lite box-format` measures it, model.box_format sets it.
     # So the words that ask for a box say nothing of its numbers.
-    box_frame = "unit"
+    box_format = "unit"
     locate_words = " as a bounding box [x1, y1, x2, y2]"
     several_words = "; write image n: before a box on the n-th image"
     placeholder = "<image>"
@@ -49,8 +49,8 @@ class LlavaOneVision(TiledFamily):
         self.least_pixels = min(height * width for height, width in self.grids)
         self.most_tiles = int(self.config.vision_aspect_ratio.rpartition("_")[2])  # of "anyres_max_9"
 
-    def use_frame(self, frame: BoxFrame) -> None:
-        self.box_frame = frame
+    def use_box_format(self, box_format: BoxFormat) -> None:
+        self.box_format = box_format
 
     # -- images ----------------------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class LlavaOneVision(TiledFamily):
     ) -> str:
         out = []
         for box in boxes:
-            numbers = from_original(self.box_frame, box.xyxy, seen[box.image], original[box.image])
+            numbers = from_original(self.box_format, box.xyxy, seen[box.image], original[box.image])
             place = f"image {box.image + 1}: " if len(original) > 1 else ""
-            out.append(f"{place}[{written(self.box_frame, numbers)}]")
+            out.append(f"{place}[{written(self.box_format, numbers)}]")
         return ", ".join(out)

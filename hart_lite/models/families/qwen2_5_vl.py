@@ -36,7 +36,7 @@ class Qwen25VL(ChatFamily):
     title = "Qwen2.5-VL"
     model_class = Qwen2_5_VLForConditionalGeneration
     position_rows = 3  # m-RoPE
-    box_frame = "seen-pixels"
+    box_format = "seen-pixels"
     locate_words = ' in JSON format: [{"bbox_2d": [x1, y1, x2, y2]}]'
     several_words = '; add "image": n to a box on the n-th image'
     placeholder = "<|image_pad|>"

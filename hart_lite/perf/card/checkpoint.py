@@ -24,7 +24,7 @@ from hart_lite.perf.step_time.models import random_model
 from hart_lite.runs.run_dir import save_adapter
 from hart_lite.toy.model import build_processor, toy_tokenizer
 
-SMALL = [*(f"stages.{n}.steps=2" for n in range(3)), "data.world.eval_scenes=4", "data.world.scenes=32"]
+SMALL = [*(f"stages.{n}.steps=2" for n in range(3)), "data.toy.eval_scenes=4", "data.toy.scenes=32"]
 
 
 def merged(card: Card, found: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ STAGES = (
     Stage("sft", 30, "steps:sft", "two SFT steps"),
     Stage("stock", 75, "steps:stock", "a step of stock TRL against direct and hart"),
     Stage("merge", 45, "checkpoint:merged", "load, save and merge a checkpoint of four layers"),
-    Stage("train", 120, "checkpoint:train", "the whole command on the embedded tiny model"),
+    Stage("train", 120, "checkpoint:train", "the whole command on the tiny toy model"),
 )
 
 

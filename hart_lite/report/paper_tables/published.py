@@ -121,7 +121,7 @@ def _command(number: int, method: str, row: dict) -> str:
     names = ",".join(BENCHMARKS[key] for key in OF_TABLE[number])
     measure = f"hart-lite eval {model} --benchmark {names} --mode {mode}"
     if number == 8:
-        measure = f"hart-lite table {model.removesuffix('/stages/1-rl/adapter')} --number 8"
+        measure = f"hart-lite paper-table {model.removesuffix('/stages/1-rl/adapter')} --number 8"
     return (f"hart-lite train {_RECIPES.get(name, 'qwen7b_lora')} {train} && " if train else "") + measure
 
 

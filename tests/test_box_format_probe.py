@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_families import build_llava
 
-from hart_lite.box_formats import FRAMES, MEANING, from_original, to_original, written
+from hart_lite.box_formats import FORMATS, MEANING, from_original, to_original, written
 from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
 from hart_lite.eval.box_format_probe import Answer, compare, measure, sign_test, text
@@ -28,7 +28,7 @@ def test_each_frame_by_hand():
         "pixels": (40, 50, 200, 150),
         "seen-pixels": (10, 12.5, 50, 37.5),
     }
-    assert set(numbers) == set(FRAMES) == set(MEANING)
+    assert set(numbers) == set(FORMATS) == set(MEANING)
     for frame, values in numbers.items():
         assert to_original(frame, values, seen, original) == pytest.approx(box)
         assert from_original(frame, box, seen, original) == pytest.approx(values)
@@ -39,7 +39,7 @@ def test_a_tall_image_is_padded_at_its_sides_and_an_odd_bar_is_rounded_down():
     assert to_original("unit-padded", (0, 0, 1, 1), (9, 9), (50, 50)) == (0, 0, 50, 50)
 
 
-@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("frame", FORMATS)
 @pytest.mark.parametrize("original", [(640, 480), (333, 1000), (50, 50)])
 def test_there_and_back_is_the_same(frame, original):
     box = (1.5, 2.25, original[0] / 3, original[1] / 2)
@@ -79,7 +79,7 @@ def answers(family, frame, sizes=((640, 480), (300, 900), (1200, 500)), n=30, no
     return out
 
 
-@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("frame", FORMATS)
 def test_the_frame_that_was_written_is_found(family, frame):
     report = compare(answers(family, frame))
     assert (report["best"], report["clear"], report["fits"]) == (frame, True, True)
@@ -122,7 +122,7 @@ def test_few_rows_are_not_clear_and_answers_without_a_box_count_as_misses(family
 
 def test_the_verdict_says_what_to_set(family):
     report = compare(answers(family, "relative-1000"))
-    assert "Clear: relative-1000, model.box_frame=relative-1000;" in text(report | {"model": "m", "own": "unit"})
+    assert "Clear: relative-1000, model.box_format=relative-1000;" in text(report | {"model": "m", "own": "unit"})
     assert "Clear: relative-1000, which this family uses;" in text(report | {"model": "m", "own": "relative-1000"})
 
 
@@ -148,7 +148,7 @@ def boxed_rows(folder: Path, scenes: int, boxes: bool = True) -> Path:
     return folder / "rows.jsonl"
 
 
-def test_the_embedded_model_is_found_to_write_pixels_of_what_it_sees(tmp_path):
+def test_the_toy_model_is_found_to_write_pixels_of_what_it_sees(tmp_path):
     """It is trained, and its frame is known: of 672 pixels it sees 112."""
     rows = boxed_rows(tmp_path, 16)
     report = measure(ModelSection(device="cpu"), str(rows), limit=24, pixels=12544)
