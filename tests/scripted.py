@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from hart_lite.config.sections import PixelBudgets, Rollout
 from hart_lite.inference.engine import Decoding
@@ -14,7 +16,7 @@ from hart_lite.inference.rollout import Runner, graded
 from hart_lite.models.generation import Response, Sampling, generate
 from hart_lite.models.policy import Policy
 from hart_lite.models.prompt_cache import PromptCache
-from hart_lite.types import Example, Tokens, Trajectory
+from hart_lite.types import Example, Group, Tokens, Trajectory
 
 PIXELS = PixelBudgets(full=16 * 784, crop=4 * 784, min=784)
 PROTOCOLS = {"hart": hart.crops, "mgpo": hart.keep_image, "direct": hart.full, "full+crops": hart.full_and_crops}
@@ -49,3 +51,21 @@ def runner(policy: Policy, *script, train=("locate", "verify"), pixels=PIXELS, r
 def play(run: Runner, examples: Sequence[Example], way: str, decoding: Decoding = SAMPLED) -> list[Trajectory]:
     """One trajectory with its reward for each example."""
     return run.rewarded(examples, run.run(examples, PROTOCOLS[way], decoding))
+
+
+def without_logps(groups: list[Group]) -> list[Group]:
+    """What was drawn and earned. Log-probs are the same to rounding alone: sums follow from the shape of a batch."""
+
+    def unmarked(tokens: Tokens) -> Tokens:
+        return replace(tokens, sampled=tuple(replace(span, logps=()) for span in tokens.sampled))
+
+    def drawn(trajectory: Trajectory) -> Trajectory:
+        turns = tuple(replace(t, prompt=unmarked(t.prompt), logps=()) for t in trajectory.turns)
+        return replace(trajectory, turns=turns, sequences=tuple(map(unmarked, trajectory.sequences)))
+
+    return [replace(group, trajectories=tuple(map(drawn, group.trajectories))) for group in groups]
+
+
+def logps_of(groups: list[Group]) -> torch.Tensor:
+    sequences = [s for group in groups for t in group.trajectories for s in t.sequences]
+    return torch.tensor([logp for s in sequences for span in s.sampled for logp in span.logps])

@@ -206,8 +206,9 @@ hart_lite.merge(run.folder, "merged")
 """
 
 
-def test_a_program_that_did_not_ask_for_words_gets_none(tmp_path):
-    words = [sys.executable, "-c", f"import hart_lite\nfrom PIL import Image\n{ASKING}{TRAINING}"]
+@pytest.mark.parametrize("job", [ASKING, TRAINING], ids=["asking", "training"])
+def test_a_program_that_did_not_ask_for_words_gets_none(tmp_path, job):
+    words = [sys.executable, "-c", f"import hart_lite\nfrom PIL import Image\n{job}"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

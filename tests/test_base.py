@@ -62,7 +62,7 @@ def test_it_finds_the_right_region_about_half_the_time(measured):
     assert crops["valid_box"]["value"] > 0.98
 
 
-@pytest.mark.parametrize("toy", [World(seed=3), World(seed=4, colours=("red", "green", "blue", "white"), glyphs=6)])
+@pytest.mark.parametrize("world", [World(seed=3), World(seed=4, colours=("red", "green", "blue", "white"), glyphs=6)])
 def test_it_reads_a_good_crop(runner, world):
     """Boxes 10 % wider than the truth, on scenes of another seed; fewer colours and characters too."""
     questions = examples(world, range(HELD_OUT, HELD_OUT + 50))

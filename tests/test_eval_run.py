@@ -284,7 +284,7 @@ def test_limit_counts_the_questions_of_each_benchmark(own, tmp_path):
     settings = EvalSettings(benchmarks={"toy": "", "rows": str(own)}, modes=("full",), limit=1, max_tokens=4)
     evaluate_benchmarks("toy", settings, tmp_path / "eval")
     assert [(row["benchmark"], row["id"]) for row in rows(tmp_path / "eval")] == [
-        ("toy", "world-0-1000000000-0"), ("rows", "a")]  # fmt: skip
+        ("toy", "toy-0-1000000000-0"), ("rows", "a")]  # fmt: skip
 
 
 def test_batches_keep_the_questions_on_one_image_together():
@@ -304,7 +304,7 @@ def test_batches_keep_the_questions_on_one_image_together():
 
 @pytest.mark.parametrize("source", ["scenes=0", "scenes=-1", "scenes=9999999", "scenes=", "40", "scenes=4 "])
 def test_a_world_that_is_not_there(source):
-    with pytest.raises(HartError, match="give world or world=scenes=40"):
+    with pytest.raises(HartError, match="give toy or toy=scenes=40"):
         list(toy.read(source))
 
 

@@ -11,7 +11,7 @@ from hart_lite.eval.benchmarks import held_out
 from hart_lite.eval.evaluator import prediction
 from hart_lite.eval.questions import Question
 from hart_lite.eval.results import EvalFolder, read_evaluation
-from hart_lite.eval.run_summary import run_figures, run_summary_table
+from hart_lite.eval.run_summary import run_metrics, run_summary_table
 from hart_lite.inference.engine import Conversation
 from hart_lite.inference.load import recipe_model
 from hart_lite.inference.protocols.base import Outcome
@@ -49,7 +49,7 @@ def evaluation(folder, script=SCRIPT, modes=MODES):
 
 
 def test_figures_by_hand(tmp_path):
-    figures = run_figures(evaluation(tmp_path / "eval"))
+    figures = run_metrics(evaluation(tmp_path / "eval"))
     assert figures["questions"] == 5
     assert figures["accuracy"] == {"full": 2 / 5, "crops": 3 / 5, "full+crops": 4 / 5}
     assert figures["valid_box"] == 4 / 5
@@ -65,7 +65,7 @@ def test_figures_by_hand(tmp_path):
 
 
 def test_figures_without_boxes_have_no_grounding(tmp_path):
-    figures = run_figures(evaluation(tmp_path / "eval", {"no truth": SCRIPT["no truth"]}, ["full"]))
+    figures = run_metrics(evaluation(tmp_path / "eval", {"no truth": SCRIPT["no truth"]}, ["full"]))
     assert figures == {"questions": 1, "accuracy": {"full": 0.0}}
     assert "IoGT" not in run_summary_table({"before": figures})
 

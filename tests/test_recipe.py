@@ -127,7 +127,7 @@ def test_a_mistake_is_named_with_the_way_out(override, message):
         (["beta=0"], "stages.0: objective = 'ap_grpo' with beta = 0 has no KL to weigh"),
         (["stages.0.objective=ap_grpo", "objective=grpo", "beta=0"], "stages.0: objective = 'ap_grpo' with beta = 0"),
         (["rollout.samples=1"], "rollout.samples = 1 gives nothing to compare; use 2 or more"),
-        (["data.sft=world"], "RL and SFT would share questions; leave data.sft out"),
+        (["data.sft=toy"], "RL and SFT would share questions; leave data.sft out"),
         (["pixels.min=5000"], "pixels.min = 5000 is over pixels.crop = 4704"),
         (["loop=direct", "train_turns=[locate]"], "loop = 'direct' has no locate turn"),
         (["stages.1.micro_batch_size=3"], "stages.1: batch_size = 16 is no multiple of micro_batch_size = 3"),

@@ -1,19 +1,17 @@
 """The loops on scripted responses and on the tiny model: what each turn is shown, what is trained, what is earned."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from pictures import Photo, packed_logps
 from PIL import Image
-from scripted import play, runner
+from scripted import logps_of, play, runner, without_logps
 from small_runs import make_up
 
 from hart_lite.inference.engine import Decoding
 from hart_lite.inference.protocols.mgpo import NO_SUB_IMAGE, SUB_IMAGE
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.generation import batches
-from hart_lite.types import Box, Example, Group, ImageView, Slot, Tokens, Trajectory
+from hart_lite.types import Box, Example, ImageView, Slot, Tokens
 
 LOCATE = "Output the coordinates of the key image area relevant to the problem"
 VERIFY = "now the full image is not visible"
@@ -327,24 +325,6 @@ def test_a_rollout_of_the_tiny_model_is_scored_in_full(policy):
 
 
 # -- memory --------------------------------------------------------------------------------------------------------
-
-
-def without_logps(groups: list[Group]) -> list[Group]:
-    """What was drawn and earned. Log-probs are the same to rounding alone: sums follow from the shape of a batch."""
-
-    def unmarked(tokens: Tokens) -> Tokens:
-        return replace(tokens, sampled=tuple(replace(span, logps=()) for span in tokens.sampled))
-
-    def drawn(trajectory: Trajectory) -> Trajectory:
-        turns = tuple(replace(t, prompt=unmarked(t.prompt), logps=()) for t in trajectory.turns)
-        return replace(trajectory, turns=turns, sequences=tuple(map(unmarked, trajectory.sequences)))
-
-    return [replace(group, trajectories=tuple(map(drawn, group.trajectories))) for group in groups]
-
-
-def logps_of(groups: list[Group]) -> torch.Tensor:
-    sequences = [s for group in groups for t in group.trajectories for s in t.sequences]
-    return torch.tensor([logp for s in sequences for span in s.sampled for logp in span.logps])
 
 
 @pytest.mark.parametrize("way", ["hart", "mgpo", "direct"])

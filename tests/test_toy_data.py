@@ -11,22 +11,22 @@ from hart_lite.toy.scenes import World, examples
 
 def test_what_is_written_is_what_is_in_memory(tmp_path):
     path = write_toy_data(tmp_path / "toy", 4, seed=3)
-    assert path == tmp_path / "world/rows.jsonl"
+    assert path == tmp_path / "toy/rows.jsonl"
     found, expected = load_examples(path), examples(World(seed=3), range(4))
     assert len(found) == len(expected) == 8
     for ours, theirs in zip(found, expected, strict=True):
         for name in ("id", "question", "answer", "choices", "boxes", "category"):
             assert getattr(ours, name) == getattr(theirs, name), name
         assert np.array_equal(np.asarray(ours.images[0].load()), np.asarray(theirs.images[0].load()))
-    assert len(list((tmp_path / "world/images").iterdir())) == 4
+    assert len(list((tmp_path / "toy/images").iterdir())) == 4
     assert len(split_by_image(found, 4, seed=0)[0]) == 4  # two questions share an image, and stay together
 
 
 def test_seed_and_questions_are_those_given(tmp_path):
     one = load_examples(write_toy_data(tmp_path / "one", 2, questions_per_scene=1))
     other = load_examples(write_toy_data(tmp_path / "other", 2, seed=1, questions_per_scene=1))
-    assert [e.id for e in one] == ["world-0-0-0", "world-0-1-0"]
-    assert [e.id for e in other] == ["world-1-0-0", "world-1-1-0"]
+    assert [e.id for e in one] == ["toy-0-0-0", "toy-0-1-0"]
+    assert [e.id for e in other] == ["toy-1-0-0", "toy-1-1-0"]
     assert one[0].images[0].load().tobytes() != other[0].images[0].load().tobytes()
 
 
@@ -39,7 +39,7 @@ def test_nothing_to_draw_is_refused(tmp_path, counts):
 
 def test_a_folder_that_is_there_is_kept(tmp_path):
     (tmp_path / "toy").mkdir()
-    (tmp_path / "world/mine").write_text("mine")
+    (tmp_path / "toy/mine").write_text("mine")
     with pytest.raises(HartError, match="already there"):
         write_toy_data(tmp_path / "toy", 1)
-    assert (tmp_path / "world/mine").read_text() == "mine"
+    assert (tmp_path / "toy/mine").read_text() == "mine"

@@ -13,7 +13,7 @@ WORLDS = [
 ]
 
 
-@pytest.mark.parametrize("toy", WORLDS, ids=str)
+@pytest.mark.parametrize("world", WORLDS, ids=str)
 def test_every_question_has_one_right_answer_and_its_box(world):
     for index in range(30):
         scene = Scene(world, index)

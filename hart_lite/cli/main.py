@@ -9,7 +9,7 @@ import os
 import sys
 
 from hart_lite.cli import ask as using
-from hart_lite.cli import data, export
+from hart_lite.cli import check_base, data, export
 from hart_lite.cli import eval as evaluating
 from hart_lite.cli import train as training
 from hart_lite.errors import HartError
@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   hart-lite train tiny_cpu                          the toy data, on a laptop, in minutes
   hart-lite train tiny_cpu loop=mgpo objective=grpo a baseline, by overrides
   hart-lite plan qwen7b_lora rollout.samples=4      peak memory and fitting cards, before any download
+  hart-lite check-base toy                     is a base sound on this machine with these settings?
   hart-lite bench                                   a step against stock TRL's, in minutes, without a download
   hart-lite train recipes/qwen7b_lora.yaml data.train=my/rows.jsonl
   hart-lite train runs/tiny_cpu/recipe.yaml --resume
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(go_on="")  # what to say to someone who stopped a command
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (training, using, evaluating, export, data):
+    for module in (training, check_base, using, evaluating, export, data):
         module.add(commands)
     return parser
 

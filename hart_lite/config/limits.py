@@ -2,4 +2,4 @@
 
 ENCODE_TOKENS = 4096  # image tokens that one call of the vision tower takes
 FEED_TOKENS = 4096  # tokens of prompts that one pass reads, unless a single run is longer
-HEAD_TILE = 512  # sampled tokens whose vocabulary logits exist at one time
+HEAD_TILE = 256  # sampled tokens whose vocabulary logits exist at one time: fewer would wait for the head's weights

@@ -52,8 +52,8 @@ def mode_metrics(rows: Sequence[Prediction], looked: dict[str, Prediction]) -> d
         out["valid_box"] = mean([bool(row.boxes) for row in rows], _clusters(rows))
     pairs = [(row, looked[row.id]) for row in rows if row.id in looked]
     if pairs:
-        out["grounding"] = grounding_figures([found for _, found in pairs])
-        out["joint"] = joint_figures([row.strict for row, _ in pairs], [found for _, found in pairs])
+        out["grounding"] = grounding_metrics([found for _, found in pairs])
+        out["joint"] = joint_metrics([row.strict for row, _ in pairs], [found for _, found in pairs])
     return out
 
 
@@ -87,7 +87,7 @@ def habit(rows: Sequence[Prediction]) -> dict:
     }
 
 
-def grounding_figures(looked: Sequence[Prediction]) -> dict:
+def grounding_metrics(looked: Sequence[Prediction]) -> dict:
     """Both readings of IoGT > 0.3, TreeBench's recall-style mIoU, coverage, and the curve over IoU thresholds."""
     found, clusters = [row.grounding for row in looked], _clusters(looked)
     boxes = [(hit, c) for f, c in zip(found, clusters, strict=True) for hit in _hits(f)]
@@ -101,7 +101,7 @@ def grounding_figures(looked: Sequence[Prediction]) -> dict:
     }
 
 
-def joint_figures(right: Sequence[bool], looked: Sequence[Prediction]) -> dict:
+def joint_metrics(right: Sequence[bool], looked: Sequence[Prediction]) -> dict:
     """The joint table of boxes (L) and answers (R): rows wrong/right box, columns wrong/right answer."""
     grounded, clusters = [bool(row.grounding.grounded) for row in looked], _clusters(looked)
     table = joint_table(right, grounded)

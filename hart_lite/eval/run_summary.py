@@ -10,7 +10,7 @@ from hart_lite.eval.results import Evaluation
 Row = tuple[str, Callable[[dict], float | None]]
 
 
-def run_figures(evaluation: Evaluation) -> dict:
+def run_metrics(evaluation: Evaluation) -> dict:
     """What a run's summary.json holds of an evaluation of its held-out questions: accuracy in each mode, the share of
     questions with a usable box, grounding, and what answers and boxes say of each other in each mode."""
     [modes] = metrics(evaluation).values()

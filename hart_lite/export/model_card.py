@@ -185,7 +185,7 @@ def _evaluation(record: RunRecord, kind: Kind) -> str:
     if not record.evaluations:
         return "Nothing was measured on held-out questions."
     try:
-        named = {plain(name): _plain_figures(figures) for name, figures in record.evaluations.items()}
+        named = {plain(name): _plain_metrics(figures) for name, figures in record.evaluations.items()}
         table = run_summary_table(named)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
@@ -199,7 +199,7 @@ def _evaluation(record: RunRecord, kind: Kind) -> str:
     return f"{about}{merged}\n\n{table}"
 
 
-def _plain_figures(figures: dict) -> dict:
+def _plain_metrics(figures: dict) -> dict:
     """The names of modes head rows, and the number of questions stands in the table as it is."""
     accuracy = {plain(mode): value for mode, value in figures["accuracy"].items()}
     return figures | {"questions": int(figures["questions"]), "accuracy": accuracy}

@@ -55,21 +55,31 @@ class Decoder:
     def _layer(
         self, layer: nn.Module, number: int, hidden: Tensor, turn: tuple[Tensor, Tensor], attend: Attend
     ) -> Tensor:
-        block, mlp = layer.self_attn, layer.mlp
-        x = _norm(layer.input_layernorm, hidden)
-        q, k, v = (part(x).unflatten(-1, (-1, self.width)) for part in (block.q_proj, block.k_proj, block.v_proj))
-        mixed = attend(number, self._turned(q, turn), self._turned(k, turn), v)
-        hidden = hidden + block.o_proj(mixed.flatten(-2))
+        mlp = layer.mlp
+        hidden = hidden + self._mixed(layer.self_attn, number, _norm(layer.input_layernorm, hidden), turn, attend)
         x = _norm(layer.post_attention_layernorm, hidden)
-        return hidden + mlp.down_proj(_SwiGLU.apply(mlp.gate_proj(x), mlp.up_proj(x)))
+        return hidden + mlp.down_proj(_swiglu(mlp.gate_proj(x), mlp.up_proj(x)))
+
+    def _mixed(self, block: nn.Module, number: int, x: Tensor, turn: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        """Its queries, keys and values are let go before the MLP, which holds most, begins."""
+        q, k, v = (part(x).unflatten(-1, (-1, self.width)) for part in (block.q_proj, block.k_proj, block.v_proj))
+        return block.o_proj(attend(number, self._turned(q, turn), self._turned(k, turn), v).flatten(-2))
 
     def _turned(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
         cos, sin = turn
         return torch.addcmul(x * cos, x.roll(self.width // 2, -1), sin)
 
 
+def _swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up. What no gradient needs is overwritten."""
+    if torch.is_grad_enabled():
+        return _SwiGLU.apply(gate, up)
+    return nn.functional.silu(gate, inplace=True).mul_(up)
+
+
 class _SwiGLU(torch.autograd.Function):
-    """silu(gate) * up, of which the two factors are kept and not what lies between."""
+    """silu(gate) * up, of which the two factors are kept and not what lies between. Both passes hold as little beside
+    them as they can: this is where a layer holds most."""
 
     @staticmethod
     def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
@@ -79,9 +89,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        share = gate.sigmoid()
-        silu = gate * share
-        return grad * up * (share + silu * (1 - share)), grad * silu
+        return torch.ops.aten.silu_backward(grad * up, gate), nn.functional.silu(gate).mul_(grad)
 
 
 def _norm(norm: nn.Module, x: Tensor) -> Tensor:

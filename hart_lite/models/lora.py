@@ -36,13 +36,12 @@ def _is_plain(module: LoraLayer) -> bool:
 
 
 def _forward(self: LoraLayer, x: Tensor) -> Tensor:
-    base = self.base_layer(x)
     if self.disable_adapters:
-        return base
+        return self.base_layer(x)
     a, b = _cast(self, x.dtype)
-    down = linear(x, a)
-    flat = torch.addmm(base.flatten(0, -2), down.flatten(0, -2), b.T, alpha=self.scaling[ADAPTER])
-    return flat.view(base.shape)
+    rows = x.flatten(0, -2)
+    out = self.base_layer(rows).addmm_(linear(rows, a), b.T, alpha=self.scaling[ADAPTER])  # in its place: it is large
+    return out.view(*x.shape[:-1], -1)
 
 
 def _cast(module: LoraLayer, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,9 @@ def prefill(policy: Policy, prompts: Sequence[Tokens], cache: PromptCache | None
         at = torch.cat([torch.arange(piece.places.start, piece.places.stop) for piece in part])
         on_device = at.to(policy.device)
         hidden = _read(policy, embeds_T_H[on_device], positions_R_T[:, on_device], on_device, part, store)
-        last.update((ends[place], hidden[n]) for n, place in enumerate(at.tolist()) if place in ends)
+        ended = [n for n, place in enumerate(at.tolist()) if place in ends]
+        # Indexed, not sliced: a slice would hold the states of the whole pass.
+        last.update(zip((ends[place] for place in at[ended].tolist()), hidden[ended], strict=True))
     if cache is not None:
         cache.add(
             [prompts[run.node.sequence] for run in leaves],

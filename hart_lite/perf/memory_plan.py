@@ -1,6 +1,6 @@
 """Will it fit? Peak memory, tokens and FLOPs of a recipe, from its numbers alone: no download, no model, no card.
 
-A plan is a list of moments, each with all that is held then; the peak is the largest. Two cases are planned: `worst`,
+A plan is a list of phases, each with all that is held then; the peak is the largest. Two cases are planned: `worst`,
 in which every image fills its budget, every turn runs to its longest and every sample names `max_boxes` crops that no
 other names; and `typical`, the same with one box a sample.
 """
@@ -22,6 +22,9 @@ CARDS = (12, 16, 24, 40, 48, 80)  # GB as sold
 # The CUDA context with its kernels takes about half of this and memory the allocator cannot place the rest. Cards also
 # report less than their name in GiB, so a GB is taken as 10^9 bytes.
 RESERVE = 1.0 * GIB
+# What torch's allocator takes of a card for one byte of tensors at the peak, while there is room: 13.2 GiB for 11.2 in
+# a step of `qwen7b_lora` on an H200. What it does not use it gives back before it runs out of memory.
+RESERVED = 1.18
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What is held at one time, in bytes."""
+class Phase:
+    """What is held in one phase of a run at its most, in bytes."""
 
     name: str
     weights: int
@@ -70,18 +73,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    moments: tuple[Moment, ...]
+    phases: tuple[Phase, ...]
     steps: tuple[Step, ...]
     problems: tuple[str, ...] = field(default=())
 
     @property
-    def largest(self) -> Moment:
-        return max(self.moments, key=lambda moment: moment.total)
+    def largest(self) -> Phase:
+        return max(self.phases, key=lambda phase: phase.total)
 
     @property
     def peak(self) -> int:
-        """Bytes."""
+        """Bytes of tensors."""
         return self.largest.total
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that the allocator takes for them where the card has room."""
+        return round(self.peak * RESERVED)
 
 
 def usable(card: int) -> int:
@@ -91,22 +99,22 @@ def usable(card: int) -> int:
 
 def plan(recipe: Recipe, dims: Dimensions, boxes: int | None = None) -> Plan:
     """The plan with so many boxes a sample; None: the worst case, `max_boxes`."""
-    case = _Case(recipe, dims, boxes or recipe.rollout.max_boxes)
-    moments, steps, problems = case.evaluation(), [], case.small_budgets()
+    estimator = MemoryEstimator(recipe, dims, boxes or recipe.rollout.max_boxes)
+    phases, steps, problems = estimator.evaluation(), [], estimator.small_budgets()
     for index, stage in enumerate(recipe.stages):
         name = f"{index + 1}-{stage.kind}"
         if isinstance(stage, SFTStage):
-            moments += case.sft(name, stage)
+            phases += estimator.sft(name, stage)
             continue
-        moments += case.rl(name, stage)
-        steps.append(case.step(name, stage))
-        longest = max(map(len, case.sequences(stage)))
+        phases += estimator.rl(name, stage)
+        steps.append(estimator.step(name, stage))
+        longest = max(map(len, estimator.sequences(stage)))
         if longest > stage.tokens_per_pack:
             problems.append(
                 f"these budgets allow a sequence of {longest} tokens, and stages.{index}.tokens_per_pack is "
                 f"{stage.tokens_per_pack}: training would stop there; raise it, or lower pixels or max_tokens_*"
             )
-    return Plan(tuple(moments), tuple(steps), tuple(problems))
+    return Plan(tuple(phases), tuple(steps), tuple(problems))
 
 
 def kv_tokens(turn: Turn, questions: int, samples: int) -> int:
@@ -114,7 +122,12 @@ def kv_tokens(turn: Turn, questions: int, samples: int) -> int:
     return questions * turn.shared + questions * samples * (turn.own + turn.sampled)
 
 
-class _Case:
+def _prompts(turn: Turn, questions: int, samples: int) -> int:
+    """Tokens that are read before sampling begins."""
+    return questions * turn.shared + questions * samples * turn.own
+
+
+class MemoryEstimator:
     """A recipe with a number of boxes for every sample."""
 
     def __init__(self, recipe: Recipe, dims: Dimensions, boxes: int) -> None:
@@ -123,13 +136,13 @@ class _Case:
         self.full = vision.tokens(pixels.full)
         self.crops = boxes * vision.tokens(pixels.crop)
         self.patches_per_token = max(vision.patches_per_token(pixels.full), vision.patches_per_token(pixels.crop))
-        adapters = self.cost.adapters()
-        self.still = {"weights": self.cost.weights(), "adapters": adapters, "optimizer": 2 * adapters}
-        self.training = self.still | {"adapters": 2 * adapters}  # with their gradients
+        adapters, casts = self.cost.adapters(), self.cost.casts
+        self.still = {"weights": self.cost.weights(), "adapters": adapters + casts, "optimizer": 2 * adapters}
+        self.training = self.still | {"adapters": 2 * adapters + casts}  # with their gradients
 
     def small_budgets(self) -> list[str]:
         """Budgets of pixels in which a family that sees tiles has room for none."""
-        least, pixels = self.dims.vision.least_pixels, self.recipe.pixels
+        least, pixels = self.dims.vision.min_pixels, self.recipe.pixels
         budgets = {"full": pixels.full, "crop": pixels.crop}
         return [
             f"pixels.{name} is {budget}, and this model is shown {least} pixels at least: training would stop there; "
@@ -168,66 +181,78 @@ class _Case:
     def _patches(self, image_tokens: int) -> float:
         return image_tokens * self.patches_per_token
 
-    # -- moments ---------------------------------------------------------------------------------------------------
+    # -- phases ---------------------------------------------------------------------------------------------------
 
-    def rl(self, name: str, stage: RLStage) -> list[Moment]:
+    def rl(self, name: str, stage: RLStage) -> list[Phase]:
         loop, samples = stage.loop or self.recipe.loop, self.recipe.rollout.samples
         questions = stage.questions_per_step
         images = questions * self.full + (loop != "direct") * questions * samples * self.crops
         features = self.cost.features(images)
-        moments = self._encode(f"{name}: see images", features, min(images, max(ENCODE_TOKENS, self.full)))
+        phases = self._encode(f"{name}: see images", features, min(images, max(ENCODE_TOKENS, self.full)))
+        known = 0 if loop == "mgpo" else None
         for turn in self.turns(loop):
-            moments += self._turn(name, turn, questions, samples, features)
-        return moments + self._update(name, stage, features)
+            phases += self._turn(name, turn, questions, samples, features, known)
+            if known is not None:
+                known = min(self.recipe.rollout.tokens_per_batch, known + _prompts(turn, questions, samples))
+        return phases + self._update(name, stage, features)
 
-    def _encode(self, name: str, features: int, image_tokens: int) -> list[Moment]:
+    def _encode(self, name: str, features: int, image_tokens: int) -> list[Phase]:
         encoding = self.cost.encoding(self._patches(image_tokens))
-        return [Moment(name, **self.still, features=features, activations=encoding)]
+        return [Phase(name, **self.still, features=features, activations=encoding)]
 
-    def _turn(self, name: str, turn: Turn, questions: int, samples: int, features: int) -> list[Moment]:
-        """One batch under the rollout's budget of tokens is held at a time, or one row that is longer. Of the prompts'
-        trie the shared parts or all samples' own parts are one level, which is read in slices."""
-        cost, rows = self.cost, questions * samples
-        whole = kv_tokens(turn, questions, samples)
-        batch = min(1, max(self.recipe.rollout.tokens_per_batch, len(turn)) / whole)
-        level = math.ceil(batch * (rows * turn.own or questions * turn.shared))
-        fed = min(level, max(FEED_TOKENS, turn.own or turn.shared))
-        read = math.ceil(batch * (whole - rows * turn.sampled))
+    def _turn(
+        self, name: str, turn: Turn, questions: int, samples: int, features: int, known: int | None = None
+    ) -> list[Phase]:
+        """One batch under the rollout's budget of tokens is held at a time, or one row that is longer. Its prompts are
+        read in passes; then their keys and values move from one store to the levels that rows stand under.
+
+        `known`: tokens of prompts whose keys and values are kept since an earlier turn, where a conversation goes on;
+        those of this turn are kept as well then, in the store and in the levels.
+        """
+        cost, rollout, rows = self.cost, self.recipe.rollout, questions * samples
+        whole, prompts = kv_tokens(turn, questions, samples), _prompts(turn, questions, samples)
+        batch = min(1, max(rollout.tokens_per_batch, len(turn)) / whole)
+        read, at_once = math.ceil(batch * prompts), math.ceil(batch * rows)
+        others, twice = (0, 0) if known is None else (known, read)
+        fed = min(read, FEED_TOKENS)
         kept = {**self.still, "features": features}
-        reading = cost.reading(fed, turn.shared + turn.own) + cost.features(fed)
-        drawing = cost.drawing(math.ceil(batch * rows))
+        reading = cost.reading(fed) + cost.features(fed + read)  # embeddings of the pass, and of all
+        sampling = {
+            "kv": cost.kv(math.ceil(batch * whole) + others + twice),
+            "activations": cost.stepping(at_once, len(turn)),
+            "logits": cost.drawing(at_once),
+        }
         return [
-            Moment(f"{name}: read for {turn.name}", **kept, kv=cost.kv(read), activations=reading),
-            Moment(f"{name}: sample {turn.name}", **kept, kv=cost.kv(math.ceil(batch * whole)), logits=drawing),
+            Phase(f"{name}: read for {turn.name}", **kept, kv=cost.kv(read + others), activations=reading),
+            Phase(f"{name}: sample {turn.name}", **kept, **sampling),
         ]
 
-    def _update(self, name: str, stage: RLStage, features: int) -> list[Moment]:
+    def _update(self, name: str, stage: RLStage, features: int) -> list[Phase]:
         """The reference pass, then the two heights of the update: at the head, and inside the last layer."""
         tokens = min(stage.tokens_per_pack, self.packed(stage))
         all_sampled = sum(turn.sampled for turn in self.sequences(stage))
         sampled = min(tokens, stage.questions_per_step * self.recipe.rollout.samples * all_sampled)
         if {"vision", "projector"} & set(self.recipe.model.lora.parts):
-            features *= (
-                2  # other ones than the rollout's, which stay: the base's in the reference, the graph's after it
-            )
-        moments = self._backward(name, tokens, tokens, sampled, features, self.cost.tower_kept(self._patches(tokens)))
+            # Other ones than the rollout's, which stay: the base's in the reference, the graph's after it.
+            features *= 2
+        phases = self._backward(name, tokens, sampled, features, self.cost.tower_kept(self._patches(tokens)))
         if self.recipe.beta:
-            reading = self.cost.reading(tokens, tokens, adapters=False)
-            moments.insert(0, Moment(f"{name}: reference", **self.still, features=features, activations=reading))
-        return moments
+            reading = self.cost.reading(tokens) + self.cost.features(tokens)
+            phases.insert(0, Phase(f"{name}: reference", **self.still, features=features, activations=reading))
+        return phases
 
-    def _backward(self, name: str, tokens: int, row: int, sampled: int, features: int, tower: int = 0) -> list[Moment]:
+    def _backward(self, name: str, tokens: int, sampled: int, features: int, tower: int = 0) -> list[Phase]:
         cost = self.cost
-        kept = cost.kept(tokens, row) + cost.around(tokens, row, sampled) + tower
-        at_head, in_layer = cost.head_backward(tokens, sampled), cost.layer_backward(tokens, row)
+        kept = cost.kept(tokens) + cost.around(tokens, sampled) + tower
+        at_head, in_layer = cost.head_backward(tokens, sampled), cost.layer_backward(tokens)
         held = {**self.training, "features": features}
         logits = cost.logits(sampled)
         return [
-            Moment(f"{name}: update, at the head", **held, activations=kept + at_head, logits=logits),
-            Moment(f"{name}: update, in a layer", **held, activations=kept + in_layer),
+            Phase(f"{name}: update, at the head", **held, activations=kept + at_head, logits=logits),
+            Phase(f"{name}: update, in a layer", **held, activations=kept + in_layer),
         ]
 
-    def sft(self, name: str, stage: SFTStage) -> list[Moment]:
+    def sft(self, name: str, stage: SFTStage) -> list[Phase]:
         """A pack for each micro-batch, of rows that have nothing in common, with the features of its images."""
         rows = stage.micro_batch_size
         images = self.full + (self.crops if stage.context == "full+crops" else 0)
@@ -236,9 +261,9 @@ class _Case:
         features = self.cost.features(rows * images)
         seen = self._encode(f"{name}: see images", features, min(rows * images, max(ENCODE_TOKENS, self.full)))
         tower = self.cost.tower_kept(self._patches(rows * images))
-        return seen + self._backward(name, rows * row, row, rows * said, features, tower)
+        return seen + self._backward(name, rows * row, rows * said, features, tower)
 
-    def evaluation(self) -> list[Moment]:
+    def evaluation(self) -> list[Phase]:
         """One greedy sample a question; the widest prompt is the image with its crops."""
         rollout = self.recipe.rollout
         batch = rollout.questions_at_once(self.full)

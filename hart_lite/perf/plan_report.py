@@ -1,4 +1,4 @@
-"""A plan as a table or as JSON: moments, tokens and FLOPs, which cards fit, and which overrides make the others fit."""
+"""A plan as a table or as JSON: phases, tokens and FLOPs, which cards fit, and which overrides make the others fit."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _gentler(recipe: Recipe, dims: Dimensions) -> Iterator[Override]:
         yield "rollout.max_boxes", recipe.rollout.max_boxes // 2
     for name in ("crop", "full"):
         half = getattr(recipe.pixels, name) // 2
-        if half >= recipe.pixels.min and dims.vision.tokens(half) >= FEWEST_TOKENS and half >= dims.vision.least_pixels:
+        if half >= recipe.pixels.min and dims.vision.tokens(half) >= FEWEST_TOKENS and half >= dims.vision.min_pixels:
             yield f"pixels.{name}", half
     for n, stage in enumerate(recipe.stages):
         if isinstance(stage, RLStage) and stage.questions_per_step > 1:
@@ -110,8 +110,9 @@ def report(recipe: Recipe, dims: Dimensions) -> dict:
 def _figures(p: Plan) -> dict:
     return {
         "peak": p.peak,
+        "reserved": p.reserved,
         "peak_at": p.largest.name,
-        "moments": [vars(moment) | {"total": moment.total} for moment in p.moments],
+        "phases": [vars(phase) | {"total": phase.total} for phase in p.phases],
         "steps": [vars(step) for step in p.steps],
         "problems": list(p.problems),
     }
@@ -126,13 +127,15 @@ def text(recipe: Recipe, dims: Dimensions) -> str:
     lines = [
         f"{recipe.name}: {recipe.model.base}, {dims.parameters / count:.2f} {name} parameters, "
         f"quant {recipe.model.quant}",
-        f"{unit} at each moment of the worst case: budgets full, turns as long as allowed, {boxes} a sample.",
+        f"{unit} at each phase of the worst case: budgets full, turns as long as allowed, {boxes} a sample.",
         f"Computed, not measured; {TEXT_TOKENS} tokens of text in a prompt.",
         "",
-        *_moments(worst, size),
+        *_phases(worst, size),
         "",
         f"peak {worst['peak'] / size:.1f} {unit} ({worst['peak_at']}); "
         f"with one box a sample {typical['peak'] / size:.1f} {unit} ({typical['peak_at']})",
+        f"torch reserves about {worst['reserved'] / size:.1f} and {typical['reserved'] / size:.1f} {unit} for these "
+        "where the card has room, and gives back what it does not use where it has not",
         "",
         *(line for step in typical["steps"] for line in _step(step)),
         *_cards(figures["cards"]),
@@ -141,12 +144,12 @@ def text(recipe: Recipe, dims: Dimensions) -> str:
     return "\n".join(lines)
 
 
-def _moments(case: dict, size: int) -> list[str]:
-    width = max(len(moment["name"]) for moment in case["moments"])
+def _phases(case: dict, size: int) -> list[str]:
+    width = max(len(phase["name"]) for phase in case["phases"])
     lines = [" " * width + "".join(f"{title:>12}" for title in (*PARTS.values(), "total"))]
-    for moment in case["moments"]:
-        values = "".join(f"{moment[part] / size:12.2f}" for part in (*PARTS, "total"))
-        lines.append(f"{moment['name']:{width}}{values}{'  <- peak' * (moment['name'] == case['peak_at'])}")
+    for phase in case["phases"]:
+        values = "".join(f"{phase[part] / size:12.2f}" for part in (*PARTS, "total"))
+        lines.append(f"{phase['name']:{width}}{values}{'  <- peak' * (phase['name'] == case['peak_at'])}")
     return lines
 
 

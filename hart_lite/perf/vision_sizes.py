@@ -45,13 +45,13 @@ class Vision:
         return COLOURS * FRAMES * self.patch**2
 
     @property
-    def least_pixels(self) -> int:
+    def min_pixels(self) -> int:
         """Of the smallest image that can be shown."""
         return (self.patch * self.merge) ** 2
 
     def tokens(self, pixels: int) -> int:
         """Visual tokens of an image that fills a budget of pixels."""
-        return pixels // self.least_pixels
+        return pixels // self.min_pixels
 
     def patches_per_token(self, pixels: int) -> float:
         return self.patches
@@ -94,7 +94,7 @@ class _Tiles:
         return (self.tile // self.patch) ** 2
 
     def _tiles(self, pixels: int) -> int:
-        return max(pixels, self.least_pixels) // self.tile**2
+        return max(pixels, self.min_pixels) // self.tile**2
 
     @property
     def _embedding(self) -> int:
@@ -152,7 +152,7 @@ class InternVit(_Tiles):
         )
 
     @property
-    def least_pixels(self) -> int:
+    def min_pixels(self) -> int:
         return self.tile**2
 
     @property
@@ -207,7 +207,7 @@ class Siglip(_Tiles):
         )
 
     @property
-    def least_pixels(self) -> int:
+    def min_pixels(self) -> int:
         return min(rows * columns for rows, columns in self.grids) * self.tile**2
 
     @property

@@ -11,7 +11,7 @@ from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import RLStage
 from hart_lite.eval.prediction import Prediction, read_prediction
 from hart_lite.eval.results import is_finished, read_evaluation
-from hart_lite.eval.run_summary import run_figures
+from hart_lite.eval.run_summary import run_metrics
 from hart_lite.runs.layout import ADAPTER, EVALUATION, METRICS, QUESTIONS, TIMING, TRACKED, VERSIONS, read_recipe
 from hart_lite.utils.jsonl import read_jsonl, read_object
 
@@ -85,7 +85,7 @@ def read_run(folder: Path) -> Run:
         recipe,
         read_object(folder / VERSIONS) if (folder / VERSIONS).is_file() else {},
         stages,
-        {moment: run_figures(evaluation) for moment, evaluation in evaluations.items()},
+        {moment: run_metrics(evaluation) for moment, evaluation in evaluations.items()},
         {moment: evaluations[moment].rows for moment in ends},
         asked.get("questions", []),
         asked.get("held_out", True),

@@ -55,21 +55,21 @@ class World:
     def __post_init__(self) -> None:
         unknown = [c for c in self.colours if c not in COLOURS]
         if unknown:
-            raise HartError(f"world colours {unknown} are unknown; choose from {', '.join(COLOURS)}")
+            raise HartError(f"toy colours {unknown} are unknown; choose from {', '.join(COLOURS)}")
         if len(set(self.colours)) < len(self.colours):
-            raise HartError(f"world colours {list(self.colours)} repeat one: its shapes could not be told apart")
+            raise HartError(f"toy colours {list(self.colours)} repeat one: its shapes could not be told apart")
         if not CHOICES <= self.glyphs <= len(GLYPHS):
-            raise HartError(f"world glyphs = {self.glyphs}; allowed: {CHOICES} to {len(GLYPHS)}")
+            raise HartError(f"toy glyphs = {self.glyphs}; allowed: {CHOICES} to {len(GLYPHS)}")
         low, high = self.objects
         if not 1 <= low <= high <= 8 or high > len(self.colours) * len(SHAPES):
             raise HartError(
-                f"world objects = {list(self.objects)} with {len(self.colours)} colours; allowed: 1 <= min <= max <= 8 "
+                f"toy objects = {list(self.objects)} with {len(self.colours)} colours; allowed: 1 <= min <= max <= 8 "
                 f"and at most colours x {len(SHAPES)} shapes"
             )
         if not 0 <= self.big_share <= 1:
-            raise HartError(f"world big_share = {self.big_share}; allowed: 0 to 1")
+            raise HartError(f"toy big_share = {self.big_share}; allowed: 0 to 1")
         if not 168 <= self.size <= 8192:
-            raise HartError(f"world size = {self.size} px; allowed: 168 to 8192")
+            raise HartError(f"toy size = {self.size} px; allowed: 168 to 8192")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hart_lite.eval.benchmarks import held_out
 from hart_lite.eval.evaluator import evaluate
 from hart_lite.eval.questions import Question
 from hart_lite.eval.results import is_finished, read_evaluation
-from hart_lite.eval.run_summary import run_figures, run_summary_table
+from hart_lite.eval.run_summary import run_metrics, run_summary_table
 from hart_lite.eval.settings import EvalSettings
 from hart_lite.inference.load import OpenModel
 from hart_lite.runs.layout import BEFORE, EVALUATION, SUMMARY, TIMING
@@ -66,7 +66,7 @@ def summarise(run: Path, names: Sequence[str]) -> dict[str, dict]:
     """{name: figures} of the evaluations that there are, also written to RUN/summary.json and summary.md."""
     begin_phase("summary")
     folders = [run / EVALUATION / name for name in names]
-    summary = {folder.name: run_figures(read_evaluation(folder)) for folder in folders if is_finished(folder)}
+    summary = {folder.name: run_metrics(read_evaluation(folder)) for folder in folders if is_finished(folder)}
     write_whole(run / SUMMARY, json.dumps(summary, indent=2) + "\n")
     write_whole(run / "summary.md", run_summary_table(summary) + "\n")
     return summary

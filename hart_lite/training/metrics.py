@@ -23,7 +23,7 @@ def measure(
     losses and whether the step was skipped."""
     figures = over_processes(_shares(groups, replaced) | _of_the_update(packs, metrics))
     figures["tokens_per_second"] = figures.pop("sampled") / clock.laps["rollout"]
-    figures["peak_memory_gib"] = peak_memory_gib(clock.device)
+    figures |= peak_memory(clock.device)
     return figures | {f"seconds_{name}": seconds for name, seconds in clock.laps.items()}
 
 
@@ -76,13 +76,15 @@ def coverage_share(example: Example, boxes) -> float:
     return sum(coverage([b for b in boxes if b.image == n], size) for n, size in enumerate(sizes)) / len(sizes)
 
 
-def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far: of the card, or of the process on CPU."""
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Most memory held so far, in GiB: of a card by tensors, and by torch's allocator, which takes more; of the process
+    on CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+        return {"peak_memory_gib": allocated / 2**30, "peak_reserved_gib": reserved / 2**30}
     import resource  # not on Windows, where only cards are measured
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
 class Clock:

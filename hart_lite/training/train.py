@@ -220,6 +220,7 @@ def _live_metrics(logs: dict) -> dict[str, str]:
         "loss": "loss",
         "mean_token_accuracy": "tokens right",
         "peak_memory_gib": "GiB",
+        "peak_reserved_gib": "GiB reserved",
         "tokens_per_second": "tok/s",
         "tokens_locate": "tok1",
         "tokens_verify": "tok2",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from large_keys import with_large_keys
 from pictures import packed_logps, photo_view
 
 from hart_lite.errors import NotFiniteError
@@ -14,22 +15,8 @@ from hart_lite.models.generation import Response, Sampling, generate
 from hart_lite.models.policy import Policy
 from hart_lite.types import Tokens
 
-KEY_BIAS, QUERY_BIASES = 150.0, (0.0, 20.0, 233.0)  # products of up to 2 * 150 * 233 = 70,000
+QUERY_BIASES = (0.0, 20.0, 233.0)  # products of up to 2 * 150 * 233 = 70,000
 SAMPLES, LONG = 8, 24
-
-
-def with_large_keys(policy: Policy, query_bias: float) -> Policy:
-    """+-150 added in the two slowest channels of each key head, which rotation hardly turns, and so much to those of
-    each query head. All keys share it, so that softmax leaves it out: exact arithmetic says the same as without."""
-    with torch.no_grad():
-        for layer in policy.family.language(policy.model).layers:
-            block = layer.self_attn
-            slow = [block.head_dim // 2 - 2, block.head_dim // 2 - 1]
-            for projection, size in ((block.k_proj, KEY_BIAS), (block.q_proj, query_bias)):
-                bias = projection.base_layer.bias
-                by_head = bias.view(-1, block.head_dim)
-                by_head[:, slow] = torch.tensor([size, -size], dtype=bias.dtype)
-    return policy
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16", "float16"])

@@ -23,7 +23,7 @@ def read(source: str) -> Iterator[Example | BadRow]:
         found = _SOURCE.fullmatch(source)
         scenes = int(found[1]) if found else 0
         if not 1 <= scenes <= MOST_SCENES:
-            raise HartError(f"the world has no {shown(source)}; give world or world=scenes=40")
+            raise HartError(f"the toy data has no {shown(source)}; give toy or toy=scenes=40")
     for index in range(HELD_OUT, HELD_OUT + scenes):
         yield from examples(World(), range(index, index + 1))
 

@@ -57,8 +57,8 @@ MAX_RESPONSES, MAX_TOKENS = 11, 10_240
 
 
 def deepeyes(example: Example, setting: Setting) -> ProtocolRun:
-    most = min(setting.full_pixels, MOST)
-    full = full_views(example, setting.interface, most, min(LEAST, most))
+    max_pixels = min(setting.full_pixels, MOST)
+    full = full_views(example, setting.interface, max_pixels, min(LEAST, max_pixels))
     options = "".join(f"{chr(ord('A') + n)}. {choice}\n" for n, choice in enumerate(example.choices))
     asked = f"Question: {example.question}\n" + (f"Options: \n{options}\n" if options else "") + THINK_FIRST
     limit = min(setting.max_tokens_answer, MAX_TOKENS)
@@ -95,7 +95,7 @@ def _counts(boxes: list[Box], errors: int) -> dict[str, int]:
 def _zoom(example: Example, setting: Setting, full: tuple[ImageView, ...], text: str) -> tuple[Box, ImageView]:
     """The box of the first call in a response, in original pixels, and the crop it asks for."""
     size = example.images[0].size()
-    most = min(setting.crop_pixels, MOST)
+    max_pixels = min(setting.crop_pixels, MOST)
     corners = read_corners(read_arguments(text, () if setting.as_published else (TOOL,)))
     if setting.as_published:
         if corners[2] <= corners[0] or corners[3] <= corners[1]:
@@ -105,4 +105,4 @@ def _zoom(example: Example, setting: Setting, full: tuple[ImageView, ...], text:
     found, _ = valid_boxes([corners], size, 1)
     if not found:
         raise ToolError(f"bbox_2d is {shown(corners)}, which leaves nothing to look at in the image")
-    return found[0], crop_view(example, found[0], setting.interface, 0, most, min(LEAST, most))
+    return found[0], crop_view(example, found[0], setting.interface, 0, max_pixels, min(LEAST, max_pixels))

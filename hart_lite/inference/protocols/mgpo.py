@@ -92,8 +92,8 @@ def _words(text: str, example: Example, setting: Setting) -> str:
 
 
 def _limits(budget: int) -> tuple[int, int]:
-    most = min(budget, MOST)
-    return most, min(LEAST, most)
+    max_pixels = min(budget, MOST)
+    return max_pixels, min(LEAST, max_pixels)
 
 
 def _full(example: Example, setting: Setting) -> tuple[ImageView, ...]:
@@ -175,14 +175,14 @@ class Nearest:
 
 def _nearest(source: ImageSource, box: Box | None, setting: Setting, limits: tuple[int, int]) -> ImageView:
     """As the released loader shows it: within the limits by nearest neighbour, then on the family's grid."""
-    most, least = limits
+    max_pixels, min_pixels = limits
     original = source.size() if box is None else (int(box.width), int(box.height))
     size = original
     for over in (True, False):  # first down to the most, then up to the least
         area = size[0] * size[1]
-        if (area > most) if over else (area < least):
-            factor = math.sqrt((most if over else least) / area)
+        if (area > max_pixels) if over else (area < min_pixels):
+            factor = math.sqrt((max_pixels if over else min_pixels) / area)
             size = max(int(size[0] * factor), 1), max(int(size[1] * factor), 1)
     if size == original:
-        return ImageView(source, setting.interface.fit(size, most, least), box)
-    return ImageView(Nearest(source, size, box), setting.interface.fit(size, most, least))
+        return ImageView(source, setting.interface.fit(size, max_pixels, min_pixels), box)
+    return ImageView(Nearest(source, size, box), setting.interface.fit(size, max_pixels, min_pixels))

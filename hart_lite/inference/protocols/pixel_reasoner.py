@@ -76,8 +76,8 @@ class _Talk:
 
 
 def pixel_reasoner(example: Example, setting: Setting) -> ProtocolRun:
-    most = min(setting.full_pixels, MOST)
-    full = full_views(example, setting.interface, most, min(LEAST, most))
+    max_pixels = min(setting.full_pixels, MOST)
+    full = full_views(example, setting.interface, max_pixels, min(LEAST, max_pixels))
     asked = f"{setting.wording(example)}\n\n{GUIDELINES}"
     talk = _Talk(list(full), characters=len(SYSTEM) + len(asked))
     limit = min(setting.max_tokens_answer, MAX_CONTEXT)
@@ -125,8 +125,8 @@ def _cut(example: Example, setting: Setting, images: list[ImageView], text: str)
     left, top, right, bottom = Box(*_within(region, padded)).whole_pixels(original)
     cut = Box(left, top, right, bottom, image)
     found, _ = valid_boxes([_within(region, shares)], original, 1, image=image)
-    most = min(setting.crop_pixels, MOST)
-    seen = setting.interface.fit((right - left, bottom - top), most, min(LEAST_CROP, most))
+    max_pixels = min(setting.crop_pixels, MOST)
+    seen = setting.interface.fit((right - left, bottom - top), max_pixels, min(LEAST_CROP, max_pixels))
     return (found[0] if found else cut), ImageView(target.source, seen, cut)
 
 

@@ -27,7 +27,7 @@ class ImageInterface(Protocol):
     locate_words: str
     several_words: str
 
-    def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]: ...
+    def fit(self, size: tuple[int, int], max_pixels: int, min_pixels: int) -> tuple[int, int]: ...
 
     def boxes_from_text(
         self, text: str, seen: list[tuple[int, int]], original: list[tuple[int, int]]
@@ -67,7 +67,7 @@ class Family(Protocol):
     def lora_targets(self, parts: Sequence[str]) -> str:
         """Regular expression over module names that carry adapters; parts: language, vision, projector."""
 
-    def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]:
+    def fit(self, size: tuple[int, int], max_pixels: int, min_pixels: int) -> tuple[int, int]:
         """(width, height) the model sees of an image of this size within a budget of pixels."""
 
     def image_tokens(self, size: tuple[int, int]) -> int:

@@ -47,7 +47,7 @@ class InternVL3(TiledFamily):
         super().__init__(source, revision)
         vision = self.config.vision_config
         self.tile = vision.image_size[0]
-        self.least_pixels = self.tile**2
+        self.min_pixels = self.tile**2
         self.tile_tokens = int(self.tile // vision.patch_size[0] * self.config.downsample_ratio) ** 2
         markup = self.tokenizer.convert_tokens_to_ids(list(_MARKUP))
         added = self.tokenizer.added_tokens_decoder
@@ -55,11 +55,11 @@ class InternVL3(TiledFamily):
 
     # -- images ----------------------------------------------------------------------------------------------------
 
-    def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]:
+    def fit(self, size: tuple[int, int], max_pixels: int, min_pixels: int) -> tuple[int, int]:
         """The grid of tiles whose shape is nearest to the image's, as the stock processor chooses it."""
-        self._check_budget(most)
-        tiles = min(most // self.tile**2, MAX_TILES)
-        fewest = min(math.ceil(least / self.tile**2), tiles)
+        self._check_budget(max_pixels)
+        tiles = min(max_pixels // self.tile**2, MAX_TILES)
+        fewest = min(math.ceil(min_pixels / self.tile**2), tiles)
         columns, rows = get_optimal_tiled_canvas((size[1], size[0]), (self.tile, self.tile), fewest, tiles)
         return columns * self.tile, rows * self.tile
 

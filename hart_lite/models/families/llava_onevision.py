@@ -46,7 +46,7 @@ class LlavaOneVision(TiledFamily):
         vision = self.config.vision_config
         self.tile, self.patches = vision.image_size, vision.image_size // vision.patch_size
         self.grids = self.config.image_grid_pinpoints  # (height, width) in pixels
-        self.least_pixels = min(height * width for height, width in self.grids)
+        self.min_pixels = min(height * width for height, width in self.grids)
         self.most_tiles = int(self.config.vision_aspect_ratio.rpartition("_")[2])  # of "anyres_max_9"
 
     def use_box_format(self, box_format: BoxFormat) -> None:
@@ -54,14 +54,14 @@ class LlavaOneVision(TiledFamily):
 
     # -- images ----------------------------------------------------------------------------------------------------
 
-    def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]:
+    def fit(self, size: tuple[int, int], max_pixels: int, min_pixels: int) -> tuple[int, int]:
         """The image within the best grid of tiles, touching two of its sides; what is left of the grid is padded."""
-        self._check_budget(most)
+        self._check_budget(max_pixels)
         width, height = size
         width, height = max(width, height / MAX_ASPECT), max(height, width / MAX_ASPECT)
-        enlarged = max(math.sqrt(least / (width * height)), 1)
+        enlarged = max(math.sqrt(min_pixels / (width * height)), 1)
         width, height = math.ceil(width * enlarged), math.ceil(height * enlarged)
-        allowed = [grid for grid in self.grids if grid[0] * grid[1] <= most]
+        allowed = [grid for grid in self.grids if grid[0] * grid[1] <= max_pixels]
         grid_height, grid_width = select_best_resolution((height, width), allowed)
         if grid_width / width < grid_height / height:
             return grid_width, min(math.ceil(height * grid_width / width), grid_height)

@@ -70,20 +70,20 @@ class Qwen25VL(ChatFamily):
 
     # -- images ----------------------------------------------------------------------------------------------------
 
-    def fit(self, size: tuple[int, int], most: int, least: int) -> tuple[int, int]:
+    def fit(self, size: tuple[int, int], max_pixels: int, min_pixels: int) -> tuple[int, int]:
         """Both sides multiples of 28. An aspect ratio above 100 is squeezed to it rather than refused."""
         width, height = size
         width, height = max(width, height / MAX_ASPECT), max(height, width / MAX_ASPECT)
-        least = max(least, self.factor**2)
+        min_pixels = max(min_pixels, self.factor**2)
         h, w = smart_resize(
             max(round(height), 1),
             max(round(width), 1),
             factor=self.factor,
-            min_pixels=least,
-            max_pixels=most * (1 + 1e-9),  # its rounding takes a row from every tenth square at a square budget
+            min_pixels=min_pixels,
+            max_pixels=max_pixels * (1 + 1e-9),  # its rounding takes a row from every tenth square at a square budget
         )
         h, w = max(h, self.factor), max(w, self.factor)
-        while h * w > most:  # a thin image: smart_resize keeps at least one token a side and may overshoot
+        while h * w > max_pixels:  # a thin image: smart_resize keeps at least one token a side and may overshoot
             h, w = (h - self.factor, w) if h > w else (h, w - self.factor)
         return w, h
 

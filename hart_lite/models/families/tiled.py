@@ -32,7 +32,7 @@ class TiledFamily(ChatFamily):
     position_rows = 1
     vision_linears: str  # of one block of the tower, as a pattern
     tile: int  # its side in pixels
-    least_pixels: int  # of the smallest grid of tiles
+    min_pixels: int  # of the smallest grid of tiles
     # Modules kept in 16 bit under 4-bit quantisation (see Qwen25VL).
     unquantised = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 
@@ -80,10 +80,10 @@ class TiledFamily(ChatFamily):
     # -- images ----------------------------------------------------------------------------------------------------
 
     def _check_budget(self, pixels: int) -> None:
-        if pixels < self.least_pixels:
+        if pixels < self.min_pixels:
             raise HartError(
-                f"{self.title} is shown tiles of {self.tile} x {self.tile}, {self.least_pixels} pixels at least, and a "
-                f"budget is {pixels}; raise pixels.full and pixels.crop to {self.least_pixels} or more"
+                f"{self.title} is shown tiles of {self.tile} x {self.tile}, {self.min_pixels} pixels at least, and a "
+                f"budget is {pixels}; raise pixels.full and pixels.crop to {self.min_pixels} or more"
             )
 
     def _on_device(self, model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:

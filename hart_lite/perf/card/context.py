@@ -39,7 +39,7 @@ class Sizes:
     questions: int
     locate: int
     answer: int
-    least_pixels: int
+    min_pixels: int
     photo: tuple[int, int]
     tokens_per_pack: int
     tokens_per_batch: int
@@ -68,7 +68,7 @@ FULL = Sizes(
     questions=8,
     locate=64,
     answer=16,
-    least_pixels=50176,
+    min_pixels=50176,
     photo=(4000, 3000),
     tokens_per_pack=4096,
     tokens_per_batch=32768,
@@ -99,7 +99,7 @@ TINY = Sizes(
     questions=2,
     locate=6,
     answer=4,
-    least_pixels=4 * TOKEN,
+    min_pixels=4 * TOKEN,
     photo=(320, 240),
     tokens_per_pack=512,
     tokens_per_batch=1024,
@@ -154,8 +154,8 @@ class Card:
             tokens_per_batch=sizes.tokens_per_batch,
             cuda_graph=cuda_graph,
         )
-        policy.family.seen = policy.family.fit(sizes.photo, full, sizes.least_pixels)
-        pixels = PixelBudgets(full=full, crop=crop, min=sizes.least_pixels)
+        policy.family.seen = policy.family.fit(sizes.photo, full, sizes.min_pixels)
+        pixels = PixelBudgets(full=full, crop=crop, min=sizes.min_pixels)
         return Workload(preset, runner_of(policy, pixels, settings), work.dims)
 
     def photos(self, fresh: bool = True) -> list[Example]:

@@ -58,7 +58,7 @@ def measured(card: Card, work: Workload, ours: Ours) -> dict[str, Any]:
 
 
 def planned(card: Card, work: Workload) -> dict[str, float]:
-    """GiB of `hart-lite plan` for these settings and one box a sample, by moment."""
+    """GiB of `hart-lite plan` for these settings and one box a sample, by phase."""
     sizes = card.sizes
     stage = {"kind": "rl", "questions_per_step": sizes.questions, "tokens_per_pack": sizes.tokens_per_pack}
     recipe = Recipe.model_validate(
@@ -70,7 +70,7 @@ def planned(card: Card, work: Workload) -> dict[str, float]:
             "stages": [stage],
         }
     )
-    return {moment.name: moment.total / GIB for moment in plan(recipe, work.dims, boxes=1).moments}
+    return {phase.name: phase.total / GIB for phase in plan(recipe, work.dims, boxes=1).phases}
 
 
 def packs_of(card: Card) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def update_peak(work: Workload, sequences: list[Tokens]) -> tuple[int, int]:
 
 
 def _planned(work: Workload, packed: Pack) -> int:
-    """As `hart-lite plan` has it, with a mask over the whole row: what blocks leave out of that they repeat in keys."""
+    """As `hart-lite plan` has it."""
     preset, tokens, sampled = work.preset, len(packed), len(packed.targets_N)
     section = ModelSection(
         dtype=preset.dtype,
@@ -116,6 +116,6 @@ def _planned(work: Workload, packed: Pack) -> int:
         lora=work.runner.policy.lora,
     )
     cost = Cost(work.dims, section)
-    at_head, in_layer = cost.head_backward(tokens, sampled), cost.layer_backward(tokens, tokens)
-    kept = cost.kept(tokens, tokens) + cost.around(tokens, tokens, sampled)
+    at_head, in_layer = cost.head_backward(tokens, sampled), cost.layer_backward(tokens)
+    kept = cost.kept(tokens) + cost.around(tokens, sampled)
     return kept + max(at_head + cost.logits(sampled), in_layer)

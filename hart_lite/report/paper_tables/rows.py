@@ -9,7 +9,7 @@ from statistics import fmean
 
 from hart_lite.errors import HartError
 from hart_lite.eval.grounding import mutual_information
-from hart_lite.eval.metrics import SCORES, answers, grounding_figures, grounding_rows, joint_figures, mean
+from hart_lite.eval.metrics import SCORES, answers, grounding_metrics, grounding_rows, joint_metrics, mean
 from hart_lite.eval.prediction import Prediction
 from hart_lite.eval.results import Evaluation, is_evaluation, read_evaluation
 from hart_lite.eval.summary import flat
@@ -124,7 +124,7 @@ def _joint(number: int, columns: Sequence[Column], one: Source) -> Iterator[dict
         pairs = [(row, looked[row.id]) for row in part if row.id in looked]
         if not pairs:
             continue
-        found = joint_figures([row.strict for row, _ in pairs], [other for _, other in pairs])
+        found = joint_metrics([row.strict for row, _ in pairs], [other for _, other in pairs])
         how = trained(one.evaluation.model)
         cells: dict[str, Cell] = {"method": f"{one.label}, {mode}, {name}", "hart": how.hart if how else None}
         for keys, counts in zip(JOINT, found["counts"], strict=True):
@@ -178,7 +178,7 @@ def _grounding(number: int, columns: list[Column], one: Source) -> Iterator[dict
         }.items():
             if f"{key}_{end}" not in {column.key for column in columns}:
                 columns.append(Column(f"{key}_{end}", f"{name} {title} (added)"))
-        found = grounding_figures(part)
+        found = grounding_metrics(part)
         for reading, share in (("per box", found["grounded_per_target"]), ("any target", found["grounded"])):
             cells = lines.setdefault((mode, reading), {"method": f"{one.label}, {mode}, {reading}"})
             cells |= {
