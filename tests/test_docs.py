@@ -1,8 +1,8 @@
 """README and docs/: commands run, with the toy base in place of large ones; names, options and keys exist; tables are
 those on file; links lead somewhere.
 
-A command that no test runs says why at the start of its comment: it needs a `card` or a `network`, takes `minutes`, or
-`serves` until it is stopped. `(tests: toy model)` after such a mark says that it runs here all the same.
+A command that no test runs says why at the start of its comment: it needs a card or a network, takes minutes, or serves
+until it is stopped. What `STANDS_IN` follows runs here all the same.
 """
 
 import ast
@@ -31,7 +31,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 TRAIN = {"README.md", "recipes.md"}  # these pages train, which takes ten seconds and more
 MARKS = {"card", "network", "minutes", "serves"}
-STANDS_IN = "(tests: toy model)"
+STANDS_IN = "the tests run it on the toy model"
 
 
 def text_of(page: Path) -> str:
@@ -49,7 +49,7 @@ class Command:
 
     @property
     def marked(self) -> bool:
-        return bool(set(re.findall(r"\w+", self.comment.split(":")[0].split("(")[0])) & MARKS)
+        return bool(set(re.findall(r"\w+", re.split("[:;]", self.comment)[0])) & MARKS)
 
     @property
     def runs_here(self) -> bool:
