@@ -178,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
         self.error(400, f"bad header {secret}\n\x1b[31m")
 
     def do_echo(self, body, earlier, secret) -> None:
-        self.say(f"(B), said the bearer of {secret}, \ud800")
+        self.say(f"(B). So said the bearer of {secret}, \ud800")
 
     def do_redirect(self, body, earlier, secret) -> None:
         self.send_response(307)

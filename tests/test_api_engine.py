@@ -165,7 +165,7 @@ def test_a_wrong_key_stops_everything(client, server):
 def test_the_key_is_nowhere(client, server, capfd):
     """In no answer and in no failure."""
     done = ask(client, "echo")
-    assert done.outcome.text == "(B), said the bearer of Bearer [key], ?"
+    assert done.outcome.text == "(B). So said the bearer of Bearer [key], ?"
     shown = [repr(done), repr(client), repr(ask(client, "500")), repr(ask(client, "not-json"))]
     assert not any(KEY in text for text in (*shown, *capfd.readouterr()))
     assert f"Bearer {KEY}" in server.get("secrets")

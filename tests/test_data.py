@@ -77,6 +77,13 @@ def test_jsonl_reads_a_byte_order_mark_labels_and_choice_texts(folder):
     assert (example.choices, example.answer) == (("cat", "dog", "owl"), "C")
 
 
+@pytest.mark.parametrize("form", ["{}. {}", "{}) {}", "{}: {}", "\uff08{}\uff09 {}"])
+def test_labels_of_other_forms_are_dropped_from_choices(folder, form):
+    row = GOOD | {"choices": [form.format("AB"[n], text) for n, text in enumerate(("cat", "dog"))], "answer": "dog"}
+    (example,) = load_examples(write_rows(folder / "rows.jsonl", row))
+    assert (example.choices, example.answer) == (("cat", "dog"), "B")
+
+
 BAD = {
     "not JSON": ("{oops", "not JSON"),
     "not an object": ("[1, 2]", "a row is a JSON object with the fields id, image"),
@@ -84,6 +91,12 @@ BAD = {
     "no answer": ({k: v for k, v in GOOD.items() if k != "answer"}, "no answer"),
     "answer null": (GOOD | {"answer": None}, "no answer"),
     "a number as answer": (GOOD | {"answer": 4}, r'answer: 4 given; text is allowed \(in quotes: "4"\)'),
+    "an answer that is a thought cut off": (
+        {"image": "a.png", "question": "?", "answer": "<think>a sign"}, "answer: '<think>a sign' given; nothing can"),
+    "an answer in an empty tag": (
+        {"image": "a.png", "question": "?", "answer": "<answer> </answer>"}, "so that no response would be right"),
+    "an answer that says nothing": (
+        {"image": "a.png", "question": "?", "answer": "I am not sure."}, "give the answer alone, as text"),
     "no question": ({k: v for k, v in GOOD.items() if k != "question"}, "no question"),
     "an empty question": (GOOD | {"question": "  "}, "question: '  ' is empty"),
     "a letter beyond the choices": (GOOD | {"answer": "D"}, "'D' is not one of the choices: A='cat'"),

@@ -81,26 +81,37 @@ def new_rl(new_policy, tiny_base, run, budget: int, **stage) -> RLTrainer:
     return rl_trainer(new_policy, tiny_base, run, stage=stage, model=DROPOUT)
 
 
+@pytest.fixture(scope="module")
+def half_budget(new_policy, tiny_base, tmp_path_factory) -> tuple[list[torch.Tensor], list[dict]]:
+    """(adapters, metrics) of a run that begins with half the budget."""
+    run = tmp_path_factory.mktemp("small")
+    with pytest.MonkeyPatch.context() as patch:
+        make_up(patch.setattr)
+        small = new_rl(new_policy, tiny_base, run, BUDGET // 2)
+        torch.manual_seed(5)
+        small.train()
+    return adapters(small), metrics(run)
+
+
 @pytest.mark.parametrize("place", ["forward", "backward", "reference"])
-def test_an_update_that_does_not_fit_is_that_of_half_the_budget(new_policy, tiny_base, tmp_path, place, caplog):
+def test_an_update_that_does_not_fit_is_that_of_half_the_budget(
+    new_policy, tiny_base, tmp_path, half_budget, place, caplog
+):
     """The second of its packs fails in the first step, once the first one's gradients are there."""
-    small = new_rl(new_policy, tiny_base, tmp_path / "small", BUDGET // 2)
-    torch.manual_seed(5)
-    small.train()
     large = new_rl(new_policy, tiny_base, tmp_path / "large", BUDGET)
     torch.manual_seed(5)
     with limited(large, place, BUDGET // 2, 1) as failed, caplog.at_level(logging.WARNING):
         large.train()
     assert len(failed) == 1  # later steps keep to the half
     assert BUDGET // 2 < failed[0] <= BUDGET
-    assert same(adapters(large), adapters(small))
+    assert same(adapters(large), half_budget[0])
     told = [record.message for record in caplog.records if "memory ran out" in record.message]
     assert len(told) == 1
     assert f"the update of step 1 with stages.0.tokens_per_pack={BUDGET}" in told[0]
     assert f"Set stages.0.tokens_per_pack={BUDGET // 2} in the recipe" in told[0]
     rows = metrics(tmp_path / "large")
     assert [row["tokens_per_pack"] for row in rows] == [BUDGET // 2] * 2
-    assert without_timings(rows) == without_timings(metrics(tmp_path / "small"))
+    assert without_timings(rows) == without_timings(half_budget[1])
     assert not large.policy.model.training
 
 

@@ -9,6 +9,7 @@ from hart_lite.eval.benchmarks.official_scorers import (
     mmstar_right,
     treebench_miou,
     treebench_right,
+    visual_cot_form,
     vstar_letter,
 )
 from hart_lite.eval.benchmarks.registry import BENCHMARKS
@@ -256,6 +257,28 @@ def test_visual_cot_counts_only_what_repeats_the_answer():
     assert grade("The answer is a window.", "A window")
 
 
+@pytest.mark.parametrize(("text", "answer"), [("the window", "A window"), ("three", "3"), (".5", "0.5"), ("½", "1/2")])
+def test_what_the_grader_has_learned_leaves_the_official_column_of_visual_cot_alone(text, answer):
+    assert grade(text, answer)
+    assert not BENCHMARKS["visual-cot"].official(text, Example("gqa/7", (), "What is it?", answer))
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("1,000", "1000"),
+        ("+3.0", "3"),
+        ("-0.0", "0"),
+        ("007", "007"),
+        ("\uff33TOP!", "stop"),
+        ("?", "?"),
+        ("'A  b'.", "a b"),
+    ],
+)
+def test_the_form_in_which_visual_cot_is_compared(text, form):
+    assert visual_cot_form(text) == form
+
+
 @pytest.mark.parametrize("unit", ["A ", "answer is ", "<box>", "<box>[1,1,", "<answer>", "(", " \n", "a" * 5, "[9" * 2])
 def test_reading_takes_linear_time(unit):
     text = unit * (400_000 // len(unit))
@@ -266,3 +289,4 @@ def test_reading_takes_linear_time(unit):
         mmstar_right(text, "B")
         treebench_right(text, "B")
         treebench_miou(text, [[0, 0, 1, 1]])
+        visual_cot_form(text)

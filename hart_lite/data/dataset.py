@@ -15,7 +15,7 @@ from typing import Any
 from hart_lite.data.images import ImageFile
 from hart_lite.data.rows import FIELDS, MAX_PATH, ImageCell, Row, Source, nearest, read_mme_realworld, read_rows
 from hart_lite.errors import DataError, HartError
-from hart_lite.grading import answer_letter
+from hart_lite.grading import answer_letter, check_answer, unlabelled
 from hart_lite.types import Box, Example, ImageSource
 from hart_lite.utils.text import cut, shown
 
@@ -138,6 +138,8 @@ class _RowCheck:
         question = _text(fields, "question")
         choices = _choices(fields.get("choices", []))
         answer = _text(fields, "answer")
+        if not choices:
+            check_answer(answer)
         images = self._images(fields, row)
         example = Example(
             id=self._id(fields.get("id", row.default_id), row.where),
@@ -221,12 +223,12 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
 
 
 def _choices(values: Any) -> tuple[str, ...]:
-    """The choices' texts. Labels '(A) ..', '(B) ..' in the data are dropped: prompts label the choices themselves."""
+    """The choices' texts. Labels in the data ('(A) ..', 'A. ..') are dropped: prompts label choices themselves."""
     if not isinstance(values, list) or len(values) == 1 or not all(isinstance(v, str) and v.strip() for v in values):
         raise DataError(f"choices: {shown(values)} given; a list of at least two texts is allowed")
     labels = [_LABELLED.match(value.strip()) for value in values]
     if not values or not all(labels):
-        return tuple(value.strip() for value in values)
+        return unlabelled(tuple(value.strip() for value in values))
     expected = [chr(ord("A") + i) for i in range(len(values))]
     if [label[1] for label in labels] != expected:
         raise DataError(f"choices: {shown(values)} are labelled out of order; {', '.join(expected)} is needed")

@@ -127,7 +127,7 @@ def test_what_no_request_can_mend_is_an_error_of_the_model(client):
 def test_the_key_is_in_one_header_and_in_nothing_that_is_shown(client, server, caplog, capfd):
     caplog.set_level("DEBUG")
     answered = client.clean(ask(client, "echo/client"))
-    assert answered == "(B), said the bearer of Bearer [key], ?"
+    assert answered == "(B). So said the bearer of Bearer [key], ?"
     shown = [answered, repr(client)]
     for model in ("500", "not-json", "echo-error", "gibberish"):
         with pytest.raises(RequestError) as failed:
@@ -142,7 +142,7 @@ def test_the_key_is_in_one_header_and_in_nothing_that_is_shown(client, server, c
 def test_placeholders_are_no_secrets(server, key, shown):
     """A server of one's own takes any key; its name must stay in the answers."""
     client = Client(server.url, key)
-    assert client.clean(ask(client, "echo")) == f"(B), said the bearer of Bearer {shown}, ?"
+    assert client.clean(ask(client, "echo")) == f"(B). So said the bearer of Bearer {shown}, ?"
 
 
 # -- many requests -------------------------------------------------------------------------------------------------

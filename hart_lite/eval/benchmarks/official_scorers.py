@@ -7,6 +7,7 @@ All take time linear in the response.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from string import ascii_uppercase
 
@@ -42,6 +43,7 @@ _REFUSALS = (
 )
 _SPACED = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 
+_NUMBER = re.compile(r"[+-]?(?:\d+|[1-9]\d{0,2}(?:,\d{3})+)(?:\.\d+)?")
 _TREE_BOX = re.compile(
     r"\[(\d{1,18}),(\d{1,18}),(\d{1,18}),(\d{1,18})\]"
 )  # larger numbers give an IoU of 0 all the same
@@ -128,3 +130,19 @@ def _first_between(text: str, opening: str, closing: str, start: int = 0) -> str
     begin = text.find(opening, start)
     end = -1 if begin < 0 else text.find(closing, begin + len(opening))
     return None if end < 0 else text[begin + len(opening) : end]
+
+
+def visual_cot_form(text: str) -> str:
+    """The form in which a Visual-CoT response and its answer are compared, in place of the judge that the paper asks.
+
+    It has NFKC, one case, single spaces, no quotes or stops at its ends, and one spelling for 1,000 = 1000 and 3.0 = 3.
+    It stays as it is while the grader's `normalise` learns more, so that older and newer figures can be compared.
+    """
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    plain = plain.lstrip("\"'`").rstrip(".,;:!?\"'` ") or plain
+    if not _NUMBER.fullmatch(plain):
+        return plain
+    number = plain.replace(",", "").lstrip("+")
+    if "." in number:
+        number = number.rstrip("0").rstrip(".")
+    return "0" if number == "-0" else number

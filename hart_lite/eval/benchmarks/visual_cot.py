@@ -13,8 +13,8 @@ from pathlib import Path
 from hart_lite.errors import DataError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.benchmarks.examples import boxes_inside, examples, text
+from hart_lite.eval.benchmarks.official_scorers import visual_cot_form
 from hart_lite.eval.benchmarks.readers import ImageFolder, Record, find_files, is_hub_name, json_records, jsonl_records
-from hart_lite.grading import normalise
 from hart_lite.types import Example
 from hart_lite.utils.text import shown
 
@@ -68,7 +68,7 @@ def _make(name: str, told: dict[str, Record], images: ImageFolder) -> Callable[[
         asked, answer = _question_and_answer(told[number])
         if asked.split() != question.split():
             raise DataError(f"question_id: {number} asks {shown(question)} here and {shown(asked)} in {name}.json")
-        if normalise(answer) in _LEFT_OUT:
+        if visual_cot_form(answer) in _LEFT_OUT:
             return None
         others = told[number].fields.get("image")
         # The two files name the images of visual7w differently.
@@ -99,7 +99,7 @@ def prompt(example: Example) -> str:
 
 def official(response: str, example: Example) -> bool:
     """The official score is a language model's; what repeats the answer would get its full mark."""
-    return normalise(response) == normalise(example.answer)
+    return visual_cot_form(response) == visual_cot_form(example.answer)
 
 
 BENCHMARK = Benchmark(

@@ -1,9 +1,9 @@
-import time
+"""Which letter a response gives as its answer, and which a row's answer is."""
 
 import pytest
 
 from hart_lite.errors import HartError
-from hart_lite.grading import answer_letter, choice_lines, grade, normalise, read_answer
+from hart_lite.grading import answer_letter, choice_lines, grade, read_answer, unlabelled
 
 SIGNS = ("STOP", "SLOW", "EXIT", "OPEN")
 
@@ -190,44 +190,6 @@ def test_the_text_of_two_choices_is_no_answer():
     assert read_answer("kg", ("kg", "KG")) == "A"
 
 
-def test_reads_free_text():
-    assert read_answer(r"It is \boxed{12 km}") == "12 km"
-    assert read_answer("<answer>Main St.</answer> I think") == "Main St."
-    assert read_answer("The answer is STOP. It is red.") == "STOP"
-    assert read_answer("Answer: 3.5 m\nbye") == "3.5 m"
-    assert read_answer("  STOP\n") == "STOP"
-    assert read_answer(" \n") is None
-    assert read_answer("$5") == "$5"
-
-
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [
-        ("1,000", "1000"),
-        ("3.0", "3"),
-        ("+3", "3"),
-        ("-0.0", "0"),
-        ("Main  St.", "main st"),
-        ("\uff33TOP", "stop"),
-        ("1,250.50", "1250.5"),
-    ],
-)
-def test_equal_after_normalisation(a, b):
-    assert grade(a, b) and grade(b, a)
-
-
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [("007", "7"), ("3.1", "3"), ("-3", "3"), ("1,00", "100"), ("?", "!"), (".5", "5"), ("$5", "5"), ("", "x")],
-)
-def test_different_after_normalisation(a, b):
-    assert not grade(a, b)
-
-
-def test_long_numbers_keep_every_digit():
-    assert normalise("1" * 40) != normalise("1" * 39 + "2")
-
-
 def test_grade_with_choices():
     assert grade("(B)", "B", SIGNS)
     assert grade("(B)", "slow", SIGNS)
@@ -253,42 +215,69 @@ def test_choice_lines():
 
 
 @pytest.mark.parametrize(
-    "piece",
-    [
-        "answer is ",
-        "answer is: A car ",
-        r"\boxed{",
-        r"\boxed{}",
-        r"\text{",
-        "<answer>",
-        "</answer>",
-        "(",
-        " ",
-        "\n",
-        "answer",
-        "A. ",
-        "{}",
-        "*",
-        "option ",
-        ",",
-        "1,000",
-        "(A) ",
-        "(A) or (B) ",
-        "- (A)\n",
-        "not (A) ",
-        "A or B, ",
-        "answer is A or ",
-        "so B is correct ",
-        "I choose A. ",
-        "</think>",
-        "<|im_end|>",
-        "B - ",
-    ],
+    "answer",
+    ["<answer> B </answer>", r"\boxed{B}", "B. SLOW", "(B) slow", "b) SLOW", "Option B", "SLOW.", "（B） SLOW"],
 )
-@pytest.mark.parametrize("choices", [SIGNS, ()])
-def test_hostile_text_is_read_in_bounded_time(piece, choices):
-    text = piece * (100_000 // len(piece))
-    start = time.perf_counter()
-    grade(text, "A", choices)
-    grade(text + "}" * 50_000, "A", choices)
-    assert time.perf_counter() - start < 3
+def test_a_rows_answer_is_read_like_a_models(answer):
+    assert answer_letter(answer, SIGNS) == "B" and grade(answer, answer, SIGNS)
+
+
+@pytest.mark.parametrize("answer", ["A or B", "not A", "<think>A", "", "(Z)", "B?", "The answer is none of these."])
+def test_an_answer_that_names_no_choice_is_refused(answer):
+    with pytest.raises(HartError, match="is not one of the choices"):
+        answer_letter(answer, SIGNS)
+
+
+@pytest.mark.parametrize("form", ["({}) {}", "{}. {}", "{}) {}", "{}: {}", "\uff08{}\uff09 {}", "{}\u3001{}", "({}){}"])
+def test_labels_of_choices_are_no_part_of_them(form):
+    choices = [form.format(letter, text) for letter, text in zip("ABCD", SIGNS, strict=True)]
+    assert unlabelled(choices) == SIGNS
+    assert read_answer("slow", choices) == read_answer("B. SLOW", choices) == "B"
+    assert unlabelled([form.format(letter.lower(), text) for letter, text in zip("ABCD", SIGNS, strict=True)]) == SIGNS
+
+
+def test_what_looks_like_labels_but_is_not_in_order_stays():
+    for choices in (("B. blue", "A. red"), ("A. red", "blue"), ("A", "B"), ("D.C.", "N.Y."), ()):
+        assert unlabelled(choices) == choices
+
+
+def test_choices_that_are_names_with_letters():
+    points = ("Point A", "Point B", "Point C")
+    for text in ("point B", 'It corresponds to point "B".', "Point B is the best match.", "The answer is B"):
+        assert read_answer(text, points) == "B", text
+    shuffled = ("Point C", "Point A", "Point B")
+    assert read_answer("Point C", shuffled) == "A" and read_answer("C", shuffled) == "C"
+    assert read_answer("Point A and point B are on the wall.", points) is None
+
+
+def test_choices_that_are_words_of_the_grammar():
+    sides = ("left", "right")
+    for text, letter in {
+        "The door is on the right.": "B",
+        "A is right.": "A",
+        "It is left of the tree, so A is right.": "A",
+        "The answer is right.": "B",
+        "left or right": None,
+    }.items():
+        assert read_answer(text, sides) == letter, text
+    answers = ("Yes", "No")
+    for text, letter in {
+        "No, there is none.": "B",
+        "Yes. No car is in sight.": "A",
+        "There is no car.": None,
+        "(A) Yes\n(B) No": None,
+        "Based on the image, no.": "B",
+    }.items():
+        assert read_answer(text, answers) == letter, text
+
+
+def test_a_letter_and_the_text_of_another_choice_contradict():
+    for text in ("C. STOP", "The answer is (C) STOP.", "STOP (C)", r"\boxed{C. STOP}"):
+        assert read_answer(text, SIGNS) is None, text
+
+
+@pytest.mark.parametrize(
+    "text", ["C\n\n(A) is wrong because the sign is green.", "**C**\n\nOption (A) shows a red sign."]
+)
+def test_the_letter_comes_first_and_reasons_follow(text):
+    assert read_answer(text, SIGNS) == "C"
