@@ -208,6 +208,7 @@ def rows(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_an_evaluation_over_a_server_in_every_mode(server, tmp_path):
     modes = "full,crops,full+crops,mgpo,deepeyes,pixel-reasoner"
     done = evaluate(server, tmp_path / "eval", "ok/eval", "--mode", modes, "--box-format", "relative")

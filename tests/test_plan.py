@@ -184,6 +184,7 @@ def compared(what: str, measured: int, predicted: int) -> None:
     assert predicted == pytest.approx(measured, rel=TENTH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [MIDDLE, FEW_WORDS], ids=["at the head", "in a layer"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -211,6 +212,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", OTHERS)
 def test_so_is_an_update_of_another_kind(what):
     dims, values = OTHERS[what]
@@ -220,6 +222,7 @@ def test_so_is_an_update_of_another_kind(what):
     compared(what, measured_update(made, row), predicted_update(cost, row) + cost.tower_kept(400))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_reading_prompts_and_encoding_images_are_predicted_within_a_tenth(dtype):
     section = ModelSection(dtype=dtype, device="cpu")

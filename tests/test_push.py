@@ -316,6 +316,7 @@ def test_the_code_of_the_card_asks_in_the_words_of_the_recipe():
     assert after["text"].startswith("\u95ee\uff1aWhat does the red sign say?") and "bbox_2d" in after["text"]
 
 
+@pytest.mark.slow
 def test_the_code_of_a_merged_card_runs(merged, tmp_path):
     """With the folder in the place of the repository."""
     card = plan_upload(merged, "me/small").card

@@ -338,6 +338,7 @@ def test_only_a_run_can_be_watched(tmp_path, capsys):
 # -- tracking ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tracking_leaves_no_trace_in_what_is_trained(finished, tiny_base, tmp_path):
     """Neither in the adapter nor in the metrics, the evaluations, the optimizer and the state of the generators."""
     recipe = read_run(finished).recipe

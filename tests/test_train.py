@@ -136,6 +136,7 @@ def test_the_adapter_loads_with_plain_peft(finished, tiny_base):
     assert (recipe.run_dir / "stages" / "1-rl" / "adapter" / WEIGHTS).read_bytes() != stage.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_another(finished, tiny_base, tmp_path):
     """Without the evaluations and rollout logs of the first one: looking changes nothing."""
     recipe, _ = finished
