@@ -28,7 +28,7 @@ from hart_lite.inference.prompts import question_text
 from hart_lite.inference.protocols.registry import PROTOCOLS
 from hart_lite.inference.settings import NO_LIMIT
 
-REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
+REALSET = Path(__file__).parents[3] / "shared" / "realset" / "questions.jsonl"
 MODES = tuple(PROTOCOLS)
 SMALL = EvalSettings(benchmarks={"toy": "scenes=3"}, modes=("full", "crops", "mgpo"), max_tokens=16)
 

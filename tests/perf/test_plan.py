@@ -311,11 +311,13 @@ MORE = [
 
 @pytest.mark.parametrize("override", MORE)
 def test_more_of_anything_takes_more(override):
+    """In every phase but those of a batch of tokens: of longer rows it holds fewer. Those take no less at their peak
+    than what a tenth of a batch may differ by."""
     before = {phase.name: phase.total for phase in planned().phases}
-    if override.startswith("pixels.full"):  # of larger images an evaluation asks about fewer at one time
-        before = {name: size for name, size in before.items() if not name.startswith("evaluation")}
     after = {phase.name: phase.total for phase in planned("qwen7b_lora", override).phases}
-    assert all(after[name] >= size for name, size in before.items())
+    batches = {name for name in before if ": read for " in name or ": sample " in name}
+    assert all(after[name] >= size for name, size in before.items() if name not in batches)
+    assert max(after[name] for name in batches) > 0.98 * max(before[name] for name in batches)
     assert any(after[name] > size for name, size in before.items())
 
 
@@ -395,14 +397,14 @@ def test_the_command_prints_a_table_or_json_without_torch():
 
 
 def test_the_peaks_in_the_readme_are_the_plans():
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"^\| `(\w+)` \|[^|]+\| ([\d.]+) GiB \|", readme, re.MULTILINE))
     assert shown == {path.stem: f"{planned(path.stem).peak / GIB:.1f}" for path in shipped_recipes()}
 
 
 def test_the_output_on_the_page_is_that_of_the_command(capsys):
     assert cli.main(["plan", "qwen7b_lora"]) == 0
-    page = Path(__file__).parents[1] / "docs/card.md"
+    page = Path(__file__).parents[2] / "docs/card.md"
     assert f"```\n{capsys.readouterr().out}```" in page.read_text(encoding="utf-8")
 
 

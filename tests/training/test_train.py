@@ -30,7 +30,7 @@ from hart_lite.training import callbacks, checkpointing
 from hart_lite.training import train as training
 from hart_lite.training.train import train
 
-REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
+REALSET = Path(__file__).parents[3] / "shared" / "realset" / "questions.jsonl"
 NO_EVAL = {"toy": {"scenes": 4, "eval_scenes": 0, "size": 168}}
 WEIGHTS = "adapter_model.safetensors"
 
