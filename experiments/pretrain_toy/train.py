@@ -89,10 +89,10 @@ class Trainer:
         whole, hidden = self._read(samples)
         at, targets, weights = [], [], []
         for n, tokens in enumerate(whole):
-            start, stop, _ = tokens.sampled[0]
-            at += [hidden[n, start - 1 : stop - 1]]
-            targets += tokens.ids[start:stop]
-            tokens_weigh = self._weights(tokens.ids[start:stop])
+            span = tokens.sampled[0]
+            at += [hidden[n, span.start - 1 : span.stop - 1]]
+            targets += tokens.ids[span.start : span.stop]
+            tokens_weigh = self._weights(tokens.ids[span.start : span.stop])
             weights += [w / sum(tokens_weigh) for w in tokens_weigh]
         logps = self.model.lm_head(torch.cat(at)).log_softmax(-1)
         nll = -(self.soft[targets] * logps).sum(-1)
@@ -175,9 +175,9 @@ class Trainer:
         hits = 0
         for s in samples:
             [whole], hidden = self._read([s])
-            start, stop, _ = whole.sampled[0]
-            said = self.model.lm_head(hidden[0, start - 1 : stop - 1]).argmax(-1).tolist()
-            pairs = list(zip(said, whole.ids[start:stop], strict=True))
+            span = whole.sampled[0]
+            said = self.model.lm_head(hidden[0, span.start - 1 : span.stop - 1]).argmax(-1).tolist()
+            pairs = list(zip(said, whole.ids[span.start : span.stop], strict=True))
             if kind == "locate":
                 words = [(self.family.text([a]), self.family.text([b])) for a, b in pairs]
                 hits += all(abs(int(a) - int(b)) <= 4 if a.isdigit() and b.isdigit() else a == b for a, b in words)

@@ -139,7 +139,7 @@ def test_killed_and_run_again(tmp_path):
         stdout, stderr = process.communicate()
         assert process.returncode == 0, stderr
         assert "| toy | crops | 120 |" in stdout
-        assert "crops=0." in stderr
+        assert "full=0." in stderr
     assert sorted(lines(killed)) == sorted(lines(whole))
 
 

@@ -40,7 +40,7 @@ def test_every_stage_runs_on_a_cpu(tmp_path, capsys, monkeypatch):
     assert equal["log-probs"] <= 1e-5 and equal["gradients"] <= 1e-4
     alike = gate["float32, tokens alike with the library's generate"]
     assert alike["alike"] == alike["of"]
-    assert all(row["sdpa"] < 0.01 and row["float32 scores"] < 0.01 for row in gate["attend against SDPA, errors"])
+    assert all(row["sdpa"] < 0.01 and row["ours"] < 0.01 for row in gate["attend against SDPA, errors"])
     assert lines["rl"]["found"]["eager"]["logged"]["valid_box"] == 1
     assert lines["merge"]["found"]["difference"] < 0.1 * lines["merge"]["found"]["moved"]
     assert lines["sft"]["found"]["adapters"] == ["torch.float32"]

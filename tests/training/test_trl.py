@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -435,7 +436,8 @@ def test_a_batchs_images_reach_trls_log_probs(tokenizer, tmp_path):
 def test_a_group_that_two_processes_share_has_one_mean(tmp_path):
     # Not `accelerate launch --cpu --num_processes=2`: without MPI that starts one.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
     done = subprocess.run(
         [*command, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path
     )
