@@ -83,16 +83,16 @@ def answers(family, frame, sizes=((640, 480), (300, 900), (1200, 500)), n=30, no
 def test_the_frame_that_was_written_is_found(family, frame):
     report = compare(answers(family, frame))
     assert (report["best"], report["clear"], report["fits"]) == (frame, True, True)
-    assert report["frames"][frame]["iou"] > 0.6 and report["frames"][frame]["hits"] > 20
-    others = [row["iou"] for name, row in report["frames"].items() if name != frame]
-    assert max(others) < 0.8 * report["frames"][frame]["iou"]
+    assert report["formats"][frame]["iou"] > 0.6 and report["formats"][frame]["hits"] > 20
+    others = [row["iou"] for name, row in report["formats"].items() if name != frame]
+    assert max(others) < 0.8 * report["formats"][frame]["iou"]
     assert report["better"] + report["worse"] <= report["questions"] == report["named"] == 30
     assert report["chance"] < 0.01
 
 
 def test_square_images_do_not_tell_padded_from_plain(family):
     report = compare(answers(family, "unit", sizes=((500, 500),)))
-    assert report["frames"]["unit"] == report["frames"]["unit-padded"]
+    assert report["formats"]["unit"] == report["formats"]["unit-padded"]
     assert {report["best"], report["second"]} == {"unit", "unit-padded"}
     assert (report["clear"], report["chance"], report["square"]) == (False, 1.0, 30)
     verdict = text(report | {"model": "m", "own": "unit"})
@@ -113,7 +113,7 @@ def test_few_rows_are_not_clear_and_answers_without_a_box_count_as_misses(family
     assert report["best"] == "unit" and not report["clear"]
     silent = [Answer((), a.truth, a.seen, a.original) for a in answers(family, "unit", n=27)]
     mixed = compare(some + silent)
-    assert mixed["frames"]["unit"]["iou"] == pytest.approx(report["frames"]["unit"]["iou"] / 10)
+    assert mixed["formats"]["unit"]["iou"] == pytest.approx(report["formats"]["unit"]["iou"] / 10)
     assert (mixed["questions"], mixed["named"]) == (30, 3)
     nothing = compare(silent)
     assert nothing["named"] == 0 and not nothing["clear"]
@@ -154,7 +154,7 @@ def test_the_toy_model_is_found_to_write_pixels_of_what_it_sees(tmp_path):
     report = measure(ModelSection(device="cpu"), str(rows), limit=24, pixels=12544)
     assert report["questions"] == 24 and report["named"] > 20
     assert (report["best"], report["clear"], report["own"]) == ("seen-pixels", True, "seen-pixels")
-    assert report["frames"]["seen-pixels"]["iou"] > 0.25
+    assert report["formats"]["seen-pixels"]["iou"] > 0.25
     assert "Clear: seen-pixels, which this family uses" in text(report)
     json.dumps(report)
 

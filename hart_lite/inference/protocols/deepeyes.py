@@ -12,7 +12,8 @@ Known faults, reproduced with `as_published`:
 - corners in reverse order, a box without area or a call that cannot be read end the conversation, and what was written
   so far is taken for the answer. By default the corners are sorted and the model is told of its error, as the tool of
   DeepEyes' own training does it ("Error: ..").
-Not reproduced: calls were evaluated as Python there and are read as JSON here; a box that reaches outside the image is
+Calls were evaluated as Python there; here they are read, which is the same for all that a model writes as a literal.
+Not reproduced: a box that reaches outside the image is
 clipped, not filled up with black; a response without a call and without an answer was asked for again in the same
 words, which changes nothing when decoding is greedy. The script for HR-Bench also stops at </tool_call> and after
 8,192 tokens; that for V* is followed here. The judge's prompt there has the right option at A: a matter of data and of
@@ -96,7 +97,8 @@ def _zoom(example: Example, setting: Setting, full: tuple[ImageView, ...], text:
     """The box of the first call in a response, in original pixels, and the crop it asks for."""
     size = example.images[0].size()
     max_pixels = min(setting.crop_pixels, MOST)
-    corners = read_corners(read_arguments(text, () if setting.as_published else (TOOL,)))
+    how, names = ("python", ()) if setting.as_published else (None, (TOOL,))
+    corners = read_corners(read_arguments(text, names, published=how), how)
     if setting.as_published:
         if corners[2] <= corners[0] or corners[3] <= corners[1]:
             raise ToolError(f"bbox_2d is {shown(corners)}: right is not right of left, or bottom not below top")

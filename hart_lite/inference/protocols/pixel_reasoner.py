@@ -109,14 +109,15 @@ def _crop(example: Example, setting: Setting, talk: _Talk, text: str) -> list[st
 def _cut(example: Example, setting: Setting, images: list[ImageView], text: str) -> tuple[Box, ImageView]:
     """(the box that was asked for, in original pixels; the padded crop). A box of less than a pixel is as the padding
     makes it."""
-    arguments = read_arguments(text, (TOOL,) if setting.as_published else (TOOL, NAME_IN_PROMPT), last=True)
+    how, names = ("json", (TOOL,)) if setting.as_published else (None, (TOOL, NAME_IN_PROMPT))
+    arguments = read_arguments(text, names, last=True, published=how)
     target = _target(arguments.get("target_image"), images, len(example.images), setting.as_published)
     image = next(n for n, source in enumerate(example.images) if source is target.source)
     original = target.source.size()
     region = target.box or Box(0, 0, *original)
     # As the tool has it: an image of the question at its own size, a crop as it was shown.
     size = original if target.box is None else target.size
-    shares = _shares(read_corners(arguments), setting, target, region, size)
+    shares = _shares(read_corners(arguments, how), setting, target, region, size)
     x1, y1, x2, y2 = shares
     padded = tuple(min(max(v, 0.0), 1.0) for v in (x1 - PAD, y1 - PAD, x2 + PAD, y2 + PAD))
     width, height = (padded[2] - padded[0]) * size[0], (padded[3] - padded[1]) * size[1]
