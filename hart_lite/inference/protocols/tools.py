@@ -25,8 +25,6 @@ _LARGEST = 1e7  # no image has a coordinate like it
 _PYTHON = re.compile(
     r"""("(?:[^"\\]|\\.)*"?)|'((?:[^'\\]|\\.)*)'?|\b(True|False|None)\b|,(?=\s{0,64}[}\]])""", re.DOTALL
 )
-    r"""("(?:[^"\\]|\\.)*"?)|'((?:[^'\\]|\\.)*)'?|\b(True|False|None)\b|,(?=\s{0,64}[}\]])""", re.DOTALL
-)
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
