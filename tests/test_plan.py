@@ -397,10 +397,10 @@ def test_the_peaks_in_the_readme_are_the_plans():
     assert shown == {path.stem: f"{planned(path.stem).peak / GIB:.1f}" for path in shipped_recipes()}
 
 
-def test_the_output_in_the_readme_is_that_of_the_command(capsys):
+def test_the_output_on_the_page_is_that_of_the_command(capsys):
     assert cli.main(["plan", "qwen7b_lora"]) == 0
-    readme = Path(__file__).parents[1] / "README.md"
-    assert f"```\n{capsys.readouterr().out}```" in readme.read_text(encoding="utf-8")
+    page = Path(__file__).parents[1] / "docs/card.md"
+    assert f"```\n{capsys.readouterr().out}```" in page.read_text(encoding="utf-8")
 
 
 def test_mistakes_get_one_clear_message(capsys):

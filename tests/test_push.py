@@ -140,7 +140,7 @@ def test_no_path_of_this_machine_goes_up(run, merged):
         ("../alice/qwen", "qwen"),
         ("~/alice/qwen", "qwen"),
         ("alice/rows.jsonl", "rows.jsonl"),
-        ("/home/alice/world", "folder world"),
+        ("/home/alice/toy", "folder toy"),
         ("/home/alice/<b>", "-b-"),
         ("/", "folder "),
     ],

@@ -185,6 +185,7 @@ def killed(recipe_file: Path, moment: str, resume: bool) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_like_an_unbroken_one(finished, tmp_path):
     """Killed while checkpoint 4 of RL is half-saved, then in SFT a step after its checkpoint; resumed each time."""
     unbroken, summary = finished
@@ -403,6 +404,7 @@ def test_a_second_stage_of_a_kind_draws_its_own_samples(tiny_base, tmp_path):
 # -- real photos ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_photos_go_through_the_whole_pipeline(tiny_base, tmp_path, monkeypatch):
     """Every crop is cut from the original pixels: loaded from the file, no larger than it, at the box's own place."""
     if not REALSET.exists():
