@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -312,6 +313,31 @@ def test_locate_rows_weigh_as_their_share_of_the_rows(new_policy, tiny_base, tmp
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert (found - gradients(trainer.policy)).norm() < 1e-5 * found.norm()
     assert abs(means["locate"].item() - means["answer"].item()) > 1e-3  # or the weights would not matter
+
+
+def test_two_processes_share_a_last_partial_batch(new_policy, tiny_base, tmp_path, monkeypatch):
+    """Three rows: one process has two of them, and the gradients of both add up to those of one that has all."""
+    make_up(monkeypatch.setattr)
+    trainer = sft_trainer(new_policy, tiny_base, tmp_path, steps=2, batch_size=4, keep_locate=0.5, save_every=0)
+    mix(trainer)
+    trainer.rows.items = trainer.rows.items[:7]
+    trainer.state.global_step = 1
+    numbers = rows_of_step(7, 4, trainer.args.seed, 1)
+    assert len(numbers) == 3 and len({trainer.rows.kind(n) for n in numbers}) == 2
+    trainer.training_step(trainer.model, {})
+    whole, args = gradients(trainer.policy), trainer.args
+    tokens = {"answer": 0.0, "locate": 0.0}
+    for n in numbers:
+        tokens[trainer.rows.kind(n)] += len(trainer.rows[n].sampled[0])
+    trainer.summed = lambda value: torch.tensor(list(tokens.values())) if value.shape == (2,) else value
+    parts = []
+    for process in (0, 1):
+        trainer.model.zero_grad()
+        trainer.args = SimpleNamespace(world_size=2, process_index=process, seed=args.seed, max_steps=2, device="cpu")
+        trainer.training_step(trainer.model, {})
+        parts.append(gradients(trainer.policy))
+    assert all(part.norm() > 0 for part in parts)
+    assert (parts[0] + parts[1] - whole).norm() < 1e-5 * whole.norm()
 
 
 def test_a_turn_that_the_limit_cut_off_is_no_target(runner, examples):

@@ -10,8 +10,10 @@ Known faults, reproduced with `as_published`:
 - boxes are used unscaled on the original image: right while the image is shown at its own size, wrong as soon as it is
   scaled down (over 12.8 megapixels as released; wherever a smaller budget is set);
 - corners in reverse order, a box without area or a call that cannot be read end the conversation, and what was written
-  so far is taken for the answer. By default the corners are sorted and the model is told of its error, as the tool of
-  DeepEyes' own training does it ("Error: ..").
+  so far is taken for the answer. By default the corners are sorted, and the model is told of its error in the words of
+  the tool of DeepEyes' own training ("Error: .."), which sorts no corners, refuses sides of 30 pixels or less and takes
+  the last call of a response;
+- corners are rounded to whole pixels; by default a crop has every pixel that its box touches.
 Calls were evaluated as Python there; here they are read, which is the same for all that a model writes as a literal.
 Not reproduced: a box that reaches outside the image is
 clipped, not filled up with black; a response without a call and without an answer was asked for again in the same
@@ -102,6 +104,7 @@ def _zoom(example: Example, setting: Setting, full: tuple[ImageView, ...], text:
     if setting.as_published:
         if corners[2] <= corners[0] or corners[3] <= corners[1]:
             raise ToolError(f"bbox_2d is {shown(corners)}: right is not right of left, or bottom not below top")
+        corners = [round(value) for value in corners]
     else:
         corners = list(to_original(corners, setting.interface, full[0].size, size))
     found, _ = valid_boxes([corners], size, 1)
