@@ -316,14 +316,16 @@ def test_locate_rows_weigh_as_their_share_of_the_rows(new_policy, tiny_base, tmp
 
 
 def test_two_processes_share_a_last_partial_batch(new_policy, tiny_base, tmp_path, monkeypatch):
-    """Three rows: one process has two of them, and the gradients of both add up to those of one that has all."""
+    """Five rows: one process has three of them, and the gradients of both add up to those of one that has all."""
     make_up(monkeypatch.setattr)
-    trainer = sft_trainer(new_policy, tiny_base, tmp_path, steps=2, batch_size=4, keep_locate=0.5, save_every=0)
+    trainer = sft_trainer(new_policy, tiny_base, tmp_path, steps=2, batch_size=6, keep_locate=0.5, save_every=0)
     mix(trainer)
-    trainer.rows.items = trainer.rows.items[:7]
+    trainer.rows.items = trainer.rows.items[:11]
     trainer.state.global_step = 1
-    numbers = rows_of_step(7, 4, trainer.args.seed, 1)
-    assert len(numbers) == 3 and len({trainer.rows.kind(n) for n in numbers}) == 2
+    numbers = rows_of_step(11, 6, trainer.args.seed, 1)
+    assert len(numbers) == 5
+    assert {trainer.rows.kind(n) for n in numbers[::2]} & {trainer.rows.kind(n) for n in numbers[1::2]}
+    assert len({trainer.rows.kind(n) for n in numbers}) == 2
     trainer.training_step(trainer.model, {})
     whole, args = gradients(trainer.policy), trainer.args
     tokens = {"answer": 0.0, "locate": 0.0}
