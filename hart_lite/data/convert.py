@@ -7,19 +7,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hart_lite.data.dataset import SHOWN, checked, without_lite
+from hart_lite.data.box_frames import GIVEN, row_in_pixels
+from hart_lite.data.dataset import SHOWN, checked, image_source, without_lite
 from hart_lite.data.formats.base import ImageDir
 from hart_lite.data.formats.coco import read_coco
 from hart_lite.data.formats.conversations import read_conversations
 from hart_lite.data.formats.csv_folder import read_csv_folder
 from hart_lite.data.formats.mgpo import read_mgpo
-from hart_lite.data.rows import Row
+from hart_lite.data.rows import Row, nearest, read_rows
 from hart_lite.data.writer import ROWS, data_folder
 from hart_lite.errors import DataError, HartError
 from hart_lite.types import Example
 from hart_lite.utils.progress import progress
+from hart_lite.utils.text import shown
 
-FORMATS = ("llava", "sharegpt", "mgpo", "coco", "csv", "mme_realworld")
+FORMATS = ("rows", "llava", "sharegpt", "mgpo", "coco", "csv", "mme_realworld")
 DROPPED = "dropped.txt"
 LONG = 10  # words of an answer that a model will hardly give to the letter
 
@@ -45,17 +47,19 @@ def convert(
     question: str | None = None,
     category_answer: bool = False,
     lite: str | Path | None = None,
+    boxes: str | None = None,
     copy_images: bool = False,
 ) -> Conversion:
     """Writes `out`/rows.jsonl, in the README's row format, and `out`/dropped.txt, if there is anything to say in it.
 
     Layouts by `format`: see `layouts`. `image_dir`: where relative image paths start, else beside the file. `split` is
     of a Hub data set (llava, sharegpt, mgpo), `question` and `category_answer` of coco (see `read_coco`), `lite` of
-    mme_realworld: the Lite benchmark, which is left out. Image files are named relative to `out`, with `copy_images`
+    mme_realworld: the Lite benchmark, which is left out. `boxes` of rows and coco: the frame of their boxes, one of
+    `box_frames.GIVEN`; they are written in pixels. Image files are named relative to `out`, with `copy_images`
     copied into it; encoded ones are written there. A row whose image path leaves the folder is dropped.
     Raises `DataError`, and writes nothing, if the source cannot be read or no row of it can be used.
     """
-    rows = _rows(str(source), format, image_dir, split, question, category_answer, lite)
+    rows = _rows(str(source), format, image_dir, split, question, category_answer, lite, boxes)
     dropped: list[str] = []
     long_answers = 0
     with data_folder(out, copy_images) as folder:
@@ -110,6 +114,7 @@ def _rows(
     question: str | None,
     category_answer: bool,
     lite: str | Path | None,
+    boxes: str | None,
 ) -> Iterator[Row]:
     """The rows of a layout, unchecked. Raises `DataError` for an option that is another layout's."""
     if format not in FORMATS:
@@ -118,17 +123,34 @@ def _rows(
         (question, "--question", ("coco",)),
         (category_answer, "--category-answer", ("coco",)),
         (lite, "--lite", ("mme_realworld",)),
-        (split, "--split", ("llava", "sharegpt", "mgpo")),
+        (split, "--split", ("rows", "llava", "sharegpt", "mgpo")),
+        (boxes, "--boxes", ("rows", "coco")),
     ):
         if given and format not in formats:
             raise DataError(f"{name} is for {', '.join(formats)}, not for {format}")
+    if boxes is not None and boxes not in GIVEN:
+        raise DataError(f"--boxes {shown(boxes)}{nearest(boxes, GIVEN)}; allowed: {', '.join(GIVEN)}")
     if format == "coco":
-        return read_coco(source, image_dir, question, category_answer)
+        return read_coco(source, image_dir, question, category_answer, boxes)
+    if format == "rows":
+        rows = read_rows(source, split=split, image_dir=image_dir)
+        return rows if boxes is None else (_in_pixels(row, boxes) for row in rows)
     if format == "csv":
         return read_csv_folder(source, image_dir)
     if format == "mme_realworld":
         return _mme_realworld(source, lite, image_dir)
     return (read_mgpo if format == "mgpo" else read_conversations)(source, split, image_dir)
+
+
+def _in_pixels(row: Row, boxes: str) -> Row:
+    """A row whose images cannot be read is left as it is: the check of rows says why."""
+    fields = row.fields
+    values = [fields["image"]] if fields.get("image") is not None else fields.get("images")
+    try:
+        images = [image_source(value, row.folder, row.inside or (row.folder,)) for value in values or ()]
+        return row_in_pixels(row, boxes, images)
+    except HartError:
+        return row
 
 
 def _mme_realworld(source: str, lite: str | Path | None, image_dir: ImageDir) -> Iterator[Row]:
