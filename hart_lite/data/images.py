@@ -207,7 +207,7 @@ def checked_size(stream: BinaryIO, name: str) -> tuple[int, int]:
 
 
 @cache
-def _heic_formats() -> tuple[str, ...]:
+def heic_formats() -> tuple[str, ...]:
     """PIL's name for HEIC where pillow-heif is installed."""
     try:
         from pillow_heif import register_heif_opener
@@ -223,7 +223,7 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
     head = stream.read(_HEAD)
     stream.seek(0)
     try:
-        with Image.open(stream, formats=FORMATS + (_heic_formats() if is_heic(head) else ())) as image:
+        with Image.open(stream, formats=FORMATS + (heic_formats() if is_heic(head) else ())) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{name}: {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded. Scale it down"
