@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hart_lite.data.contents import contents
 from hart_lite.data.image_kinds import what_name_is
 from hart_lite.data.images import ImageBytes, ImageFile
 from hart_lite.data.markers import check_markers, count_markers, without_markers
@@ -231,7 +232,8 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
 def split_by_image(
     examples: Sequence[Example], rl_size: int, seed: int, share_if_small: bool = False
 ) -> tuple[list[Example], list[Example]]:
-    """(RL, SFT): disjoint by image, since many questions share one. An example with several images joins them.
+    """(RL, SFT): disjoint by image, since many questions share one, and by what the image shows, not by the name of its
+    file (see `contents`). An example with several images joins them.
 
     Whole images, in an order drawn from `seed`, go to RL until it has `rl_size` questions, so it exceeds that by less
     than the last image's questions. Both parts are the same whatever the order of `examples`.
@@ -251,6 +253,7 @@ def split_by_image(
 
 def _image_clusters(examples: Sequence[Example]) -> list[list[Example]]:
     """Connected components of examples that share an image, directly or through others."""
+    content = contents(examples)
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -262,18 +265,20 @@ def _image_clusters(examples: Sequence[Example]) -> list[list[Example]]:
 
     for example in examples:
         for image in example.images:
-            parent[root(image.key)] = root(example.images[0].key)
+            parent[root(content[image.key])] = root(content[example.images[0].key])
     clusters = defaultdict(list)
     for example in examples:
-        clusters[root(example.images[0].key)].append(example)
+        clusters[root(content[example.images[0].key])].append(example)
     return list(clusters.values())
 
 
 def check_disjoint(rl: Sequence[Example], sft: Sequence[Example]) -> None:
-    """Raises `DataError` if an image occurs in both parts."""
-    shared = {image.key for e in rl for image in e.images} & {image.key for e in sft for image in e.images}
+    """Raises `DataError` if an image occurs in both parts, under whatever name."""
+    content = contents([*rl, *sft])
+    there = {content[image.key] for e in sft for image in e.images}
+    shared = {content[image.key]: image.key for e in rl for image in e.images if content[image.key] in there}
     if shared:
         raise DataError(
-            f"RL and SFT share {len(shared)} images, {', '.join(sorted(shared)[:3])} among them; "
+            f"RL and SFT share {len(shared)} images, {', '.join(sorted(shared.values())[:3])} among them; "
             "they must be disjoint by image: split one data set, or take these images out of one"
         )

@@ -76,13 +76,18 @@ def read_rows(
     return (read_csv if path.suffix.lower() in _CSV else _read_json)(path, folder, names)
 
 
+def is_text_file(source: str) -> bool:
+    """Whether a source is a JSON or CSV file, by its name."""
+    return Path(source).suffix.lower() in (*_TEXTS, *_CSV)
+
+
 def _guess_format(source: Source) -> str:
     if not isinstance(source, str | Path):
         return "parquet"
     path = Path(source)
     if path.suffix == ".parquet" or path.is_dir():
         return "parquet"
-    if path.suffix.lower() in (*_TEXTS, *_CSV):
+    if is_text_file(str(source)):
         return "jsonl"
     if not path.exists() and _HUB_NAME.fullmatch(str(source)):
         return "hub"

@@ -59,7 +59,7 @@ HEIC = b"\0\0\0\x18ftypheic" + bytes(99)
 def test_without_its_library_heic_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     images.heic_formats.cache_clear()
-    with pytest.raises(HartError, match="x: HEIC, as iPhones save photos, cannot be read.*pip install pillow-heif"):
+    with pytest.raises(HartError, match=r"x: HEIC, as iPhones save photos, cannot be read\. .*pip install pillow-heif"):
         ImageBytes(HEIC, "x").load()
     images.heic_formats.cache_clear()
 
