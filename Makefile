@@ -6,7 +6,7 @@ LOWEST := .venv-lowest
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test test-slow test-lowest browser-tests lint smoke methods reliability notebooks pretrain card-wheels clean
+.PHONY: train test test-slow test-lowest browser-tests lint smoke methods mutants reliability notebooks pretrain card-wheels clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -57,6 +57,11 @@ smoke: $(VENV)/.ready
 # Kills, full disks, hostile input and the like, for 20 minutes: a table, and experiments/results/reliability.md.
 reliability: $(VENV)/.ready
 	$(BIN)/python -m tests.reliability
+
+# 200 small faults in the modules that must be right, and whether their tests notice: about an hour.
+mutants: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,mutants]'
+	$(BIN)/python -m tests.mutants
 
 methods: $(VENV)/.ready
 	$(BIN)/python -m experiments.methods

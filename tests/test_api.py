@@ -109,11 +109,11 @@ def test_what_cannot_be_asked_is_an_error_of_its_kind(model, photo):
 
 
 def test_a_plan_is_that_of_the_recipe_with_its_overrides():
-    whole, fewer = hart_lite.plan("qwen7b_lora"), hart_lite.plan("qwen7b_lora", "rollout.samples=4")
+    whole, fewer = hart_lite.plan("qwen7b_lora"), hart_lite.plan("qwen7b_lora", "rollout.tokens_per_batch=16384")
     recipe = hart_lite.load_recipe("qwen7b_lora")
     peak = memory_plan(recipe, Dimensions.of(recipe.model.base, recipe.model.revision)).peak
     assert whole.peak_gib == peak / 2**30
-    assert 10 < fewer.peak_gib < whole.peak_gib < 100
+    assert 8 < fewer.peak_gib < whole.peak_gib < 100
     assert f"peak {whole.peak_gib:.1f} GiB" in str(whole)
     assert hart_lite.plan(recipe).values == whole.values
     with pytest.raises(hart_lite.ConfigError, match="overrides go with a recipe's name, file or dict"):
@@ -206,6 +206,7 @@ hart_lite.merge(run.folder, "merged")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", [ASKING, TRAINING], ids=["asking", "training"])
 def test_a_program_that_did_not_ask_for_words_gets_none(tmp_path, job):
     words = [sys.executable, "-c", f"import hart_lite\nfrom PIL import Image\n{job}"]

@@ -65,6 +65,7 @@ def test_the_install_cell_keeps_what_is_there(name, tmp_path):
     assert (tmp_path / "keep.txt").read_text() == f"torch=={BUILT_FOR}\n"
 
 
+@pytest.mark.slow
 def test_pip_would_not_touch_torch(colab, tmp_path):
     words = install_line("colab_t4", colab, tmp_path)
     done = pip(colab, *words, "--report", "report.json", cwd=tmp_path)

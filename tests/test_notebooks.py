@@ -119,6 +119,7 @@ def test_every_notebook_is_tested():
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == {*ON_CPU, *ON_A_CARD}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     Version(transformers.__version__) < Version("5.18") and find_spec("torchvision") is None,
     reason="transformers 5.17 hides AutoImageProcessor, which a cell imports, where torchvision is missing",

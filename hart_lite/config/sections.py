@@ -165,7 +165,8 @@ class Rollout(Section):
     """Tokens sampled from at one time: prompts, what samples share counted once, and room for the longest responses.
     Sets the memory of a rollout (Qwen2.5-VL-7B keeps 56 KiB for each), and changes nothing of what is drawn."""
     cuda_graph: bool = True
-    """On a CUDA card, sample from a recorded graph: no Python between the kernels of a token. Draws the same."""
+    """On a CUDA card, sample from a recorded graph: no Python between the kernels of a token. In float32 it
+    draws the same; 16 bits round otherwise when the shapes of a pass differ."""
     max_boxes: Count = 4
     """Boxes that become crops; more are rejected."""
     crop_pad: float = Field(0.1, ge=0, le=2)

@@ -98,8 +98,10 @@ class Policy:
             return self._encode(distinct)
         missing = [view for view in distinct if view not in self._features]
         with torch.no_grad():
-            self._features.update(self._encode(missing))
-        return {view: self._features[view] for view in distinct}
+            fresh = self._encode(missing)
+        # In the host's memory: the crops of a step are more than fits a small card beside everything else.
+        self._features.update({view: features.cpu() for view, features in fresh.items()})
+        return {view: fresh[view] if view in fresh else self._features[view].to(self.device) for view in distinct}
 
     def _encode(self, views: list[ImageView]) -> dict[ImageView, torch.Tensor]:
         """In calls of the tower within its budget of tokens, which shrinks where memory runs out."""

@@ -1,9 +1,9 @@
 """Bytes a model with LoRA holds while it computes, from its dimensions alone.
 
 The counts are those of the tensors that autograd keeps and of the largest temporaries beside them, in the decoder and
-the adapters of `hart_lite.models`; `tests/test_plan.py` holds them against the allocator on CPU. A card's kernels keep
-the same tensors, but for copies that the CPU makes and `cpu` marks. Images that threads
-have read wait in the computer's memory.
+the adapters of `hart_lite.models`; tests/perf/test_plan.py holds them against the allocator on CPU. A card's kernels
+keep the same tensors, but for copies that the CPU makes and `cpu` marks. Images that threads have read, and
+the features of images between two passes, wait in the host's memory.
 """
 
 from __future__ import annotations

@@ -187,8 +187,8 @@ class MemoryEstimator:
         loop, samples = stage.loop or self.recipe.loop, self.recipe.rollout.samples
         questions = stage.questions_per_step
         images = questions * self.full + (loop != "direct") * questions * samples * self.crops
-        features = self.cost.features(images)
-        phases = self._encode(f"{name}: see images", features, min(images, max(ENCODE_TOKENS, self.full)))
+        features = self._features(images)
+        phases = self._encode(f"{name}: see images", images)
         known = 0 if loop == "mgpo" else None
         for turn in self.turns(loop):
             phases += self._turn(name, turn, questions, samples, features, known)
@@ -196,9 +196,15 @@ class MemoryEstimator:
                 known = min(self.recipe.rollout.tokens_per_batch, known + _prompts(turn, questions, samples))
         return phases + self._update(name, stage, features)
 
-    def _encode(self, name: str, features: int, image_tokens: int) -> list[Phase]:
-        encoding = self.cost.encoding(self._patches(image_tokens))
-        return [Phase(name, **self.still, features=features, activations=encoding)]
+    def _features(self, image_tokens: int) -> int:
+        """Features that wait for a pass which shows them: a card leaves them in its host's memory."""
+        return self.cost.features(image_tokens) if self.cost.cpu else 0
+
+    def _encode(self, name: str, image_tokens: int) -> list[Phase]:
+        """Some images are in the tower while the features of all that a batch shows are on the card."""
+        at_once = image_tokens if self.cost.cpu else min(image_tokens, self.recipe.rollout.tokens_per_batch)
+        encoding = self.cost.encoding(self._patches(min(image_tokens, max(ENCODE_TOKENS, self.full))))
+        return [Phase(name, **self.still, features=self.cost.features(at_once), activations=encoding)]
 
     def _turn(
         self, name: str, turn: Turn, questions: int, samples: int, features: int, known: int | None = None
@@ -258,8 +264,8 @@ class MemoryEstimator:
         images = self.full + (self.crops if stage.context == "full+crops" else 0)
         said = self.recipe.rollout.max_tokens_locate  # of rows that repeat a first turn, which see no crops
         row = max(images + TEXT_TOKENS, self.full + TEXT_TOKENS + said)
-        features = self.cost.features(rows * images)
-        seen = self._encode(f"{name}: see images", features, min(rows * images, max(ENCODE_TOKENS, self.full)))
+        features = self._features(rows * images)
+        seen = self._encode(f"{name}: see images", rows * images)
         tower = self.cost.tower_kept(self._patches(rows * images))
         return seen + self._backward(name, rows * row, rows * said, features, tower)
 
@@ -269,7 +275,7 @@ class MemoryEstimator:
         batch = rollout.questions_at_once(self.full)
         shown = self.full + self.crops if "full+crops" in self.recipe.evaluate.modes else max(self.full, self.crops)
         turn = Turn("answers", shown + TEXT_TOKENS, 0, max(rollout.max_tokens_locate, rollout.max_tokens_answer))
-        return self._turn("evaluation", turn, batch, 1, self.cost.features(batch * (self.full + self.crops)))
+        return self._turn("evaluation", turn, batch, 1, self._features(batch * (self.full + self.crops)))
 
     # -- work ------------------------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ def test_every_odd_value_in_a_section_is_taken_or_refused(tmp_path, recipe):
 
 
 def test_an_item_that_a_list_lacks_is_named():
-    with pytest.raises(HartError, match=r"data\.world\.objects\.0 is missing"):
+    with pytest.raises(HartError, match=r"data\.toy\.objects\.0 is missing"):
         load_recipe("tiny_cpu", ["data.toy.objects=[]"])
 
 

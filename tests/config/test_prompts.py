@@ -170,6 +170,7 @@ def recipe(tiny_base, tmp_path_factory):
     return small_recipe(tiny_base, tmp_path_factory.mktemp("chinese") / "run", stages, prompts=CHINESE)
 
 
+@pytest.mark.slow
 def test_training_evaluation_ask_and_the_record_speak_the_words_of_the_recipe(recipe, tmp_path, monkeypatch, asked):
     make_up(monkeypatch.setattr)
     run = recipe.run_dir

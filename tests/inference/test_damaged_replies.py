@@ -82,6 +82,7 @@ def test_damaged_replies_are_answers_or_failures(replies):
     check_reader(lambda reply: ask(replies, reply), *REPLIES)
 
 
+@pytest.mark.slow
 def test_damaged_completions_are_answers_or_failures(replies):
     head = REPLIES[0].removesuffix(COMPLETION)
     check_reader(lambda body: ask(replies, head + body), COMPLETION)

@@ -49,6 +49,7 @@ def on(model: OpenModel, card: Card) -> OpenModel:
     return replace(model, engine=engine)
 
 
+@pytest.mark.slow
 def test_half_the_batch_gives_the_same_rows(model, whole, tmp_path, caplog):
     card = Card(most=3)
     small = on(model, card)
@@ -62,6 +63,7 @@ def test_half_the_batch_gives_the_same_rows(model, whole, tmp_path, caplog):
     assert "memory ran out in sampling with rollout.tokens_per_batch=" in caplog.text and warning in caplog.text
 
 
+@pytest.mark.slow
 def test_a_prompt_that_does_not_fit_alone_ends_it_and_it_goes_on_elsewhere(model, whole, tmp_path):
     """What was answered by then is kept; on a card with more memory the same command asks for the rest."""
     card, out = Card(most=1000), tmp_path / "eval"

@@ -1,5 +1,5 @@
 """The layers as we run them: what they keep, how many operations they start, and which decoders they refuse. That they
-say what the library's do is in tests/test_policy.py and the tests of each family."""
+say what the library's do is in tests/models/test_policy.py and the tests of each family."""
 
 from __future__ import annotations
 

@@ -57,6 +57,7 @@ def test_what_is_not_escaped_is_found():
     assert len(harm) >= 3 and "script" in harm
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(chromium() is None, reason="no chromium here")
 def test_a_browser_runs_what_is_not_escaped_and_nothing_of_a_report(hostile, tmp_path):
     assert title_in_browser(chromium(), f"<title>plain</title>{TEXT}", tmp_path) == "a script ran"

@@ -232,6 +232,7 @@ def test_what_it_returns_is_what_trajectories_earn(tiny_base, tmp_path, monkeypa
     assert trajectory.reward == 0.0  # not yet
 
 
+@pytest.mark.slow
 def test_where_it_fails_nothing_saved_is_lost_and_resume_goes_on(tiny_base, tmp_path, monkeypatch, capsys):
     """As the command does it: a checkpoint after each step, a failure in the second, and the mended file."""
     make_up(monkeypatch.setattr)

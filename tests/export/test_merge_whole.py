@@ -122,6 +122,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["shard", "files", "check"])
 def test_a_kill_leaves_nothing_that_looks_finished_and_the_next_merge_cleans_up(adapter, tmp_path, moment):
     out = tmp_path / "out"
@@ -215,6 +216,7 @@ print(json.dumps(out[0]["generated_text"]))
 """
 
 
+@pytest.mark.slow
 def test_plain_transformers_loads_it_and_says_what_the_adapter_says(base, tmp_path):
     policy = make_adapter(base, tmp_path / "adapter", std=0.05)
     merge(tmp_path / "adapter", tmp_path / "out")
@@ -258,6 +260,7 @@ FROM_THE_HUB = """
 """
 
 
+@pytest.mark.slow
 def test_a_base_from_the_hub_is_taken_from_its_cache(base, adapter, tmp_path):
     """The cache as the real client lays it out, without a network."""
     commit = "a" * 40

@@ -31,6 +31,7 @@ class Holdings(TrainerCallback):
             self.after[state.global_step] = tensors, len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kind", ["rl", "sft"])
 def test_a_step_leaves_nothing_behind(new_policy, tiny_base, tmp_path, monkeypatch, kind):

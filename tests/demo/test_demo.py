@@ -17,7 +17,7 @@ from small_runs import make_up, rl_stage, small_recipe
 from hart_lite.boxes import expand
 from hart_lite.cli.main import main
 from hart_lite.data.images import ImageBytes
-from hart_lite.demo.examples import find_examples, of_run, toy_scenes
+from hart_lite.demo.examples import close_looks, find_examples, of_run
 from hart_lite.demo.pages import answers_html, demo_page, notice
 from hart_lite.demo.session import BASE, MAX_WORDS, TRAINED, Demo, Request, choice_words, read_photo, read_request
 from hart_lite.errors import HartError
@@ -32,7 +32,7 @@ from hart_lite.types import Box, ImageView
 from hart_lite.utils.jsonl import write_jsonl
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-EXAMPLES = toy_scenes()
+EXAMPLES = close_looks()
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from hart_lite.inference.prompts import question_text
 from hart_lite.inference.protocols.registry import PROTOCOLS
 from hart_lite.inference.settings import NO_LIMIT
 
-REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
+REALSET = Path(__file__).parents[3] / "shared" / "realset" / "questions.jsonl"
 MODES = tuple(PROTOCOLS)
 SMALL = EvalSettings(benchmarks={"toy": "scenes=3"}, modes=("full", "crops", "mgpo"), max_tokens=16)
 
@@ -81,7 +81,7 @@ def test_a_row_holds_the_whole_conversation(tmp_path):
         assert figures["answers"]["strict"]["micro"]["value"] == right
         assert f"| toy | {mode} | 4 | {100 * right:.1f} (" in report.table
         assert summary["own"]["toy"][mode]["missing"] == 296
-    assert "## world" in (out / "summary.md").read_text()
+    assert "## toy" in (out / "summary.md").read_text()
     assert (out / "bad_rows.jsonl").read_text() == ""
     settings = json.loads((out / "eval.json").read_text())
     assert settings["benchmarks"] == {"toy": "scenes=2"}
@@ -153,7 +153,7 @@ def test_a_finished_evaluation_is_not_asked_again(unbroken, monkeypatch):
 def test_other_settings_are_refused_by_name(unbroken):
     changes = {
         "modes: ['full', 'crops', 'mgpo'] there, ['full'] now": {"modes": ("full",)},
-        "benchmarks: {'world': 'scenes=3'} there, {'world': 'scenes=4'} now": {"benchmarks": {"toy": "scenes=4"}},
+        "benchmarks: {'toy': 'scenes=3'} there, {'toy': 'scenes=4'} now": {"benchmarks": {"toy": "scenes=4"}},
         "as_published: False there, True now": {"as_published": True},
         "limit: None there, 2 now": {"limit": 2},
         "'max_tokens_peers': 16}": {"max_tokens": 17},
@@ -312,8 +312,8 @@ def test_benchmarks_of_our_own():
     assert len(list(toy.read(""))) == toy.BENCHMARK.questions == 300
     with pytest.raises(HartError, match="rows needs a source"):
         list(custom.read(""))
-    with pytest.raises(HartError, match=r"unknown benchmark 'wrld' \(did you mean 'world'\?\)"):
-        registry.find("wrld")
+    with pytest.raises(HartError, match=r"unknown benchmark 'tyo' \(did you mean 'toy'\?\)"):
+        registry.find("tyo")
     assert all(name in listing.listing() for name in registry.BENCHMARKS)
     example = next(iter(toy.read("scenes=1")))
     assert toy.BENCHMARK.official(f"({example.answer})", example)
@@ -361,7 +361,7 @@ def command(*words, capsys) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["toy", "--benchmark", "wrld"], "unknown benchmark 'wrld' (did you mean 'world'?)"),
+        (["toy", "--benchmark", "tyo"], "unknown benchmark 'tyo' (did you mean 'toy'?)"),
         (["toy", "--benchmark", "toy", "--mode", "crop"], "unknown mode 'crop' (did you mean 'crops'?)"),
         (["toy", "--benchmark", "world,world=scenes=4"], "a benchmark or mode is named twice"),
         (

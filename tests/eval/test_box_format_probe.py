@@ -29,9 +29,9 @@ def test_each_frame_by_hand():
         "seen-pixels": (10, 12.5, 50, 37.5),
     }
     assert set(numbers) == set(FORMATS) == set(MEANING)
-    for frame, values in numbers.items():
-        assert to_original(frame, values, seen, original) == pytest.approx(box)
-        assert from_original(frame, box, seen, original) == pytest.approx(values)
+    for box_format, values in numbers.items():
+        assert to_original(box_format, values, seen, original) == pytest.approx(box)
+        assert from_original(box_format, box, seen, original) == pytest.approx(values)
 
 
 def test_a_tall_image_is_padded_at_its_sides_and_an_odd_bar_is_rounded_down():
@@ -39,12 +39,12 @@ def test_a_tall_image_is_padded_at_its_sides_and_an_odd_bar_is_rounded_down():
     assert to_original("unit-padded", (0, 0, 1, 1), (9, 9), (50, 50)) == (0, 0, 50, 50)
 
 
-@pytest.mark.parametrize("frame", FORMATS)
+@pytest.mark.parametrize("box_format", FORMATS)
 @pytest.mark.parametrize("original", [(640, 480), (333, 1000), (50, 50)])
-def test_there_and_back_is_the_same(frame, original):
+def test_there_and_back_is_the_same(box_format, original):
     box = (1.5, 2.25, original[0] / 3, original[1] / 2)
     seen = (84, 126)
-    assert to_original(frame, from_original(frame, box, seen, original), seen, original) == pytest.approx(box)
+    assert to_original(box_format, from_original(box_format, box, seen, original), seen, original) == pytest.approx(box)
 
 
 def test_numbers_are_written_as_the_frame_has_them():
@@ -64,8 +64,8 @@ def family(tmp_path_factory) -> LlavaOneVision:
     return LlavaOneVision(str(build_llava(tmp_path_factory.mktemp("llava"))))
 
 
-def answers(family, frame, sizes=((640, 480), (300, 900), (1200, 500)), n=30, noise=0.02, seed=0) -> list[Answer]:
-    """What a checkpoint would write that follows `frame` and misses by `noise` of the image."""
+def answers(family, box_format, sizes=((640, 480), (300, 900), (1200, 500)), n=30, noise=0.02, seed=0) -> list[Answer]:
+    """What a checkpoint would write that follows `box_format` and misses by `noise` of the image."""
     chance, out = random.Random(seed), []
     for k in range(n):
         original = sizes[k % len(sizes)]
@@ -73,26 +73,26 @@ def answers(family, frame, sizes=((640, 480), (300, 900), (1200, 500)), n=30, no
         x, y = (chance.uniform(0, 0.6) * side for side in original)
         truth = Box(x, y, x + 0.3 * original[0], y + 0.3 * original[1])
         moved = [v + chance.gauss(0, noise) * side for v, side in zip(truth.xyxy, original * 2, strict=True)]
-        numbers = from_original(frame, moved, seen, original)
-        [wrote] = family.written_boxes(f"It is at [{written(frame, numbers)}].", 1)
+        numbers = from_original(box_format, moved, seen, original)
+        [wrote] = family.written_boxes(f"It is at [{written(box_format, numbers)}].", 1)
         out.append(Answer((wrote,), (truth,), (seen,), (original,)))
     return out
 
 
-@pytest.mark.parametrize("frame", FORMATS)
-def test_the_frame_that_was_written_is_found(family, frame):
-    report = compare(answers(family, frame))
-    assert (report["best"], report["clear"], report["fits"]) == (frame, True, True)
-    assert report["frames"][frame]["iou"] > 0.6 and report["frames"][frame]["hits"] > 20
-    others = [row["iou"] for name, row in report["frames"].items() if name != frame]
-    assert max(others) < 0.8 * report["frames"][frame]["iou"]
+@pytest.mark.parametrize("box_format", FORMATS)
+def test_the_frame_that_was_written_is_found(family, box_format):
+    report = compare(answers(family, box_format))
+    assert (report["best"], report["clear"], report["fits"]) == (box_format, True, True)
+    assert report["formats"][box_format]["iou"] > 0.6 and report["formats"][box_format]["hits"] > 20
+    others = [row["iou"] for name, row in report["formats"].items() if name != box_format]
+    assert max(others) < 0.8 * report["formats"][box_format]["iou"]
     assert report["better"] + report["worse"] <= report["questions"] == report["named"] == 30
     assert report["chance"] < 0.01
 
 
 def test_square_images_do_not_tell_padded_from_plain(family):
     report = compare(answers(family, "unit", sizes=((500, 500),)))
-    assert report["frames"]["unit"] == report["frames"]["unit-padded"]
+    assert report["formats"]["unit"] == report["formats"]["unit-padded"]
     assert {report["best"], report["second"]} == {"unit", "unit-padded"}
     assert (report["clear"], report["chance"], report["square"]) == (False, 1.0, 30)
     verdict = text(report | {"model": "m", "own": "unit"})
@@ -113,7 +113,7 @@ def test_few_rows_are_not_clear_and_answers_without_a_box_count_as_misses(family
     assert report["best"] == "unit" and not report["clear"]
     silent = [Answer((), a.truth, a.seen, a.original) for a in answers(family, "unit", n=27)]
     mixed = compare(some + silent)
-    assert mixed["frames"]["unit"]["iou"] == pytest.approx(report["frames"]["unit"]["iou"] / 10)
+    assert mixed["formats"]["unit"]["iou"] == pytest.approx(report["formats"]["unit"]["iou"] / 10)
     assert (mixed["questions"], mixed["named"]) == (30, 3)
     nothing = compare(silent)
     assert nothing["named"] == 0 and not nothing["clear"]
@@ -149,12 +149,12 @@ def boxed_rows(folder: Path, scenes: int, boxes: bool = True) -> Path:
 
 
 def test_the_toy_model_is_found_to_write_pixels_of_what_it_sees(tmp_path):
-    """It is trained, and its frame is known: of 672 pixels it sees 112."""
+    """It is trained, and its box_format is known: of 672 pixels it sees 112."""
     rows = boxed_rows(tmp_path, 16)
     report = measure(ModelSection(device="cpu"), str(rows), limit=24, pixels=12544)
     assert report["questions"] == 24 and report["named"] > 20
     assert (report["best"], report["clear"], report["own"]) == ("seen-pixels", True, "seen-pixels")
-    assert report["frames"]["seen-pixels"]["iou"] > 0.25
+    assert report["formats"]["seen-pixels"]["iou"] > 0.25
     assert "Clear: seen-pixels, which this family uses" in text(report)
     json.dumps(report)
 

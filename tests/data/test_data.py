@@ -20,7 +20,7 @@ from hart_lite.data.images import ImageBytes
 from hart_lite.errors import HartError
 from hart_lite.types import Box, Example, ImageView
 
-REPO = Path(__file__).parent.parent
+REPO = Path(__file__).parents[2]
 REALSET = Path(os.environ.get("HART_REALSET", REPO.parent / "shared" / "realset"))
 
 GOOD = {"image": "a.png", "question": "What is it?", "choices": ["cat", "dog", "owl"], "answer": "B"}

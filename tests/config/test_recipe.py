@@ -231,7 +231,7 @@ def test_without_a_card(monkeypatch):
 
 
 def test_the_reference_page_is_that_of_the_typed_recipe():
-    page = Path(__file__).parents[1] / "recipes/README.md"
+    page = Path(__file__).parents[2] / "recipes/README.md"
     assert page.read_text(encoding="utf-8") == reference(), "hart-lite recipes --reference > recipes/README.md"
 
 

@@ -258,6 +258,7 @@ def one_of_two(place: Path, rank: int, port: int) -> None:
     append_jsonl(place.with_name("place-0.jsonl"), {"alone": str(alone.value)})
 
 
+@pytest.mark.slow
 def test_processes_are_refused_together_stop_together_and_notice_when_one_is_gone(tmp_path):
     place = tmp_path / "place"
     place.mkdir()

@@ -57,6 +57,7 @@ def cut(source, small: tuple[int, int], box: tuple[int, int, int, int]) -> Image
     return ImageView(source, (right - left, bottom - top), original).load()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "small", "box"),
     [

@@ -184,6 +184,7 @@ def compared(what: str, measured: int, predicted: int) -> None:
     assert predicted == pytest.approx(measured, rel=TENTH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [MIDDLE, FEW_WORDS], ids=["at the head", "in a layer"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -211,6 +212,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", OTHERS)
 def test_so_is_an_update_of_another_kind(what):
     dims, values = OTHERS[what]
@@ -220,6 +222,7 @@ def test_so_is_an_update_of_another_kind(what):
     compared(what, measured_update(made, row), predicted_update(cost, row) + cost.tower_kept(400))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_reading_prompts_and_encoding_images_are_predicted_within_a_tenth(dtype):
     section = ModelSection(dtype=dtype, device="cpu")
@@ -308,11 +311,13 @@ MORE = [
 
 @pytest.mark.parametrize("override", MORE)
 def test_more_of_anything_takes_more(override):
+    """In every phase but those of a batch of tokens: of longer rows it holds fewer. Those take no less at their peak
+    than what a tenth of a batch may differ by."""
     before = {phase.name: phase.total for phase in planned().phases}
-    if override.startswith("pixels.full"):  # of larger images an evaluation asks about fewer at one time
-        before = {name: size for name, size in before.items() if not name.startswith("evaluation")}
     after = {phase.name: phase.total for phase in planned("qwen7b_lora", override).phases}
-    assert all(after[name] >= size for name, size in before.items())
+    batches = {name for name in before if ": read for " in name or ": sample " in name}
+    assert all(after[name] >= size for name, size in before.items() if name not in batches)
+    assert max(after[name] for name in batches) > 0.98 * max(before[name] for name in batches)
     assert any(after[name] > size for name, size in before.items())
 
 
@@ -392,15 +397,15 @@ def test_the_command_prints_a_table_or_json_without_torch():
 
 
 def test_the_peaks_in_the_readme_are_the_plans():
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"^\| `(\w+)` \|[^|]+\| ([\d.]+) GiB \|", readme, re.MULTILINE))
     assert shown == {path.stem: f"{planned(path.stem).peak / GIB:.1f}" for path in shipped_recipes()}
 
 
-def test_the_output_in_the_readme_is_that_of_the_command(capsys):
+def test_the_output_on_the_page_is_that_of_the_command(capsys):
     assert cli.main(["plan", "qwen7b_lora"]) == 0
-    readme = Path(__file__).parents[1] / "README.md"
-    assert f"```\n{capsys.readouterr().out}```" in readme.read_text(encoding="utf-8")
+    page = Path(__file__).parents[2] / "docs/card.md"
+    assert f"```\n{capsys.readouterr().out}```" in page.read_text(encoding="utf-8")
 
 
 def test_mistakes_get_one_clear_message(capsys):

@@ -126,6 +126,7 @@ def test_without_a_shortage_the_budgets_differ_in_their_packs(new_policy, tiny_b
     assert not same(packed[0][1], packed[1][1])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_smaller_budget(new_policy, tiny_base, tmp_path):
     """It ends where an unbroken one does, although memory does not run out any more."""
     stage = {"steps": 4, "save_every": 2}
@@ -174,6 +175,7 @@ def test_a_sequence_longer_than_the_halved_budget_is_still_tried(new_policy, tin
 # -- sampling ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sampling_that_does_not_fit_draws_the_same_in_smaller_batches(policy, tiny_base, caplog, monkeypatch):
     recipe = small_recipe(tiny_base, "unused")
     questions = load_splits(recipe).rl[:3]

@@ -1,4 +1,4 @@
-"""Beside sampling the right text (tests/test_policy.py): prompts are read in slices, tokens come from a graph."""
+"""Beside sampling the right text (test_policy.py): prompts are read in slices, tokens come from a graph."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def test_tables_of_the_hub(monkeypatch, name, hub, wanted, rows):
 def test_listing_needs_no_torch():
     code = "import sys; from hart_lite.eval.benchmarks.listing import listing; listing()\n"
     code += "sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 # --- TSV

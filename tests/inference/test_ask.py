@@ -235,7 +235,7 @@ def test_no_box_is_said_with_what_was_written_instead(photo, capsys, monkeypatch
 
 
 def test_a_server_that_does_not_answer_is_said_and_one_that_writes_rubbish_draws(photo, capsys, monkeypatch):
-    command = [sys.executable, str(Path(__file__).parent / "chat_server.py")]
+    command = [sys.executable, str(Path(__file__).parents[1] / "chat_server.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{int(server.stdout.readline())}/v1")
         monkeypatch.setenv("OPENAI_API_KEY", "none")

@@ -58,6 +58,7 @@ def answers(policy: Policy, talks: Sequence[ProtocolRun], budget: int = 65_536) 
     return [done[n] for n in range(len(talks))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_published", [False, True])
 def test_all_at_once_is_one_at_a_time(seeing, questions, as_published):
     together = answers(seeing, runs(seeing, questions, as_published=as_published))

@@ -203,6 +203,7 @@ def test_a_step_with_nothing_to_learn_from_does_not_start_the_count_anew(new_rl)
     assert trainer.guard.bad == {}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_counting(new_rl, tmp_path, monkeypatch):
     """Bad from step 3 on, a checkpoint after step 4: it ends after step 7, resumed or not."""
     trainer = new_rl(stage={"steps": 12, "save_every": 4})

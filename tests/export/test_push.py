@@ -140,7 +140,7 @@ def test_no_path_of_this_machine_goes_up(run, merged):
         ("../alice/qwen", "qwen"),
         ("~/alice/qwen", "qwen"),
         ("alice/rows.jsonl", "rows.jsonl"),
-        ("/home/alice/world", "folder world"),
+        ("/home/alice/toy", "folder toy"),
         ("/home/alice/<b>", "-b-"),
         ("/", "folder "),
     ],
@@ -316,6 +316,7 @@ def test_the_code_of_the_card_asks_in_the_words_of_the_recipe():
     assert after["text"].startswith("\u95ee\uff1aWhat does the red sign say?") and "bbox_2d" in after["text"]
 
 
+@pytest.mark.slow
 def test_the_code_of_a_merged_card_runs(merged, tmp_path):
     """With the folder in the place of the repository."""
     card = plan_upload(merged, "me/small").card

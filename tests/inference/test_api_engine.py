@@ -208,6 +208,7 @@ def rows(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_an_evaluation_over_a_server_in_every_mode(server, tmp_path):
     modes = "full,crops,full+crops,mgpo,deepeyes,pixel-reasoner"
     done = evaluate(server, tmp_path / "eval", "ok/eval", "--mode", modes, "--box-format", "relative")
@@ -238,6 +239,7 @@ def test_an_evaluation_over_a_server_in_every_mode(server, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_failures_leave_no_rows_and_a_second_run_asks_for_them(server, tmp_path):
     out = tmp_path / "eval"
     first = evaluate(server, out, "two-fail", "--mode", "full")
@@ -249,6 +251,7 @@ def test_failures_leave_no_rows_and_a_second_run_asks_for_them(server, tmp_path)
     assert len({row["id"] for row in rows(out)}) == len(rows(out)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["echo", "echo-error", "keyed"])
 def test_the_key_is_in_no_file_and_in_no_output(server, tmp_path, model):
     done = evaluate(server, tmp_path / "eval", model, "--mode", "full,mgpo")

@@ -30,7 +30,7 @@ from hart_lite.training import callbacks, checkpointing
 from hart_lite.training import train as training
 from hart_lite.training.train import train
 
-REALSET = Path(__file__).parents[2] / "shared" / "realset" / "questions.jsonl"
+REALSET = Path(__file__).parents[3] / "shared" / "realset" / "questions.jsonl"
 NO_EVAL = {"toy": {"scenes": 4, "eval_scenes": 0, "size": 168}}
 WEIGHTS = "adapter_model.safetensors"
 
@@ -136,6 +136,7 @@ def test_the_adapter_loads_with_plain_peft(finished, tiny_base):
     assert (recipe.run_dir / "stages" / "1-rl" / "adapter" / WEIGHTS).read_bytes() != stage.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_another(finished, tiny_base, tmp_path):
     """Without the evaluations and rollout logs of the first one: looking changes nothing."""
     recipe, _ = finished
@@ -185,6 +186,7 @@ def killed(recipe_file: Path, moment: str, resume: bool) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_like_an_unbroken_one(finished, tmp_path):
     """Killed while checkpoint 4 of RL is half-saved, then in SFT a step after its checkpoint; resumed each time."""
     unbroken, summary = finished
@@ -403,6 +405,7 @@ def test_a_second_stage_of_a_kind_draws_its_own_samples(tiny_base, tmp_path):
 # -- real photos ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_photos_go_through_the_whole_pipeline(tiny_base, tmp_path, monkeypatch):
     """Every crop is cut from the original pixels: loaded from the file, no larger than it, at the box's own place."""
     if not REALSET.exists():

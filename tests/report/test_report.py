@@ -88,13 +88,13 @@ def test_training_leaves_a_report_of_everything(finished):
     assert "8 steps of RL (loop hart, ap_grpo, k = 0.6), then 2 steps of SFT (full+crops)" in found.text
     for word in ("before", "after 1-rl", "after 2-sft", "1-rl, step 2", "1-rl, step 4", "1-rl, step 6", "torch"):
         assert word in found.text, word
-    for title in ("Reward", "Held-out grounding", "Box coverage", "KL divergence", "Flat groups", "Usable boxes",
-                  "Seconds a step", "Response length", "Memory", "SFT loss"):  # fmt: skip
+    for title in ("Reward", "Held-out grounding", "Box coverage", "KL divergence", "Sampling gap", "Flat groups",
+                  "Usable boxes", "Seconds a step", "Response length", "Memory", "SFT loss"):  # fmt: skip
         assert title in found.text, title
     # Two rollouts of the first and the last logged step, and each chart for a light and a dark page.
     assert [text.count(f'"when">1-rl, step {step}</span>') for step in (1, 5, 8)] == [2, 0, 2]
     drawings = [v for v in found.values("img", "src") if v.startswith("data:image/svg")]
-    assert len(found.values("source", "srcset")) == len(drawings) == 14
+    assert len(found.values("source", "srcset")) == len(drawings) == 15
 
 
 def test_the_report_says_how_to_go_on_with_paths_that_are_there(finished, capsys):
@@ -338,6 +338,7 @@ def test_only_a_run_can_be_watched(tmp_path, capsys):
 # -- tracking ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tracking_leaves_no_trace_in_what_is_trained(finished, tiny_base, tmp_path):
     """Neither in the adapter nor in the metrics, the evaluations, the optimizer and the state of the generators."""
     recipe = read_run(finished).recipe
