@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from hart_lite.data.formats.base import Columns, ImageDir, first_of, id_of, images_of, read_records
-from hart_lite.data.formats.turns import NEEDED, Turn, turns_of
+from hart_lite.data.formats.turns import NEEDED, Turn, said_in, turns_of
 from hart_lite.data.markers import count_markers, without_markers
 from hart_lite.data.rows import Row, in_memory
 from hart_lite.data.values import number_as_text
@@ -118,7 +118,7 @@ def _beside(fields: Mapping[str, Any]) -> Any:
     values["reward_model"] = graded.get("ground_truth") if isinstance(graded, dict) else graded
     answer = _one(values, ANSWERS)
     if isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], dict):
-        answer = answer[0].get("content")  # TRL: a completion of one turn
+        _, answer = said_in(answer[0], 1, [])  # TRL: a completion of one turn
     return answer
 
 

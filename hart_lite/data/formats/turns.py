@@ -37,7 +37,7 @@ def turns_of(entries: Any, images: list[Any]) -> list[Turn]:
         raise DataError(f"no turns; {NEEDED} are read")
     turns, markers, inside = [], 0, []
     for number, entry in enumerate(entries, start=1):
-        speaker, text = _said(entry, number, inside)
+        speaker, text = said_in(entry, number, inside)
         if speaker not in (*ASKING, *ANSWERING, *SILENT):
             raise DataError(f"turn {number} is by {shown(speaker)}; {', '.join((*ASKING, *ANSWERING))} are read")
         if speaker not in SILENT:
@@ -55,7 +55,7 @@ def turns_of(entries: Any, images: list[Any]) -> list[Turn]:
     return turns
 
 
-def _said(entry: Any, number: int, images: list[Any]) -> tuple[str, str]:
+def said_in(entry: Any, number: int, images: list[Any]) -> tuple[str, str]:
     """(speaker, text) of a turn, with a marker for each image in it."""
     names = ("role", "content") if isinstance(entry, dict) and "role" in entry else ("from", "value")
     speaker, content = (entry.get(name) for name in names) if isinstance(entry, dict) else (None, None)
