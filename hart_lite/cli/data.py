@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hart_lite.errors import HartError
+from hart_lite.cli import columns
 from hart_lite.utils.text import printable
 
 
@@ -13,9 +13,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     data = commands.add_parser("data", help="look at data sets", description="Work with data sets.")
     actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
     command = actions.add_parser("check", help="read a data set and name every bad row", description=data_check.__doc__)
-    command.add_argument("source", help=".jsonl or .parquet file, folder of parquet, or Hub data set")
+    command.add_argument("source", help=".jsonl, .json, .csv or .parquet file, folder of parquet, or Hub data set")
     command.add_argument("--format", default="auto", help="auto, jsonl, parquet, hub or mme_realworld")
-    command.add_argument("--column", action="append", default=[], metavar="ours=theirs", help="e.g. question=Text")
+    columns.add(command)
     command.add_argument("--split", help="split of a Hub data set")
     command.add_argument("--image-dir", help="where relative image paths start")
     command.add_argument("--preview", type=Path, help="draw a sheet of questions and boxes to this PNG")
@@ -29,6 +29,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--format", required=True, help="rows (our own), llava, sharegpt, mgpo, coco, csv or "
                          "mme_realworld")  # fmt: skip
     command.add_argument("--image-dir", help="where relative image paths start, unless beside the source")
+    columns.add(command)
     command.add_argument("--split", help="split of a Hub data set")
     command.add_argument("--question", help='coco: what to ask where nothing is, e.g. "Where is the {category}?"')
     command.add_argument("--category-answer", action="store_true", help="coco: the category is the answer")
@@ -52,13 +53,10 @@ def data_check(arguments: argparse.Namespace) -> int:
     """
     from hart_lite.data.check import check_dataset, format_report
 
-    columns = dict(pair.split("=", 1) for pair in arguments.column if "=" in pair)
-    if len(columns) != len(arguments.column):
-        raise HartError(f"--column {arguments.column} should look like --column question=Text, each field once")
     report = check_dataset(
         arguments.source,
         format=arguments.format,
-        columns=columns or None,
+        columns=columns.read(arguments),
         split=arguments.split,
         image_dir=arguments.image_dir,
         preview=arguments.preview,
@@ -76,6 +74,7 @@ def data_convert(arguments: argparse.Namespace) -> int:
 
     names = ("image_dir", "split", "question", "category_answer", "lite", "boxes", "copy_images")
     options = {name: getattr(arguments, name) for name in names}
+    options["columns"] = columns.read(arguments)
     print(printable(format_conversion(convert(arguments.source, arguments.out, arguments.format, **options))))
     return 0
 

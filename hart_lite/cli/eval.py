@@ -7,6 +7,7 @@ import inspect
 import sys
 from pathlib import Path
 
+from hart_lite.cli import columns
 from hart_lite.errors import HartError
 from hart_lite.utils.libraries import quiet_libraries
 from hart_lite.utils.text import printable
@@ -44,6 +45,7 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--benchmark", required=True, **several, help="NAME or NAME=SOURCE; see `hart-lite benchmarks`"
     )
+    columns.add(command)
     command.add_argument("--mode", **several, help="full, crops, full+crops (these by default), mgpo, deepeyes, "
                          "pixel-reasoner")  # fmt: skip
     command.add_argument("--out", type=Path, help="folder of the evaluation; default: runs/eval/MODEL")
@@ -85,7 +87,10 @@ def _add_evaluations(commands: argparse._SubParsersAction) -> None:
         "box-format", help="what the numbers of a model's boxes mean", description=box_format.__doc__
     )
     command.add_argument("model", help="toy, a Hub id, or a folder with a checkpoint")
-    command.add_argument("rows", help="questions with boxes: .jsonl, .parquet, folder of parquet, or Hub data set")
+    command.add_argument(
+        "rows", help="questions with boxes: .jsonl, .json, .csv, .parquet, folder of parquet, or Hub data set"
+    )
+    columns.add(command)
     command.add_argument("--limit", type=int, default=200, help="how many rows are asked, drawn with a seed")
     command.add_argument("--pixels", type=int, help="budget of pixels of the image, as pixels.full")
     command.add_argument("--quant", choices=("none", "nf4"), default="none", help="nf4: 4-bit weights")
@@ -122,7 +127,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     same = ("as_published", "prompt", "limit", "strict", "full_pixels", "crop_pixels", "max_tokens", "quant", "device",
             "box_format")  # fmt: skip
-    chosen = {name: getattr(arguments, name) for name in same} | ({"modes": tuple(modes)} if modes else {})
+    chosen = (
+        {"columns": columns.read(arguments)}
+        | {name: getattr(arguments, name) for name in same}
+        | ({"modes": tuple(modes)} if modes else {})
+    )
     out = arguments.out or Path("runs/eval") / "".join(c if c.isalnum() or c in ".-_" else "-" for c in arguments.model)
     result = evaluate_benchmarks(arguments.model, EvalSettings(benchmarks=asked, **chosen), out)
     if is_finished(out):  # else there is no answer, and below it says why
@@ -189,7 +198,7 @@ def box_format(arguments: argparse.Namespace) -> int:
     from hart_lite.eval.box_format_probe import measure, text
 
     section = ModelSection(base=arguments.model, quant=arguments.quant)
-    report = measure(section, arguments.rows, arguments.limit, arguments.pixels)
+    report = measure(section, arguments.rows, arguments.limit, arguments.pixels, columns=columns.read(arguments))
     print(json.dumps(report, indent=2) if arguments.json else text(report))
     return 0
 

@@ -139,7 +139,7 @@ def _remove(raw: dict[str, Any], location: list[str]) -> None:
 
 
 def _problems(error: ValidationError) -> list[str]:
-    return [problem for detail in error.errors() for problem in _message(detail)]
+    return list(dict.fromkeys(problem for detail in error.errors() for problem in _message(detail)))
 
 
 def _message(detail: Any) -> list[str]:
@@ -153,13 +153,15 @@ def _message(detail: Any) -> list[str]:
         return [f"{key} is missing"]
     if detail["type"].startswith("union_tag"):
         return [f"{key}.kind = {shown(detail['input'].get('kind'))}: should be 'rl' or 'sft'"]
+    if detail["type"] == "string_type" and isinstance(detail["input"], list) and detail["loc"][-1:] == ("str",):
+        return []  # the list's own problems are told
     message = detail["msg"].removeprefix("Input ")
     return [f"{key} = {shown(detail['input'])}: {message}"]
 
 
 def _location(loc: Iterable[str | int]) -> list[str]:
     """pydantic's location as the user writes it: without the stage kind that follows the index of a stage."""
-    parts = [str(part) for part in loc]
+    parts = [str(part) for part in loc if part != "str" and not str(part).startswith("list[")]  # what a value may be
     return parts[:2] + parts[3:] if parts[:1] == ["stages"] else parts
 
 
@@ -170,7 +172,7 @@ def _unknown(location: list[str], loc: Sequence[str | int]) -> str:
         section = RLStage if loc[2] == "rl" else SFTStage
     else:
         for part in parents:
-            section = _section(section, part)
+            section = section if part.isdigit() else _section(section, part)
     own = {f"{'.'.join(parents)}.{name}".lstrip("."): name for name in section.model_fields}
     known = own | {place: name for place, name in _known_keys(Recipe) if place not in own}
     elsewhere = [place for place, name in known.items() if name == key]
@@ -189,9 +191,10 @@ def _unknown(location: list[str], loc: Sequence[str | int]) -> str:
 
 def _section(owner: type[BaseModel], name: str) -> type[BaseModel] | None:
     """The section that a key holds, also one that may be null; None where it holds a value."""
-    annotation = owner.model_fields[name].annotation
-    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+    inner = [owner.model_fields[name].annotation]
+    for annotation in inner:  # it grows: a list may hold sections, too
+        inner += get_args(annotation)
+    return next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:

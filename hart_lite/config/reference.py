@@ -63,6 +63,8 @@ def _table(section: dict) -> str:
 def _takes(field: dict) -> str:
     if choices := _choices(field):
         return " or ".join(map(_takes, choices))
+    if "$ref" in field:
+        return "`{key: value, ..}`"
     if values := field.get("enum", [field["const"]] if "const" in field else []):
         return ", ".join(f"`{value}`" for value in values)
     if field["type"] == "array":

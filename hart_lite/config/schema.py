@@ -95,7 +95,12 @@ def contradictions(recipe: Recipe) -> list[str]:
             problems.append(f"data.{key}.objects = {list(world.objects)} should be [fewest, most]")
     if recipe.data.eval is not None and recipe.data.eval_toy is not None:
         problems.append(f"data.eval = {recipe.data.eval!r} and data.eval_toy both say what to evaluate on; set one")
-    if recipe.data.sft is not None and _same_source(recipe.data.sft, recipe.data.train):
+    paths = [file.path for file in recipe.data.files]
+    if len(set(paths)) < len(paths) or ("toy" in paths and len(paths) > 1):
+        problems.append(f"data.train = {paths}: name each file once, with a weight perhaps, and no toy among them")
+    if recipe.data.format != "auto" and len(paths) > 1:
+        problems.append(f"data.format = {recipe.data.format!r} is for one file; of several the names tell")
+    if recipe.data.sft is not None and any(same_source(recipe.data.sft, path) for path in paths):
         problems.append(
             f"data.sft = {recipe.data.sft!r} is data.train as well, so RL and SFT would share questions; leave "
             "data.sft out, and data.train is divided by image"
@@ -135,5 +140,5 @@ def _stage_contradictions(recipe: Recipe, stage: RLStage | SFTStage) -> list[str
     return problems
 
 
-def _same_source(a: str, b: str) -> bool:
+def same_source(a: str, b: str) -> bool:
     return a == b or (os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b))  # no error for any name

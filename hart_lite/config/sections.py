@@ -87,9 +87,22 @@ class ToySection(Section):
     """Seed of the scenes, apart from the run's own."""
 
 
+class TrainingFile(Section):
+    path: str
+    """A file or Hub dataset id."""
+    weight: Positive = 1.0
+    """How often each of its rows stands in a pass; 0.5: half of the rows, drawn with the seed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
 class DataSection(Section):
-    train: str = "toy"
-    """`toy` (the toy data), a .jsonl or .parquet file, or a Hub dataset id."""
+    train: str | Annotated[list[TrainingFile], Field(min_length=1)] = "toy"
+    """`toy` (the toy data), a .jsonl, .json, .csv or .parquet file, or a Hub dataset id; or a list of files, each a
+    name or {path: b.jsonl, weight: 2}."""
     format: Literal["auto", "jsonl", "parquet", "hub", "mme_realworld"] = "auto"
     """Layout of the rows; `auto` goes by the name."""
     split: str | None = None
@@ -99,7 +112,7 @@ class DataSection(Section):
     lite: str | None = None
     """With `mme_realworld`: JSON of the Lite benchmark, whose questions and images stay out of training."""
     columns: dict[str, str] = Field({})
-    """Our field -> column of the data, where the names differ."""
+    """Our field -> column of the data, where the names differ; only these are read."""
     sft: str | None = None
     """Separate questions for SFT; null: those of `train` that RL does not use."""
     rl_size: Count = 10_000
@@ -111,6 +124,17 @@ class DataSection(Section):
     toy: ToySection = ToySection()
     eval_toy: ToySection | None = None
     """World of the held-out scenes, such as other colours; what it leaves out is as in `toy`. null: `toy`."""
+
+    @property
+    def files(self) -> list[TrainingFile]:
+        """What is trained on, as a list."""
+        return [TrainingFile(path=self.train)] if isinstance(self.train, str) else self.train
+
+    @property
+    def trained_on(self) -> str:
+        """The same in words."""
+        weights = ("" if file.weight == 1 else f" x {file.weight:g}" for file in self.files)
+        return ", ".join(file.path + weight for file, weight in zip(self.files, weights, strict=True))
 
     @model_validator(mode="before")
     @classmethod

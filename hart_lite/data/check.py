@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hart_lite.data.contact_sheet import contact_sheet
 from hart_lite.data.dataset import checked
-from hart_lite.data.rows import Source, read_rows
+from hart_lite.data.rows import read_rows
+from hart_lite.data.tables import Source
 from hart_lite.errors import HartError
 from hart_lite.types import Example
 from hart_lite.utils.progress import progress

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from hart_lite.data.box_frames import GIVEN, row_in_pixels
 from hart_lite.data.dataset import SHOWN, checked, image_source, without_lite
-from hart_lite.data.formats.base import ImageDir
+from hart_lite.data.fields import nearest
+from hart_lite.data.formats.base import Columns, ImageDir
 from hart_lite.data.formats.coco import read_coco
 from hart_lite.data.formats.conversations import read_conversations
 from hart_lite.data.formats.csv_folder import read_csv_folder
 from hart_lite.data.formats.mgpo import read_mgpo
-from hart_lite.data.rows import Row, nearest, read_rows
+from hart_lite.data.rows import Row, read_rows
 from hart_lite.data.writer import ROWS, data_folder
 from hart_lite.errors import DataError, HartError
 from hart_lite.types import Example
@@ -49,17 +50,19 @@ def convert(
     lite: str | Path | None = None,
     boxes: str | None = None,
     copy_images: bool = False,
+    columns: Columns = None,
 ) -> Conversion:
     """Writes `out`/rows.jsonl, in the README's row format, and `out`/dropped.txt, if there is anything to say in it.
 
-    Layouts by `format`: see `layouts`. `image_dir`: where relative image paths start, else beside the file. `split` is
-    of a Hub data set (llava, sharegpt, mgpo), `question` and `category_answer` of coco (see `read_coco`), `lite` of
+    Layouts by `format`: see `FORMATS`; `rows` are our own, in a JSON list or a table say. `image_dir`: where relative
+    image paths start, else beside the file. `split` is of a Hub data set (rows, llava, sharegpt, mgpo), `columns` gives
+    a layout's names where they differ, `question` and `category_answer` are of coco (see `read_coco`), `lite` of
     mme_realworld: the Lite benchmark, which is left out. `boxes` of rows and coco: the frame of their boxes, one of
     `box_frames.GIVEN`; they are written in pixels. Image files are named relative to `out`, with `copy_images`
     copied into it; encoded ones are written there. A row whose image path leaves the folder is dropped.
     Raises `DataError`, and writes nothing, if the source cannot be read or no row of it can be used.
     """
-    rows = _rows(str(source), format, image_dir, split, question, category_answer, lite, boxes)
+    rows = _rows(str(source), format, image_dir, split, question, category_answer, lite, boxes, columns)
     dropped: list[str] = []
     long_answers = 0
     with data_folder(out, copy_images) as folder:
@@ -115,6 +118,7 @@ def _rows(
     category_answer: bool,
     lite: str | Path | None,
     boxes: str | None,
+    columns: Columns,
 ) -> Iterator[Row]:
     """The rows of a layout, unchecked. Raises `DataError` for an option that is another layout's."""
     if format not in FORMATS:
@@ -125,6 +129,7 @@ def _rows(
         (lite, "--lite", ("mme_realworld",)),
         (split, "--split", ("rows", "llava", "sharegpt", "mgpo")),
         (boxes, "--boxes", ("rows", "coco")),
+        (columns, "--column", ("llava", "sharegpt", "mgpo", "rows", "csv")),
     ):
         if given and format not in formats:
             raise DataError(f"{name} is for {', '.join(formats)}, not for {format}")
@@ -133,13 +138,13 @@ def _rows(
     if format == "coco":
         return read_coco(source, image_dir, question, category_answer, boxes)
     if format == "rows":
-        rows = read_rows(source, split=split, image_dir=image_dir)
+        rows = read_rows(source, split=split, image_dir=image_dir, columns=columns)
         return rows if boxes is None else (_in_pixels(row, boxes) for row in rows)
     if format == "csv":
-        return read_csv_folder(source, image_dir)
+        return read_csv_folder(source, image_dir, columns)
     if format == "mme_realworld":
         return _mme_realworld(source, lite, image_dir)
-    return (read_mgpo if format == "mgpo" else read_conversations)(source, split, image_dir)
+    return (read_mgpo if format == "mgpo" else read_conversations)(source, split, image_dir, columns)
 
 
 def _in_pixels(row: Row, boxes: str) -> Row:

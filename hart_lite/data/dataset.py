@@ -6,23 +6,26 @@ import logging
 import math
 import os
 import random
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hart_lite.data.box_frames import SetFrame, outside, refuse_other_frames
-from hart_lite.data.images import ImageFile
-from hart_lite.data.rows import FIELDS, MAX_PATH, ImageCell, Row, Source, nearest, read_mme_realworld, read_rows
+from hart_lite.data.contents import contents
+from hart_lite.data.image_kinds import what_name_is
+from hart_lite.data.images import ImageBytes, ImageFile
+from hart_lite.data.markers import check_markers, count_markers, without_markers
+from hart_lite.data.options import as_choices, without_options
+from hart_lite.data.rows import Row, read_mme_realworld, read_rows
+from hart_lite.data.tables import MAX_PATH, ImageCell, Source
+from hart_lite.data.values import number_as_text
 from hart_lite.errors import DataError, HartError
-from hart_lite.grading import answer_letter, check_answer, unlabelled
+from hart_lite.grading import answer_letter, check_answer
 from hart_lite.types import Box, Example, ImageSource
 from hart_lite.utils.text import cut, shown
 
 SHOWN = 5  # bad rows quoted in one error
-
-_LABELLED = re.compile(r"\(([A-Z])\)\s*")
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +41,9 @@ def load_examples(
 ) -> list[Example]:
     """Every row of a data set as an `Example`; images stay encoded until they are looked at.
 
-    `source`: a .jsonl file, a .parquet file, list or folder, a Hub name, or (`format="mme_realworld"`) its JSON.
-    `columns` names the column of a table for each field to be read, `{"question": "Text", ..}`; without it columns
-    bear our names. `split` names a table's split.
+    `source`: a .jsonl, .json or .csv file, a .parquet file, list or folder, a Hub name, or (`format="mme_realworld"`)
+    its JSON. `columns` names the column for each field to be read, `{"question": "Text", ..}`; without it columns bear
+    our names. `split` names a table's split.
     Relative image paths start at `image_dir`, else at the file's folder.
     Raises one `DataError` for all bad rows; with `strict=False` they are left out with a warning.
     """
@@ -137,15 +140,17 @@ class _RowCheck:
         if row.problem:
             raise DataError(row.problem)
         fields = {name: value for name, value in row.fields.items() if value is not None}
-        for name in fields:
-            if name not in FIELDS:
-                raise DataError(f"unknown field {shown(name)}{nearest(name, FIELDS)}; allowed: {', '.join(FIELDS)}")
-        question = _text(fields, "question")
-        choices = _choices(fields.get("choices", []))
-        answer = _text(fields, "answer")
+        asked = _text(fields, "question")
+        choices = as_choices(fields.get("choices", []))
+        answer = _text(fields | {"answer": number_as_text(fields.get("answer"))}, "answer")
+        question = without_markers(asked)
+        if not question:
+            raise DataError(f"question: {shown(asked)} holds no word")
+        question, choices = without_options(question, choices, answer)
         if not choices:
             check_answer(answer)
         images = self._images(fields, row)
+        check_markers(count_markers(asked), len(images))
         example = Example(
             id=self._id(fields.get("id", row.default_id), row.where),
             images=images,
@@ -207,16 +212,18 @@ class _RowCheck:
         return Box(x1, y1, x2, y2, int(number))
 
 
-def image_source(value: Any, folder: Path, inside: Sequence[Path] = ()) -> ImageFile | ImageCell:
+def image_source(value: Any, folder: Path, inside: Sequence[Path] = ()) -> ImageFile | ImageCell | ImageBytes:
     """An image as a row has it. Nothing is read; raises `DataError` for what cannot be one, and for a path that leads
     out of the folders `inside`: a data set from elsewhere must not pick images of this machine, least of all for a
     model behind an API."""
+    if isinstance(value, str) and (what := what_name_is(value)):
+        raise DataError(f"image: {shown(value)} {what}")
     if isinstance(value, str) and 0 < len(value) < MAX_PATH and "\0" not in value:
         path = folder / value
         if inside and not any(Path(os.path.abspath(path)).is_relative_to(os.path.abspath(top)) for top in inside):
             raise DataError(f"image: {shown(value)} leads out of {inside[0]}, the folder of its images (image_dir)")
-        return ImageFile(path)
-    if isinstance(value, ImageCell):
+        return ImageFile(path, value)
+    if isinstance(value, ImageCell | ImageBytes):
         return value
     raise DataError(f"image: {shown(value)} given; a path or, in a table, an encoded image is allowed")
 
@@ -232,26 +239,11 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     return value.strip()
 
 
-def _choices(values: Any) -> tuple[str, ...]:
-    """The choices' texts. Labels in the data ('(A) ..', 'A. ..') are dropped: prompts label choices themselves."""
-    if not isinstance(values, list) or len(values) == 1 or not all(isinstance(v, str) and v.strip() for v in values):
-        raise DataError(f"choices: {shown(values)} given; a list of at least two texts is allowed")
-    labels = [_LABELLED.match(value.strip()) for value in values]
-    if not values or not all(labels):
-        return unlabelled(tuple(value.strip() for value in values))
-    expected = [chr(ord("A") + i) for i in range(len(values))]
-    if [label[1] for label in labels] != expected:
-        raise DataError(f"choices: {shown(values)} are labelled out of order; {', '.join(expected)} is needed")
-    texts = tuple(value.strip()[label.end() :] for value, label in zip(values, labels, strict=True))
-    if not all(texts):
-        raise DataError(f"choices: {shown(values)} given; a choice has a label but no text")
-    return texts
-
-
 def split_by_image(
     examples: Sequence[Example], rl_size: int, seed: int, share_if_small: bool = False
 ) -> tuple[list[Example], list[Example]]:
-    """(RL, SFT): disjoint by image, since many questions share one. An example with several images joins them.
+    """(RL, SFT): disjoint by image, since many questions share one, and by what the image shows, not by the name of its
+    file (see `contents`). An example with several images joins them.
 
     Whole images, in an order drawn from `seed`, go to RL until it has `rl_size` questions, so it exceeds that by less
     than the last image's questions. Both parts are the same whatever the order of `examples`.
@@ -271,6 +263,7 @@ def split_by_image(
 
 def _image_clusters(examples: Sequence[Example]) -> list[list[Example]]:
     """Connected components of examples that share an image, directly or through others."""
+    content = contents(examples)
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -282,18 +275,20 @@ def _image_clusters(examples: Sequence[Example]) -> list[list[Example]]:
 
     for example in examples:
         for image in example.images:
-            parent[root(image.key)] = root(example.images[0].key)
+            parent[root(content[image.key])] = root(content[example.images[0].key])
     clusters = defaultdict(list)
     for example in examples:
-        clusters[root(example.images[0].key)].append(example)
+        clusters[root(content[example.images[0].key])].append(example)
     return list(clusters.values())
 
 
 def check_disjoint(rl: Sequence[Example], sft: Sequence[Example]) -> None:
-    """Raises `DataError` if an image occurs in both parts."""
-    shared = {image.key for e in rl for image in e.images} & {image.key for e in sft for image in e.images}
+    """Raises `DataError` if an image occurs in both parts, under whatever name."""
+    content = contents([*rl, *sft])
+    there = {content[image.key] for e in sft for image in e.images}
+    shared = {content[image.key]: image.key for e in rl for image in e.images if content[image.key] in there}
     if shared:
         raise DataError(
-            f"RL and SFT share {len(shared)} images, {', '.join(sorted(shared)[:3])} among them; "
+            f"RL and SFT share {len(shared)} images, {', '.join(sorted(shared.values())[:3])} among them; "
             "they must be disjoint by image: split one data set, or take these images out of one"
         )

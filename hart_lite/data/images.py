@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from hart_lite.data.image_headers import DECODE_ERRORS, UPRIGHT, check_scans, length_of, orientation
+from hart_lite.data.image_kinds import NO_HEIC, is_heic, what_bytes_are, why_missing
 from hart_lite.errors import DataError
 from hart_lite.utils.text import cut, printable
 
@@ -34,8 +35,6 @@ CACHE_BYTES = 512 * 2**20  # decoded images kept: one 8K frame takes 127 MiB
 # Named so that PIL never tries the rest: EPS, for one, would start Ghostscript on a file from a data set.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
 
-HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # brands of its container
-
 # PIL warns from 89 million pixels and refuses from 179 million, for the whole process; the limit here is our own.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # between the limit and its double we refuse
@@ -45,6 +44,8 @@ _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # How a file begins -> how it ends when it was written to its end.
 _ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82", b"GIF8": b";"}
 _PADDING = b"\0\r\n"
+_HEAD = 256  # bytes that tell what a file is
+_TOPS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)  # the largest grey of 8 to 16 bits
 
 
 class _DecodedImages:
@@ -80,9 +81,10 @@ DECODED = _DecodedImages(CACHE_BYTES)
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file. Its identity is the file it leads to, however the path is written."""
+    """An image file. Its identity is the file it leads to, however the path is written. `given`: the name in a row."""
 
     path: Path
+    given: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
@@ -116,7 +118,7 @@ class ImageFile:
                 raise DataError(f"{self.name}: cannot be read: it is no regular file")
             return open(self.path, "rb")
         except FileNotFoundError:
-            raise DataError(f"{self.name}: no such image file") from None
+            raise DataError(f"{self.name}: no such image file{why_missing(self.given or str(self.path))}") from None
         except OSError as error:
             raise DataError(f"{self.name}: cannot be read: {error.strerror}") from error
 
@@ -142,6 +144,9 @@ class ImageBytes:
     def checked_size(self) -> tuple[int, int]:
         return checked_size(io.BytesIO(self.data), self.name)
 
+    def encoded(self) -> bytes:
+        return self.data
+
 
 class LoadedImage:
     """An image that is decoded already, as a notebook has it. Its identity is its pixels."""
@@ -161,6 +166,12 @@ class LoadedImage:
 def content_key(data: bytes) -> str:
     """The identity of an image that has no file of its own."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def encoded_as(data: bytes, name: str) -> str:
+    """PIL's name of an encoded image's format, such as "JPEG". Raises `DataError` starting with `name`."""
+    with _opened(io.BytesIO(data), name) as image:
+        return image.format
 
 
 def decode(stream: BinaryIO, name: str) -> Image.Image:
@@ -195,10 +206,24 @@ def checked_size(stream: BinaryIO, name: str) -> tuple[int, int]:
     return size
 
 
+@cache
+def heic_formats() -> tuple[str, ...]:
+    """PIL's name for HEIC where pillow-heif is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return ()
+    register_heif_opener()
+    return ("HEIF",)
+
+
 @contextmanager
 def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
+    stream.seek(0)
+    head = stream.read(_HEAD)
+    stream.seek(0)
     try:
-        with Image.open(stream, formats=FORMATS) as image:
+        with Image.open(stream, formats=FORMATS + (heic_formats() if is_heic(head) else ())) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{name}: {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded. Scale it down"
@@ -213,12 +238,10 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
     except _BOMB as error:
         raise DataError(f"{name}: {error}; at most {MAX_PIXELS:,} pixels are decoded. Scale it down") from error
     except Image.UnidentifiedImageError as error:
-        stream.seek(4)
-        if (brand := stream.read(8)).startswith(b"ftyp") and brand[4:] in HEIC:
-            raise DataError(
-                f"{name}: HEIC, as iPhones save photos, cannot be read. Convert it to JPEG; on the phone: Settings, "
-                "Camera, Formats, Most Compatible"
-            ) from error
+        if is_heic(head):
+            raise DataError(f"{name}: {NO_HEIC}") from error
+        if what := what_bytes_are(head):
+            raise DataError(f"{name}: not an image, but {what}") from error
         raise DataError(f"{name}: not an image (readable are {', '.join(FORMATS)})") from error
     except DECODE_ERRORS as error:
         raise DataError(f"{name}: damaged image: {error}") from error
@@ -235,13 +258,12 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(values: np.ndarray, mode: str) -> np.ndarray:
-    """Grey values of any range as uint8: by the range the mode or the values imply, stretched if neither does."""
+    """Grey values of any range as uint8, from black to white: by the bits that the largest value needs, as X-rays and
+    microscopes write 10 to 14 bits into 16, and stretched where no number of bits is meant."""
     values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
-    if mode.startswith("I;16"):
-        low, high = 0.0, 65535.0
-    elif low >= 0:
-        usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
+    if low >= 0:
+        usual = (1.0, *_TOPS) if mode == "F" else _TOPS
         low, high = 0.0, next((top for top in usual if high <= top), high)
     return np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
 

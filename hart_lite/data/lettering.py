@@ -1,4 +1,7 @@
-"""Text in pictures: lines that fit, in a font that has their letters."""
+"""Text in pictures: lines that fit, in fonts that have their letters.
+
+A text is drawn in the one font that has most of it; what that lacks, as of a second script, in another of the machine.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,13 @@ Font = ImageFont.FreeTypeFont
 
 
 def draw_lines(sheet: Image.Image, place: tuple[int, int], lines: list[str], font: Font, colour: str) -> None:
-    """`place` is the top left corner of the first line."""
+    """`place` is the top left corner of the first line. Letters that `font` lacks are drawn in another, on its line."""
     draw, (x, y) = ImageDraw.Draw(sheet), place
     for number, line in enumerate(lines):
-        draw.text((x, y + number * line_height(font)), line, fill=colour, font=font)
+        at, base = float(x), y + number * line_height(font) + font.getmetrics()[0]
+        for part, own in runs(line, font):
+            draw.text((at, base), part, fill=colour, font=own, anchor="ls")
+            at += own.getlength(part)
 
 
 def line_height(font: Font) -> int:
@@ -35,11 +41,11 @@ def fitted(text: str, width: int, size: int, bold: bool, most: int) -> tuple[lis
     ellipsis. Letters that no font of this machine has are written as their code points, and the log says so."""
     text = printable(" ".join(text.split())[: 200 * most])
     font = _font_for(text, size, bold)
-    lacking = set(_lacking(font.path, text))
+    lacking = set(_lacking_everywhere(font.path, text))
     text = "".join(f"[U+{ord(c):04X}]" if c in lacking else c for c in text)
     lines = [""]
     for character in text:
-        if font.getlength(lines[-1] + character) > width:
+        if sum(own.getlength(part) for part, own in runs(lines[-1] + character, font)) > width:
             head, space, tail = lines[-1].rpartition(" ")
             # A word longer than a line, or a script without spaces, is broken where the line ends.
             lines[-1:] = [head, tail] if space and character != " " else [lines[-1], ""]
@@ -47,6 +53,25 @@ def fitted(text: str, width: int, size: int, bold: bool, most: int) -> tuple[lis
     if len(lines) > most:
         lines[most - 1 :] = [lines[most - 1][:-2] + "\N{HORIZONTAL ELLIPSIS}"]
     return [line.strip() for line in lines], font
+
+
+def runs(text: str, font: Font) -> list[tuple[str, Font]]:
+    """A text in parts, each with a font that has its letters: `font` where that does."""
+    own = letters(font.path)
+    if all(ord(c) in own for c in text):
+        return [(text, font)] if text else []
+    out: list[tuple[str, Font]] = []
+    for character in text:
+        before = out[-1][1] if out else font
+        # A mark belongs to the letter before it, and blanks need no font of their own.
+        joined = character.isspace() or unicodedata.combining(character)
+        paths = (before.path, font.path) if joined else (font.path, before.path)
+        path = next((path for path in (*paths, *installed_fonts()) if ord(character) in letters(path)), font.path)
+        if out and path == before.path:
+            out[-1] = (out[-1][0] + character, before)
+        else:
+            out.append((character, font if path == font.path else font_of(round(font.size), path=path)))
+    return out
 
 
 @cache
@@ -61,7 +86,7 @@ def _font_for(text: str, size: int, bold: bool) -> Font:
     if not _lacking(usual.path, text):
         return usual
     path = min([usual.path, *installed_fonts()], key=lambda path: len(_lacking(path, text)))
-    for letter in _lacking(path, text):
+    for letter in _lacking_everywhere(path, text):
         _warn_of(unicodedata.name(letter, "unknown").split()[0])
     return font_of(size, bold and path == usual.path, path)
 
@@ -74,6 +99,11 @@ def _warn_of(script: str) -> None:
 
 def _lacking(path: str, text: str) -> list[str]:
     return sorted(c for c in set(text) if ord(c) not in letters(path))
+
+
+def _lacking_everywhere(path: str, text: str) -> list[str]:
+    """Letters that neither this font nor any other of the machine has."""
+    return [c for c in _lacking(path, text) if not any(ord(c) in letters(other) for other in installed_fonts())]
 
 
 @cache

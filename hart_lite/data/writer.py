@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
-
-from hart_lite.data.images import FORMATS, ImageFile
-from hart_lite.data.rows import ImageCell
+from hart_lite.data.images import ImageBytes, ImageFile, encoded_as
+from hart_lite.data.tables import ImageCell
 from hart_lite.errors import DataError
 from hart_lite.types import Example, ImageSource
 from hart_lite.utils.text import shown
@@ -87,10 +85,9 @@ class DataFolder:
                 return os.path.relpath(os.path.join(folder, image.path.name), self._out)
             file = self._new_file(image.path.name)
             shutil.copyfile(image.path, file)
-        elif isinstance(image, ImageCell):  # as it is: another compression would be another picture
+        elif isinstance(image, ImageCell | ImageBytes):  # as it is: another compression would be another picture
             data = image.encoded()
-            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                ending = opened.format.lower()
+            ending = encoded_as(data, image.name).lower()
             file = self._new_file(f"{image.key.rpartition(':')[2][:16]}.{ending}")
             file.write_bytes(data)
         else:

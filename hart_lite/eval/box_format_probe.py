@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hart_lite.box_formats import FORMATS, MEANING, BoxFormat, Size, to_original
@@ -51,15 +51,21 @@ class Answer:
 
 
 def measure(
-    section: ModelSection, rows: str, limit: int = 200, pixels: int | None = None, batch_size: int = 8
+    section: ModelSection,
+    rows: str,
+    limit: int = 200,
+    pixels: int | None = None,
+    batch_size: int = 8,
+    columns: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """The report of `compare` on at most `limit` rows (drawn with a seed) that have boxes.
 
-    `rows` is any data set that `hart-lite data check` reads; `pixels` the budget of the image, null: the default one.
+    `rows` is any data set that `hart-lite data check` reads, with its `columns`; `pixels` the budget of the image,
+    null: the default one.
     """
     if limit < 1 or (pixels is not None and pixels < FEWEST_PIXELS):
         raise HartError(f"limit {limit}, pixels {pixels}: at least 1 row is asked and {FEWEST_PIXELS} pixels are shown")
-    examples = [example for example in load_examples(rows) if example.boxes]
+    examples = [example for example in load_examples(rows, columns=columns) if example.boxes]
     if not examples:
         raise HartError(f"{rows}: no row has boxes, and a box_format is measured against them; give rows with boxes")
     examples = random.Random(0).sample(examples, min(limit, len(examples)))

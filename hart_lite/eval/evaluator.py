@@ -53,7 +53,7 @@ def evaluate_benchmarks(model: OpenModel | str | Path, settings: EvalSettings, o
     """
     for mode in settings.modes:
         protocols.find(mode)
-    questions, bad = read_questions(settings.benchmarks, settings.limit, settings.strict)
+    questions, bad = read_questions(settings.benchmarks, settings.limit, settings.strict, settings.columns)
     if not isinstance(model, OpenModel):
         model = open_model(str(model), quant=settings.quant, device=settings.device, box_format=settings.box_format)
     return evaluate(model, model.name, settings, questions, out, bad)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hart_lite.errors import HartError
-from hart_lite.eval.benchmarks import held_out, registry
+from hart_lite.eval.benchmarks import custom, held_out, registry
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.prediction import Prediction
 from hart_lite.eval.results import Evaluation
@@ -19,7 +19,7 @@ from hart_lite.types import Example, ImageSource
 from hart_lite.utils.text import shown
 
 log = logging.getLogger(__name__)
-HELD_OUT = held_out.BENCHMARK.name
+HELD_OUT, OWN_ROWS = held_out.BENCHMARK.name, custom.BENCHMARK.name
 SHOWN = 5  # bad rows quoted
 
 
@@ -30,18 +30,21 @@ class Question:
 
 
 def read_questions(
-    benchmarks: Mapping[str, str], limit: int | None, strict: bool
+    benchmarks: Mapping[str, str], limit: int | None, strict: bool, columns: Mapping[str, str] | None = None
 ) -> tuple[list[Question], list[tuple[str, BadRow]]]:
     """The questions of all benchmarks (name -> source), at most the first `limit` of each, and the rows that cannot be
-    asked, each with its benchmark's name.
+    asked, each with its benchmark's name. `columns` are those of one's own rows.
 
     Raises `HartError` for a benchmark without questions and, if `strict`, for the first bad row.
     """
+    if columns and OWN_ROWS not in benchmarks:
+        raise HartError(f"--column is for rows of your own: --benchmark {OWN_ROWS}=FILE")
     questions: list[Question] = []
     bad: list[tuple[str, BadRow]] = []
     for name, source in benchmarks.items():
         benchmark, seen = registry.find(name), set()
-        for row in benchmark.read(source or benchmark.hub):
+        own = {"columns": columns} if columns and name == OWN_ROWS else {}
+        for row in benchmark.read(source or benchmark.hub, **own):
             problem = row if isinstance(row, BadRow) else _problem(row, seen)
             if problem is None:
                 questions.append(Question(benchmark, row))
@@ -68,7 +71,7 @@ def images_of(evaluation: Evaluation) -> Callable[[Prediction], ImageSource]:
     run = evaluation.folder.absolute().parent.parent
     if HELD_OUT in benchmarks and is_run(run):
         benchmarks[HELD_OUT] = str(run)
-    questions, _ = read_questions(benchmarks, settings["limit"], strict=False)
+    questions, _ = read_questions(benchmarks, settings["limit"], False, settings.get("columns"))
     images = {(q.benchmark.name, q.example.id): q.example.images[0] for q in questions}
 
     def image_of(row: Prediction) -> ImageSource:

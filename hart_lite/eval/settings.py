@@ -22,6 +22,7 @@ class EvalSettings(AskSettings):
     """
 
     benchmarks: Mapping[str, str] = field(default_factory=dict)  # name -> source; "" is the benchmark's own
+    columns: Mapping[str, str] | None = None  # our field -> the name it has in rows of one's own
     modes: tuple[str, ...] = OURS
     prompt: Literal["own", "official"] = "own"
     limit: int | None = None  # questions of each benchmark, the first ones
@@ -39,12 +40,14 @@ def setting_of(question: Question, mode: str, settings: EvalSettings, model: Ope
 def record(spec: str, settings: EvalSettings, model: OpenModel, questions: Sequence[Question]) -> dict:
     """eval.json: all that the rows depend on. For a peer's protocol null means its published limit."""
     rows = {name: [q.example for q in questions if q.benchmark.name == name] for name in settings.benchmarks}
+    columns = {"columns": dict(settings.columns)} if settings.columns else {}
     return {
         "model": spec,
         "family": model.family,
         "weights": model.weights,
         "box_format": model.engine.interface.name,
         "benchmarks": dict(settings.benchmarks),
+        **columns,
         "rows": {name: digest(examples) for name, examples in rows.items()},
         "limit": settings.limit,
         "modes": list(settings.modes),

@@ -52,8 +52,8 @@ def _front_matter(record: RunRecord, kind: Kind) -> str:
     if record.on_hub:
         said |= {"base_model": record.base, "base_model_relation": "adapter" if kind == "adapter" else "finetune"}
     said |= {"library_name": "peft" if kind == "adapter" else "transformers", "pipeline_tag": "image-text-to-text"}
-    if recipe and HUB_ID.fullmatch(recipe.data.train):
-        said["datasets"] = [recipe.data.train]
+    if sets := [file.path for file in recipe.data.files if HUB_ID.fullmatch(file.path)] if recipe else []:
+        said["datasets"] = sets
     stages = recipe.stages if recipe else []
     methods = [_method(recipe, stage).lower().replace(" ", "-") for stage in stages]
     said["tags"] = list(dict.fromkeys(["hart-lite", "visual-grounding", *methods, *(["lora"] * (kind == "adapter"))]))
@@ -166,7 +166,7 @@ def _stage(recipe: Recipe, stage: RLStage | SFTStage) -> str:
 
 def _data(recipe: Recipe, was_measured: bool) -> str:
     data = recipe.data
-    trained = plain(data.train) + (f", split {plain(data.split)}" if data.split else "")
+    trained = plain(data.trained_on) + (f", split {plain(data.split)}" if data.split else "")
     if data.train == "toy":
         trained = f"{data.toy.scenes:,} scenes drawn by hart-lite, {data.toy.questions_per_scene} questions each"
     measured = plain(data.eval) if data.eval else "drawn scenes that were not trained on"

@@ -12,14 +12,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hart_lite.errors import DataError, HartError
-from hart_lite.grading.choices import choice_lines, exact, labelled, letters_of, unlabelled
+from hart_lite.grading.choices import choice_lines, exact, labelled, letters_of, split_label, unlabelled
 from hart_lite.grading.free_text import read_text, same
 from hart_lite.grading.markup import answer_part, compatible, finals, settled
 from hart_lite.grading.normalise import normalise
 from hart_lite.grading.reader import read_letter
 from hart_lite.utils.text import shown
 
-__all__ = ["answer_letter", "check_answer", "choice_lines", "grade", "normalise", "read_answer", "unlabelled"]
+__all__ = [
+    "answer_letter",
+    "check_answer",
+    "choice_lines",
+    "final_answer",
+    "grade",
+    "normalise",
+    "read_answer",
+    "split_label",
+    "unlabelled",
+]
 
 
 def read_answer(text: str, choices: Sequence[str] = ()) -> str | None:
@@ -52,6 +62,14 @@ def grade(text: str, answer: str, choices: Sequence[str] = ()) -> bool:
     if not text.strip() or not answer.strip():
         return False
     return same(text, answer) and (not asked or same(f"{text}?", answer))
+
+
+def final_answer(text: str) -> str:
+    """What a response gives as its answer, as it stands there: no thought, and of a box or tag what is in it. "" where
+    a thought was cut off. The words around an announced answer stay."""
+    text = answer_part(text)
+    found = finals(text)
+    return (text[found[-1].start : found[-1].stop] if found else text).strip()
 
 
 def _settled(text: str) -> tuple[str, bool]:

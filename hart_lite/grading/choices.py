@@ -15,7 +15,7 @@ from hart_lite.grading.normalise import normalise
 _EDGES = string.whitespace + "()[]{}<>.,:;!\"'`*_$\\。、「」【】《》\u200b\ufeff"
 _NAMED = re.compile(r"([^\W\d_]{2,}) ([A-Z])")
 _OPTION = re.compile(r"(?:option|choice|letter)\s+\(?([A-Za-z])", re.IGNORECASE)
-_LABEL = re.compile(r"\s*(?:\(\s?([A-Za-z])\s?\)|([A-Za-z])\s?[.):、,])\s*(?=\S)")
+_LABEL = re.compile(r"\s*(?:\(\s?([A-Za-z])\s?\)|([A-Za-z])\s?[.):、])\s*")  # no comma: "A, then B" is a choice
 _LABELLED = re.compile(  # a label and what may be the text of its choice
     r"(?:(?:option|choice)\s{1,3}\(?)?([A-Z])(?:[\s).:,、\u2013\u2014-]{1,4})(\S.*)", re.IGNORECASE | re.DOTALL
 )
@@ -34,13 +34,19 @@ def choice_lines(choices: Sequence[str]) -> str:
     return "\n".join(["The choices are listed below:", *lines])
 
 
+def split_label(choice: str) -> tuple[str, str]:
+    """(letter, text) of a choice with a label such as "(A)", "A.", "A)", "a:" or "（A）"; ("", choice) without one."""
+    plain = compatible(choice)
+    match = _LABEL.match(plain)
+    return ((match[1] or match[2]).upper(), plain[match.end() :].strip()) if match else ("", choice)
+
+
 def unlabelled(choices: Sequence[str]) -> tuple[str, ...]:
-    """The choices without labels such as "(A)", "A.", "A)" and "（A）", where all bear them in order."""
-    found = [_LABEL.match(compatible(choice)) for choice in choices]
-    labels = "".join((match[1] or match[2]).upper() for match in found if match)
-    if not choices or labels != letters_of(choices):
+    """The choices without their labels, where all bear them in order and have a text behind them."""
+    found = [split_label(choice) for choice in choices]
+    if "".join(letter for letter, _ in found) != letters_of(choices) or not all(text for _, text in found):
         return tuple(choices)
-    return tuple(compatible(c)[m.end() :].strip() for c, m in zip(choices, found, strict=True))
+    return tuple(text for _, text in found)
 
 
 def exact(text: str, choices: Sequence[str]) -> str | None:

@@ -133,7 +133,7 @@ def _settings(run: Run) -> list[tuple[str, str]]:
         ("a step of RL", f"{rollout.samples} samples of each question, temperature {rollout.temperature:g}"),
         ("KL", f"beta = {recipe.beta:g}"),
         ("pixels", f"{recipe.pixels.full:,} of the image, {recipe.pixels.crop:,} of a crop"),
-        ("data", recipe.data.train + (f", held out: {recipe.data.eval}" if recipe.data.eval else "")),
+        ("data", recipe.data.trained_on + (f", held out: {recipe.data.eval}" if recipe.data.eval else "")),
         ("seed", str(recipe.seed)),
     ]
 

@@ -144,7 +144,13 @@ def public_recipe(recipe: Recipe, stages: int | None = None) -> Recipe:
     values = recipe.model_dump()
     del values["output"], values["data"]["image_dir"]
     values["model"]["base"] = public_name(recipe.model.base)
-    for key in ("train", "sft", "eval", "lite"):
+    if isinstance(recipe.data.train, list):
+        names = [public_name(file.path) for file in recipe.data.train]
+        for n, file in enumerate(values["data"]["train"]):
+            file["path"] = names[n] if names.count(names[n]) == 1 else f"{n + 1} {names[n]}"
+    else:
+        values["data"]["train"] = public_name(recipe.data.train)
+    for key in ("sft", "eval", "lite"):
         if values["data"][key] is not None:
             values["data"][key] = public_name(values["data"][key])
     if values["data"]["sft"] == values["data"]["train"]:  # two files of one name are two

@@ -90,7 +90,20 @@ BAD = {
     "a misspelt field": (GOOD | {"qestion": "?"}, r"unknown field 'qestion' \(did you mean 'question'\?\)"),
     "no answer": ({k: v for k, v in GOOD.items() if k != "answer"}, "no answer"),
     "answer null": (GOOD | {"answer": None}, "no answer"),
-    "a number as answer": (GOOD | {"answer": 4}, r'answer: 4 given; text is allowed \(in quotes: "4"\)'),
+    "a number as answer that is no choice": (GOOD | {"answer": 4}, "'4' is not one of the choices"),
+    "a truth as answer": (GOOD | {"answer": True}, "answer: True given; text is allowed"),
+    "a question in the field of another tool": (
+        {"image": "a.png", "problem": "What?", "answer": "x"}, r"unknown field 'problem' \(did you mean 'question'"),
+    "choices in another tool's field": (
+        {"image": "a.png", "question": "What?", "options": ["a", "b"], "answer": "x"}, r"did you mean 'choices'\?"),
+    "a key twice": (json.dumps(GOOD)[:-1] + ', "answer": "A"}', "the key 'answer' stands twice"),
+    "two markers for one image": (GOOD | {"question": "<image><image>What?"}, "2 times <image> for 1 images"),
+    "a question of a marker alone": (GOOD | {"question": "<image>"}, "question: '<image>' holds no word"),
+    "an address": (GOOD | {"image": "https://example.org/a.png"}, "is an address, and nothing is fetched"),
+    "an address of a file": (GOOD | {"image": "file:///photos/a.png"}, "give the path alone, without file://"),
+    "a data URI": (GOOD | {"image": "data:image/png;base64,iVBORw0KGgo="}, "is a data URI, which only tables may hold"),
+    "a Windows path": (GOOD | {"image": "sub\\a.png"}, "no such image file; it is a Windows path: write /"),
+    "a blank at the end of a name": (GOOD | {"image": "a.png "}, "no such image file; there is a blank"),
     "an answer that is a thought cut off": (
         {"image": "a.png", "question": "?", "answer": "<think>a sign"}, "answer: '<think>a sign' given; nothing can"),
     "an answer in an empty tag": (
@@ -169,7 +182,7 @@ def test_what_is_no_data_set(folder):
     with pytest.raises(HartError, match="Unknown data format 'csv'"):
         load_examples(folder / "rows.txt", format="csv")
     with pytest.raises(HartError, match="not for jsonl"):
-        load_examples(write_rows(folder / "rows.jsonl", GOOD), columns={"question": "q"})
+        load_examples(write_rows(folder / "rows.jsonl", GOOD), split="train")
 
 
 # --- tables
@@ -536,7 +549,7 @@ LONG = {
     "one choice": {"choices": ["x" * 5000, "y"], "answer": "z"},
     "box": {"boxes": [[1, 2, 3, 10**300]]},
     "boxes": {"boxes": "x" * 5000},
-    "field": {"x" * 5000: 1},
+    "field": {"answer ": 1, "x" * 5000: 1},
 }
 
 

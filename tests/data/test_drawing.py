@@ -172,3 +172,41 @@ def test_another_font_of_the_machine_is_taken_where_it_has_the_letters(monkeypat
     lines, font = fitted(only_there, 900, 20, False, 3)
     assert lines == [only_there] and font.path == symbols
     assert not caplog.text
+
+
+def two_scripts(monkeypatch) -> tuple[str, str, str]:
+    """(a font of symbols, a letter that it alone has, another that it lacks); it stands for one of another script."""
+    import matplotlib
+
+    symbols = f"{matplotlib.get_data_path()}/fonts/ttf/STIXSizOneSymReg.ttf"
+    monkeypatch.setattr(lettering, "installed_fonts", lambda: [symbols])
+    usual = lettering.letters(lettering.font_of(20).path)
+    there = lettering.letters(symbols)
+    return symbols, chr(min(there - usual)), chr(max(usual - there - set(range(0x3000, 0x110000))))
+
+
+def test_a_text_of_two_scripts_is_drawn_in_two_fonts(monkeypatch, caplog):
+    symbols, foreign, own = two_scripts(monkeypatch)
+    text = f"What is {foreign}{own}?"
+    lines, font = fitted(text, 900, 20, False, 3)
+    assert lines == [text] and font.path != symbols and not caplog.text
+    assert [(part, run.path == symbols) for part, run in lettering.runs(text, font)] == [
+        ("What is ", False), (foreign, True), (f"{own}?", False)
+    ]  # fmt: skip
+    sheet = Image.new("RGB", (400, 40), "white")
+    lettering.draw_lines(sheet, (0, 0), [foreign], font, "black")
+    alone = Image.new("RGB", (400, 40), "white")
+    ImageDraw.Draw(alone).text((0, font.getmetrics()[0]), foreign, fill="black", font=font_at(symbols), anchor="ls")
+    assert sheet.getbbox() and np.array_equal(np.asarray(sheet), np.asarray(alone))
+
+
+def font_at(path: str):
+    return lettering.font_of(20, path=path)
+
+
+def test_lines_of_two_scripts_are_no_wider_than_their_room(monkeypatch):
+    _, foreign, own = two_scripts(monkeypatch)
+    lines, font = fitted(f"{foreign}{own} " * 40, 200, 20, False, 30)
+    assert len(lines) > 3
+    for line in lines:
+        assert sum(run.getlength(part) for part, run in lettering.runs(line, font)) <= 200

@@ -31,8 +31,8 @@ from benchmark_files import (
 from PIL import Image
 
 from hart_lite.data.images import DECODED
+from hart_lite.data.options import from_list, from_question, from_text
 from hart_lite.errors import HartError
-from hart_lite.eval.benchmarks.choices import from_list, from_question, from_text
 from hart_lite.eval.benchmarks.registry import BENCHMARKS
 
 
@@ -83,7 +83,7 @@ def test_sources_that_are_none(tmp_path, name):
 @pytest.mark.parametrize("text", [b"{oops", b'{"a": 1}', b"[" * 100_000, b"\xff\xfe", b"", b'["\\ud800"]'])
 def test_json_that_is_none(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text)
-    with pytest.raises(HartError, match=r"not JSON|a list of questions is needed"):
+    with pytest.raises(HartError, match=r"not JSON|no column Question_id"):
         list(BENCHMARKS["mme-realworld"].read(str(tmp_path / "a.json")))
 
 

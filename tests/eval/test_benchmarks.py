@@ -136,7 +136,8 @@ def test_mme_realworld_tables(tmp_path):
     tsv = {**mme_table_row(3), "image": b64(jpeg(1))}
     del tsv["bytes"]
     options = "\n".join(tsv["multi-choice options"])
-    for text in (options, f"The choices are listed below:\n{options}"):
+    as_list = str(tsv["multi-choice options"])  # as VLMEvalKit's table of Lite has them
+    for text in (options, f"The choices are listed below:\n{options}", as_list):
         example = one("mme-realworld-lite", write_tsv(tmp_path / "lite.tsv", [tsv | {"multi-choice options": text}]))
         assert (example.choices, example.question, example.answer) == (first.choices, first.question, "C")
         assert find("mme-realworld-lite").prompt(example) == find("mme-realworld-lite").prompt(first)

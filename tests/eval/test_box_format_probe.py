@@ -165,6 +165,14 @@ def test_an_untrained_llava_is_measured_too(tmp_path):
     assert report["own"] == "unit" and not report["clear"]
 
 
+def test_rows_with_names_of_their_own_are_measured(tmp_path):
+    rows = boxed_rows(tmp_path, 4)
+    text = rows.read_text().replace('"question":', '"Text":')
+    rows.write_text(text)
+    columns = {name: name for name in ("id", "image", "choices", "answer", "boxes")} | {"question": "Text"}
+    assert measure(ModelSection(device="cpu"), str(rows), pixels=12544, columns=columns)["questions"] == 8
+
+
 def test_rows_without_boxes_are_refused(tmp_path):
     with pytest.raises(HartError, match=r"no row has boxes"):
         measure(ModelSection(), str(boxed_rows(tmp_path, 1, boxes=False)))

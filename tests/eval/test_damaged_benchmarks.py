@@ -9,8 +9,8 @@ import pytest
 from damage import as_json, check_reader
 from PIL import Image
 
+from hart_lite.data.options import from_question, from_text, lines
 from hart_lite.errors import HartError
-from hart_lite.eval.benchmarks.choices import from_question, from_text, lines
 from hart_lite.eval.benchmarks.registry import BENCHMARKS
 from hart_lite.types import Example
 

@@ -21,7 +21,8 @@ from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks import custom, listing, registry, toy
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.eval.evaluator import evaluate_benchmarks
-from hart_lite.eval.questions import Question, batches_by_image, read_questions
+from hart_lite.eval.questions import Question, batches_by_image, images_of, read_questions
+from hart_lite.eval.results import read_evaluation
 from hart_lite.eval.settings import EvalSettings, setting_of
 from hart_lite.inference.load import open_model
 from hart_lite.inference.prompts import question_text
@@ -358,6 +359,19 @@ def command(*words, capsys) -> tuple[int, str, str]:
     return code, out, err
 
 
+def test_rows_with_names_of_their_own_are_asked_and_found_again(tmp_path, capsys):
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "a.png")
+    row = {"photo": "a.png", "problem": "<image>Colour?\nA. red\nB. blue", "gold": "A"}
+    (tmp_path / "x.json").write_text(json.dumps([row, row | {"gold": "blue"}]))
+    columns = [f"--column={pair}" for pair in ("image=photo", "question=problem", "answer=gold")]
+    words = ["toy", "--benchmark", f"rows={tmp_path / 'x.json'}", *columns, "--mode", "full", "--max-tokens", "4"]
+    assert main.main(["eval", *words, "--out", str(tmp_path / "eval")]) == 0, capsys.readouterr().err
+    evaluation = read_evaluation(tmp_path / "eval")
+    assert [r.id for r in evaluation.rows] == ["0", "1"]
+    assert evaluation.settings["columns"] == {"image": "photo", "question": "problem", "answer": "gold"}
+    assert images_of(evaluation)(evaluation.rows[0]).key == str(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -371,6 +385,8 @@ def command(*words, capsys) -> tuple[int, str, str]:
         (["toy", "--benchmark", "toy", "--limit", "0"], "--limit 0: at least 1 is needed"),
         (["toy", "--benchmark", "toy", "--full-pixels", "700"], "--full-pixels 700: at least 784 is needed"),
         (["toy", "--benchmark", "rows=no/such.jsonl"], "no/such.jsonl"),
+        (["toy", "--benchmark", "toy=scenes=1", "--column", "question=Text"], "--column is for rows of your own"),
+        (["toy", "--benchmark", "rows=x.jsonl", "--column", "question"], "should look like --column question=Text"),
         (["no such model", "--benchmark", "toy=scenes=1"], "there is no model 'no such model'"),
         (["api:x", "--benchmark", "toy=scenes=1"], "OPENAI_API_KEY is not set"),
     ],

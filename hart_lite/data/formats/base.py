@@ -4,45 +4,33 @@ says so as its `problem`, so that it can be counted and named."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hart_lite.data.rows import Row, parse_json, read_bytes, read_rows
+from hart_lite.data.rows import Row, read_rows
 from hart_lite.errors import DataError
-from hart_lite.utils.text import shown
 
 ImageDir = str | Path | None
+Columns = Mapping[str, str] | None
 
 
-def read_json(path: Path) -> Any:
-    """Raises `DataError` naming the file."""
-    try:
-        return parse_json(read_bytes(path).removeprefix(b"\xef\xbb\xbf"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}. A file of one object on each line ends in .jsonl") from error
+def read_records(
+    source: str, known: Sequence[str], split: str | None, image_dir: ImageDir, columns: Columns = None
+) -> Iterator[Row]:
+    """The objects of a JSON file, or the rows of a table (.parquet, a folder of it, a Hub name), with those of the
+    `known` names that they have; `columns` gives their names where they differ. Other names are left out, and said.
+    Raises `DataError` if there is no such set."""
+    return read_rows(source, split=split, image_dir=image_dir, columns=columns, fields=known, others=True)
 
 
-def read_records(source: str, columns: Sequence[str], split: str | None, image_dir: ImageDir) -> Iterator[Row]:
-    """The objects of a JSON list or .jsonl file as found, or the rows of a table (.parquet, a folder of it, a Hub name)
-    with those of `columns` that it has. Raises `DataError` if there is no such set."""
-    if Path(source).suffix != ".json":
-        yield from read_rows(source, split=split, image_dir=image_dir, fields=columns)
-        return
-    if split:
-        raise DataError(f"{source}: --split {split} is for parquet and Hub data sets")
-    records = read_json(Path(source))
-    if not isinstance(records, list):
-        raise DataError(f"{source}: a JSON list of objects is needed, not {type(records).__name__}")
-    for index, record in enumerate(records):
-        row = Row(f"{source}[{index}]", str(index), Path(image_dir or Path(source).parent))
-        known = isinstance(record, dict)
-        yield replace(row, fields=record) if known else replace(row, problem=f"{shown(record)}: an object is needed")
+def first_of(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The first of these fields that holds something."""
+    return next((fields[name] for name in names if fields.get(name) not in (None, [], "")), None)
 
 
 def images_of(fields: Mapping[str, Any], *names: str) -> list[Any]:
     """The first of these fields that is there, as a list. Raises `DataError` if none is."""
-    value = next((fields[name] for name in names if fields.get(name) not in (None, [], "")), None)
+    value = first_of(fields, names)
     if value is None:
         raise DataError("no image")
     return value if isinstance(value, list) else [value]

@@ -11,7 +11,8 @@ from typing import Any
 
 from hart_lite.data.box_frames import in_pixels, refuse_other_frames
 from hart_lite.data.dataset import image_source
-from hart_lite.data.formats.base import ImageDir, read_json
+from hart_lite.data.formats.base import ImageDir
+from hart_lite.data.json_files import read_json
 from hart_lite.data.rows import Row
 from hart_lite.errors import DataError, HartError
 from hart_lite.utils.text import shown

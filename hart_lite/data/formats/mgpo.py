@@ -6,47 +6,32 @@ The set itself has not been looked into: its columns are taken to be those that 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
-from hart_lite.data.formats.base import ImageDir, id_of, images_of, read_records
+from hart_lite.data.formats.base import Columns, ImageDir, id_of, images_of, read_records
 from hart_lite.data.rows import Row
-from hart_lite.errors import DataError, HartError
-from hart_lite.utils.text import shown
+from hart_lite.errors import HartError
 
 IMAGE_COLUMNS = ("image", "images", "image_path")
 COLUMNS = ("id", *IMAGE_COLUMNS, "question", "choices", "reward_model", "answer", "data_source")
 
-_LABELLED = re.compile(r"^[ \t]*\([A-Z]\)", re.MULTILINE)
 
-
-def read_mgpo(source: str, split: str | None, image_dir: ImageDir) -> Iterator[Row]:
+def read_mgpo(source: str, split: str | None, image_dir: ImageDir, columns: Columns = None) -> Iterator[Row]:
     """Of each row: `question` (`prompt` repeats it among instructions); `choices`, a text of lines "(A) ..", or a list;
     the answer, `reward_model.ground_truth` or else `answer`; the category, `data_source`; `image`, encoded or a path,
     or else `image_path`."""
-    for record in read_records(source, COLUMNS, split, image_dir):
+    for record in read_records(source, COLUMNS, split, image_dir, columns):
         if record.problem:
             yield record
             continue
         fields = record.fields
         graded = fields.get("reward_model")
         try:
-            ours = {"images": images_of(fields, *IMAGE_COLUMNS), "choices": _listed(fields.get("choices"))}
+            ours = {"images": images_of(fields, *IMAGE_COLUMNS), "choices": fields.get("choices") or None}
         except HartError as error:
             yield replace(record, problem=str(error))
             continue
         ours |= {"id": id_of(record), "question": fields.get("question"), "category": fields.get("data_source")}
         ours["answer"] = graded.get("ground_truth") if isinstance(graded, dict) else fields.get("answer")
         yield replace(record, fields=ours)
-
-
-def _listed(choices: Any) -> Any:
-    """A text of choices as a list of its labelled lines; what stands before the first of them is a heading."""
-    if not isinstance(choices, str) or not choices.strip():
-        return choices or None
-    starts = [label.start() for label in _LABELLED.finditer(choices)]
-    if not starts:
-        raise DataError(f"choices: {shown(choices)} given; a line '(A) ..' for each is needed, or a list")
-    return [choices[start:stop].strip() for start, stop in zip(starts, [*starts[1:], len(choices)], strict=True)]

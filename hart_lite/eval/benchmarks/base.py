@@ -35,7 +35,7 @@ class Benchmark:
     hub: str  # data set id
     tables: str  # where in the paper its figures stand, and what is known of where they come from
     overall: Literal["micro", "macro"]  # the aggregate that the benchmark itself reports
-    read: Callable[[str], Iterator[Example | BadRow]]
+    read: Callable[..., Iterator[Example | BadRow]]  # (source); rows of one's own: (source, columns)
     prompt: Callable[[Example], str] | None  # the official words after the image, for one turn; None: the recipe's
     official: Callable[[str, Example], bool]  # the official scorer's word on a response, faults included
     faults: str  # in one line: where `official` is known to differ from what is right

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hart_lite.data.dataset import checked
-from hart_lite.data.rows import read_rows
+from hart_lite.data.rows import is_mme_realworld, read_rows
 from hart_lite.errors import DataError, HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.grading import grade
 from hart_lite.types import Example
 
 
-def read(source: str) -> Iterator[Example | BadRow]:
+def read(source: str, columns: Mapping[str, str] | None = None) -> Iterator[Example | BadRow]:
+    """`columns`: our field -> the name it has there, as training's `data.columns`."""
     if not source:
         raise DataError("rows needs a source, such as rows=my/rows.jsonl")
-    format = "mme_realworld" if Path(source).suffix == ".json" else "auto"
-    for where, result in checked(read_rows(source, format=format)):
+    format = "mme_realworld" if is_mme_realworld(Path(source)) else "auto"
+    for where, result in checked(read_rows(source, format=format, columns=columns)):
         yield BadRow(where, str(result)) if isinstance(result, HartError) else result
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from hart_lite.boxes import clip
+from hart_lite.data.values import literal, number_as_text
 from hart_lite.errors import DataError, HartError
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.eval.benchmarks.readers import Record
@@ -56,10 +56,7 @@ def _made(
 
 def text(record: Record, name: str) -> str:
     """A field that must hold text or a number. Raises `DataError` naming it."""
-    value = record.fields.get(name)
-    # Compared, not math.isfinite: JSON has integers too large for a float.
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
-        return str(value)
+    value = number_as_text(record.fields.get(name))
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{name}: {shown(value)} given; text is needed")
     return value.strip()
@@ -97,8 +94,8 @@ def boxes_inside(values: Any, size: tuple[int, int]) -> tuple[Box, ...]:
 
 
 def listed(value: str, what: str) -> Any:
-    """A Python literal of lists, tuples and numbers. Raises `DataError` naming `what`."""
-    try:
-        return json.loads(value.replace("(", "[").replace(")", "]"))
-    except (ValueError, RecursionError):
-        raise DataError(f"{what}: {shown(value)} given; a list such as [[0, 0, 10, 10]] is needed") from None
+    """A list that is written as text, or what else is; tuples as lists. Raises `DataError` naming `what`."""
+    found = literal(value)
+    if found is None:
+        raise DataError(f"{what}: {shown(value)} given; a list such as [[0, 0, 10, 10]] is needed")
+    return found

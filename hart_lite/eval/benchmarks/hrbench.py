@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hart_lite.data.options import dotted
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
-from hart_lite.eval.benchmarks.choices import dotted
 from hart_lite.eval.benchmarks.examples import examples, known, letter, text
 from hart_lite.eval.benchmarks.official_scorers import hrbench_letter
 from hart_lite.eval.benchmarks.readers import Record, find_files, hub_records, is_hub_name, parquet_records

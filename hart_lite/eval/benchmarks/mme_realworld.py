@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from hart_lite.data.options import bracketed, from_list, lines
+from hart_lite.data.values import literal
 from hart_lite.errors import DataError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
-from hart_lite.eval.benchmarks.choices import bracketed, from_list, lines
 from hart_lite.eval.benchmarks.examples import examples, known, letter, text
 from hart_lite.eval.benchmarks.official_scorers import mme_realworld_letter
 from hart_lite.eval.benchmarks.readers import (
@@ -79,8 +80,10 @@ def _from_json(images: ImageFolder) -> Callable[[Record, str], Example]:
 
 def _from_table(record: Record, id: str) -> Example:
     choices = record.fields["multi-choice options"]
-    if isinstance(choices, str):  # VLMEvalKit joins the list, under its heading
-        choices = choices.strip().removeprefix(_HEADING.strip()).strip().split("\n")
+    if isinstance(choices, str):  # VLMEvalKit writes a Python list, or joins it under its heading
+        found = literal(choices.strip())
+        joined = choices.strip().removeprefix(_HEADING.strip()).strip()
+        choices = found if isinstance(found, list) else joined.split("\n")
     question, category = text(record, "question"), text(record, "category")
     return _example(record, id, record.image, question, choices, "answer", category)
 

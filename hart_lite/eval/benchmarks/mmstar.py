@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hart_lite.data.options import from_question
 from hart_lite.errors import DataError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
-from hart_lite.eval.benchmarks.choices import from_question
 from hart_lite.eval.benchmarks.examples import examples, known, letter, text
 from hart_lite.eval.benchmarks.official_scorers import mmstar_right
 from hart_lite.eval.benchmarks.readers import Record, find_files, hub_records, is_hub_name, parquet_records

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hart_lite.data.image_kinds import why_missing
 from hart_lite.data.images import ImageFile, checked_size, content_key
-from hart_lite.data.rows import ImageCell, encoded, open_table, parse_json, read_bytes
+from hart_lite.data.json_files import json_entries
+from hart_lite.data.tables import ImageCell, encoded, open_table, table_rows
 from hart_lite.errors import DataError, HartError
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.types import ImageSource
@@ -23,7 +25,6 @@ from hart_lite.utils.text import cut, shown
 if TYPE_CHECKING:
     import datasets
 
-_BATCH = 16  # rows of a table held at once
 _FILES = (".tsv", ".json", ".jsonl", ".parquet")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -57,7 +58,9 @@ class ImageFolder:
         paths = [folder / name for name in names for folder in self.folders]
         path = next((path for path in paths if os.path.isfile(path)), None)  # no error for any name
         if path is None:
-            raise DataError(f"no image {shown(names[0])} under {', '.join(map(str, self.folders))}")
+            raise DataError(
+                f"no image {shown(names[0])} under {', '.join(map(str, self.folders))}{why_missing(names[0])}"
+            )
         image = ImageFile(path)
         if image.key not in self._sizes:
             self._sizes[image.key] = image.checked_size()
@@ -101,27 +104,22 @@ def find_files(source: str, patterns: Sequence[str], suffixes: Sequence[str]) ->
 
 
 def json_records(path: Path, needed: Sequence[str]) -> Iterator[Record | BadRow]:
-    """The objects of a JSON list. Raises `DataError` for another file, or if a needed field is in none of them."""
-    try:
-        rows = parse_json(read_bytes(path).removeprefix(b"\xef\xbb\xbf"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: a list of questions is needed, not {type(rows).__name__}")
-    yield from _objects(path.name, [(f"{path.name}[{index}]", row) for index, row in enumerate(rows)], needed)
-
-
-def jsonl_records(path: Path, needed: Sequence[str]) -> Iterator[Record | BadRow]:
-    """One JSON object a line. Raises `DataError` if a needed field is in none of them."""
-    rows: list[tuple[str, Any]] = []
-    for number, line in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            where = f"{path.name}:{number}"
-            try:
-                rows.append((where, parse_json(line)))
-            except (ValueError, RecursionError) as error:
-                rows.append((where, BadRow(where, f"not JSON: {error}")))
-    yield from _objects(path.name, rows, needed)
+    """The objects of a JSON list, or of a file that has one on each line. Raises `DataError` for another file, or if a
+    needed field is in none of them."""
+    entries = list(json_entries(path))
+    objects = [entry.value for entry in entries if isinstance(entry.value, dict)]
+    if objects:
+        check_columns(path.name, dict.fromkeys(key for row in objects for key in row), needed)
+    for entry in entries:
+        where = f"{path.name}{entry.place}"
+        if entry.problem:
+            yield BadRow(where, entry.problem)
+        elif not isinstance(entry.value, dict):
+            yield BadRow(where, f"{shown(entry.value)} given; an object with {', '.join(needed)} is needed")
+        elif missing := [key for key in needed if key not in entry.value]:
+            yield BadRow(where, f"no {', '.join(missing)}")
+        else:
+            yield Record(where, entry.value)
 
 
 def table_records(
@@ -137,15 +135,14 @@ def table_records(
         check_columns(title, table.column_names, [*needed, images[0]])
     table = table.with_format("arrow")  # arrow: images stay encoded
     sizes: dict[str, tuple[int, int]] = {}
-    for start in range(0, len(table), _BATCH):
-        for index, fields in enumerate(table[start : start + _BATCH].to_pylist(), start):
-            where = f"{title}[{index}]"
-            try:
-                key, size = checked_image(fields.pop(column), f"{where} image", sizes)
-            except HartError as error:
-                yield BadRow(where, str(error))
-                continue
-            yield Record(where, fields, ImageCell(table, index, column, None, key, f"{where} image"), size)
+    for index, fields in table_rows(table):
+        where = f"{title}[{index}]"
+        try:
+            key, size = checked_image(fields.pop(column), f"{where} image", sizes)
+        except HartError as error:
+            yield BadRow(where, str(error))
+            continue
+        yield Record(where, fields, ImageCell(table, index, column, None, key, f"{where} image"), size)
 
 
 def parquet_records(files: Sequence[Path], needed: Sequence[str]) -> Iterator[Record | BadRow]:
@@ -165,21 +162,6 @@ def check_columns(title: str, found: Iterable[str], needed: Iterable[str]) -> No
         raise DataError(
             f"{title}: no column {', '.join(missing)}; found: {shown(', '.join(found))}; needed: {', '.join(needed)}"
         )
-
-
-def _objects(name: str, rows: Sequence[tuple[str, Any]], needed: Sequence[str]) -> Iterator[Record | BadRow]:
-    objects = [row for _, row in rows if isinstance(row, dict)]
-    if objects:
-        check_columns(name, dict.fromkeys(key for row in objects for key in row), needed)
-    for where, row in rows:
-        if isinstance(row, BadRow):
-            yield row
-        elif not isinstance(row, dict):
-            yield BadRow(where, f"{shown(row)} given; an object with {', '.join(needed)} is needed")
-        elif missing := [key for key in needed if key not in row]:
-            yield BadRow(where, f"no {', '.join(missing)}")
-        else:
-            yield Record(where, row)
 
 
 def checked_image(cell: Any, name: str, sizes: dict[str, tuple[int, int]]) -> tuple[str, tuple[int, int]]:

@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from hart_lite.boxes import iou
+from hart_lite.data.options import bracketed, lines
 from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.base import Benchmark
-from hart_lite.eval.benchmarks.choices import bracketed, lines
 from hart_lite.eval.benchmarks.hrbench import cycle
 from hart_lite.eval.benchmarks.official_scorers import mme_realworld_letter, treebench_miou
 from hart_lite.eval.prediction import Prediction

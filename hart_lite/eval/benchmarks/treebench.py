@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from string import ascii_uppercase
 
+from hart_lite.data.options import dotted, from_question
 from hart_lite.errors import DataError, HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
-from hart_lite.eval.benchmarks.choices import dotted, from_question
 from hart_lite.eval.benchmarks.examples import boxes_inside, examples, known, letter, listed, text
 from hart_lite.eval.benchmarks.official_scorers import treebench_right
 from hart_lite.eval.benchmarks.readers import Record, find_files, hub_folder, is_hub_name

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from hart_lite.data.images import DECODED, content_key, decode
-from hart_lite.data.rows import encoded
+from hart_lite.data.tables import encoded
 from hart_lite.errors import DataError, HartError
 from hart_lite.eval.benchmarks.base import BadRow
 from hart_lite.eval.benchmarks.readers import Record, check_columns, checked_image

@@ -14,7 +14,7 @@ from hart_lite.errors import DataError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
 from hart_lite.eval.benchmarks.examples import boxes_inside, examples, text
 from hart_lite.eval.benchmarks.official_scorers import visual_cot_form
-from hart_lite.eval.benchmarks.readers import ImageFolder, Record, find_files, is_hub_name, json_records, jsonl_records
+from hart_lite.eval.benchmarks.readers import ImageFolder, Record, find_files, is_hub_name, json_records
 from hart_lite.types import Example
 from hart_lite.utils.text import shown
 
@@ -52,7 +52,7 @@ def _read_files(files: list[Path]) -> Iterator[Example | BadRow]:
             else:
                 told[str(record.fields["question_id"])] = record
         yield from examples(
-            jsonl_records(file, _DET),
+            json_records(file, _DET),
             lambda record, name=file.stem: f"{name}/{text(record, 'question_id')}",
             _make(file.stem, told, images),
         )

@@ -13,10 +13,10 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from hart_lite.data.images import ImageFile
-from hart_lite.data.rows import parse_json, read_bytes
+from hart_lite.data.json_files import parse_json, read_bytes
+from hart_lite.data.options import bracketed, from_text
 from hart_lite.errors import DataError, HartError
 from hart_lite.eval.benchmarks.base import BadRow, Benchmark
-from hart_lite.eval.benchmarks.choices import bracketed, from_text
 from hart_lite.eval.benchmarks.examples import boxes_inside, examples, known, letter, text
 from hart_lite.eval.benchmarks.official_scorers import vstar_letter
 from hart_lite.eval.benchmarks.readers import (
@@ -26,7 +26,7 @@ from hart_lite.eval.benchmarks.readers import (
     find_files,
     hub_folder,
     is_hub_name,
-    jsonl_records,
+    json_records,
     parquet_records,
 )
 from hart_lite.types import Box, Example, ImageSource
@@ -49,7 +49,7 @@ def read(source: str) -> Iterator[Example | BadRow]:
         return examples(parquet_records(files, _TABLE), _question_id, _from_table)
     if files[0].suffix == ".jsonl":
         images = ImageFolder([files[0].parent])
-        return examples(jsonl_records(files[0], (*_TABLE, "image")), _question_id, _from_questions(images))
+        return examples(json_records(files[0], (*_TABLE, "image")), _question_id, _from_questions(images))
     folder = files[0].parent.parent
     beside = (path for category in CATEGORIES for path in sorted((folder / category).glob("*.json")))
     return examples(_beside_records(beside), lambda record: record.fields["id"], _shuffled)
@@ -129,7 +129,7 @@ def _beside(path: Path) -> dict:
     """The JSON beside an image. Raises `DataError` naming it."""
     try:
         fields = parse_json(read_bytes(path))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path.name}: not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise DataError(f"{path.name}: an object with {', '.join(_BESIDE)} is needed")

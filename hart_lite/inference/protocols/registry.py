@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hart_lite.data.rows import nearest
+from hart_lite.data.fields import nearest
 from hart_lite.errors import HartError
 from hart_lite.inference.protocols import hart
 from hart_lite.inference.protocols.base import Protocol
