@@ -11,12 +11,12 @@ from playwright.sync_api import Page, expect
 from hart_lite.boxes import expand
 from hart_lite.data.drawing import COLOURS
 from hart_lite.data.images import ImageFile
-from hart_lite.demo.examples import toy_scenes
+from hart_lite.demo.examples import close_looks
 from hart_lite.inference.ask import ask
 from hart_lite.inference.load import open_model
 from hart_lite.types import Box
 
-EXAMPLE = toy_scenes()[0]
+EXAMPLE = close_looks()[0]
 
 
 @pytest.fixture
