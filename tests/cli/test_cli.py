@@ -86,7 +86,7 @@ def test_recipes_are_listed_with_what_they_say_of_themselves(capsys):
         (["train", "tiny_gpu"], "There is no recipe 'tiny_gpu'"),
         (["train", "tiny_cpu", "data.train=no/such.jsonl"], "no/such.jsonl"),
         (["train", "tiny_cpu", "data.toy.colours=[mauve]"], "toy colours ['mauve'] are unknown"),
-        (["train", "tiny_cpu", "model.base=no/such/base", "data.toy.scenes=4"], "base 'no/such/base' cannot be read"),
+        (["train", "tiny_cpu", "model.base=no/such/base", "data.toy.scenes=40"], "base 'no/such/base' cannot be read"),
         (["data", "check", "no/such.jsonl"], "no/such.jsonl"),
         (["data", "check", "x.jsonl", "--column", "question"], "should look like --column question=Text"),
     ],
