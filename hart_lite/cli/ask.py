@@ -51,6 +51,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--out", type=Path, metavar="PICTURE", help="where the picture goes; default: a new name here")
     command.add_argument("--quant", choices=("none", "nf4"), help="4-bit weights, where no recipe says")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    command.add_argument("--base-path", type=Path, metavar="DIR", help="where the model's base is now, if it has moved")
     command.add_argument("--box-format", choices=("absolute", "relative"), default="absolute",
                          help="how an api: model writes boxes: pixels of the image it is sent, or 0-1000")  # fmt: skip
     command.set_defaults(run=ask)
@@ -63,6 +64,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--port", type=_port, help="default: the first free one from 7860")
     command.add_argument("--quant", choices=("none", "nf4"), help="4-bit weights, where no recipe says")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    command.add_argument("--base-path", type=Path, metavar="DIR", help="where the model's base is now, if it has moved")
     command.set_defaults(run=demo)
 
     command = commands.add_parser("report", help="a run or an evaluation as one page", description=report.__doc__)
@@ -99,7 +101,11 @@ def ask(arguments: argparse.Namespace) -> int:
         print(NO_MODEL, file=sys.stderr)
     quiet_libraries()
     model = open_model(
-        arguments.model or "toy", quant=arguments.quant, device=arguments.device, box_format=arguments.box_format
+        arguments.model or "toy",
+        quant=arguments.quant,
+        device=arguments.device,
+        box_format=arguments.box_format,
+        base_path=arguments.base_path,
     )
     if arguments.model and model.toy:
         print(f"hart-lite: {TOY_WARNING}", file=sys.stderr)
@@ -134,7 +140,8 @@ def demo(arguments: argparse.Namespace) -> int:
         quiet_libraries()
         if arguments.model is None:
             print(NO_MODEL.replace("--model", "MODEL", 1).replace("--model ", ""), file=sys.stderr)
-        model = open_model(arguments.model or "toy", quant=arguments.quant, device=arguments.device)
+        named = arguments.model or "toy"
+        model = open_model(named, quant=arguments.quant, device=arguments.device, base_path=arguments.base_path)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does
         serve(Demo(model, find_examples(model)), _who(model.name, "adapter" in model.weights), listener)
     return 0
@@ -193,7 +200,7 @@ def _questions(words: Sequence[str]) -> Iterator[str]:
             yield word
             continue
         try:
-            lines = sys.stdin.buffer.read().decode().split("\n")
+            lines = [line.removesuffix("\r") for line in sys.stdin.buffer.read().decode("utf-8-sig").split("\n")]
         except UnicodeDecodeError as error:
             raise HartError(f"the questions on standard input are no text in UTF-8: {error}") from error
         if not any(line.strip() for line in lines):

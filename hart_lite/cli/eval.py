@@ -64,6 +64,7 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
         "--quant", choices=("none", "nf4"), help="4-bit weights, where the model's recipe does not say"
     )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    command.add_argument("--base-path", type=Path, metavar="DIR", help="where the model's base is now, if it has moved")
     command.add_argument("--box-format", choices=("absolute", "relative"), default="absolute",
                          help="how an api: model writes boxes: pixels of the image it is sent, or 0-1000")  # fmt: skip
     command.set_defaults(run=evaluate, go_on="the same command goes on where it was")
@@ -133,7 +134,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         | ({"modes": tuple(modes)} if modes else {})
     )
     out = arguments.out or Path("runs/eval") / "".join(c if c.isalnum() or c in ".-_" else "-" for c in arguments.model)
-    result = evaluate_benchmarks(arguments.model, EvalSettings(benchmarks=asked, **chosen), out)
+    settings = EvalSettings(benchmarks=asked, **chosen)
+    result = evaluate_benchmarks(arguments.model, settings, out, arguments.base_path)
     if is_finished(out):  # else there is no answer, and below it says why
         write_evaluation_page(out)
     print(f"\n{result.table}\n\nevaluation: {out}")

@@ -19,6 +19,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         default="plain",
         help="what the adapter is added to: the unquantised base, or what its 4 bits stood for in training",
     )
+    command.add_argument("--base-path", type=Path, metavar="DIR", help="where the model's base is now, if it has moved")
     command.add_argument("--force", action="store_true", help="replace an earlier merge in DIR, and nothing else")
     command.set_defaults(run=merge)
 
@@ -39,7 +40,7 @@ def merge(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from hart_lite.export.merge import merge as merged
 
-    print(merged(arguments.source, arguments.out, arguments.base, arguments.force).text())
+    print(merged(arguments.source, arguments.out, arguments.base, arguments.force, arguments.base_path).text())
     print(f"\nmerged checkpoint: {arguments.out}")
     return 0
 

@@ -53,6 +53,8 @@ def _find(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if path.is_file():
         return path
+    if (path / "recipe.yaml").is_file():  # a run directory
+        return path / "recipe.yaml"
     shipped = {recipe.stem: recipe for recipe in shipped_recipes()}
     name = str(path_or_name).removesuffix(".yaml")
     if name not in shipped:

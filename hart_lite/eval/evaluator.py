@@ -45,8 +45,11 @@ class EvalResult:
     failures: Counter = field(default_factory=Counter)
 
 
-def evaluate_benchmarks(model: OpenModel | str | Path, settings: EvalSettings, out: Path) -> EvalResult:
-    """Evaluate a model, opened or to be opened, on the benchmarks of `settings`, into the folder `out`.
+def evaluate_benchmarks(
+    model: OpenModel | str | Path, settings: EvalSettings, out: Path, base_path: Path | None = None
+) -> EvalResult:
+    """Evaluate a model, opened or to be opened, on the benchmarks of `settings`, into the folder `out`. `base_path`:
+    see `open_model`.
 
     Names and rows are checked before a model is loaded; whether `out` holds an evaluation that this one may go on with
     is checked after it, since the model is part of that.
@@ -55,7 +58,13 @@ def evaluate_benchmarks(model: OpenModel | str | Path, settings: EvalSettings, o
         protocols.find(mode)
     questions, bad = read_questions(settings.benchmarks, settings.limit, settings.strict, settings.columns)
     if not isinstance(model, OpenModel):
-        model = open_model(str(model), quant=settings.quant, device=settings.device, box_format=settings.box_format)
+        model = open_model(
+            str(model),
+            quant=settings.quant,
+            device=settings.device,
+            box_format=settings.box_format,
+            base_path=base_path,
+        )
     return evaluate(model, model.name, settings, questions, out, bad)
 
 

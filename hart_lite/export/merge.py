@@ -39,11 +39,14 @@ FETCHED = ("*.safetensors", *TRAVELS, "README.md")  # the base's card names its 
 ROOM = 64 << 20  # bytes for everything but weights
 
 
-def merge(source: str | Path, out: str | Path, base: Base = "plain", force: bool = False) -> MergeCheck:
+def merge(
+    source: str | Path, out: str | Path, base: Base = "plain", force: bool = False, base_path: Path | None = None
+) -> MergeCheck:
     """Merge the adapter of a run directory, or in a folder of its own, into `out`; returns what was checked of it.
 
     base: what B @ A is added to. `plain`: the unquantised base. `dequant`: the weights the run trained on; each one
     that nf4 quantised is replaced by what its 4 bits stand for.
+    base_path: where the files of the base are now, if they have moved.
     force: replace an earlier merge in `out`; anything else there is left alone.
 
     Equal inputs give equal bytes. Raises `HartError` for an adapter that is not plain LoRA or has no place in the base,
@@ -54,7 +57,7 @@ def merge(source: str | Path, out: str | Path, base: Base = "plain", force: bool
     lora, recipe = read_lora(adapter), recipe_of(adapter)
     revision = recipe.model.revision if recipe else None
     dtype = _trained_in(recipe) if base == "dequant" else None
-    folder = find_base(lora.base, revision)
+    folder = find_base(str(base_path) if base_path else lora.base, revision)
     family = _family(folder, lora.base)
     trained_on = f"the adapter in {adapter} was trained on"
     check_fingerprint(adapter / ADAPTER_BASE, family, trained_on, "merge it into the files it was trained on")
@@ -95,7 +98,7 @@ def find_base(name: str, revision: str | None = None) -> Path:
     except (OSError, ValueError, HTTPError) as error:
         raise ModelError(
             f"base {shown(name)} is no folder here and cannot be had from the Hub: {error}\nMerging needs the files of "
-            "the base that the adapter was trained on"
+            "the base that the adapter was trained on; if they have moved, say where they are: --base-path DIR"
         ) from error
 
 

@@ -65,21 +65,29 @@ class OpenModel:
 
 
 def open_model(
-    spec: str, *, quant: str | None = None, device: str | None = None, box_format: str = "absolute"
+    spec: str,
+    *,
+    quant: str | None = None,
+    device: str | None = None,
+    box_format: str = "absolute",
+    base_path: Path | None = None,
 ) -> OpenModel:
     """`quant` and `device` replace what the recipe says (else none and auto); `box_format` is for `api:` models.
+    `base_path` is where the base of a run or an adapter is now; what was trained on another one is refused.
 
     Raises `HartError` for what is no model, is not whole, or cannot be loaded.
     """
     if spec.startswith("api:"):
         return _open_api(spec.removeprefix("api:"), box_format)
     recipe, section, adapter = _local(spec)
-    asked = {"quant": quant, "device": device}
+    if base_path is not None and adapter is None:
+        raise HartError(f"{spec} has no base beside it: --base-path {base_path} goes with a run or an adapter")
+    asked = {"quant": quant, "device": device, "base": base_path and str(base_path)}
     changes = {name: value for name, value in asked.items() if value is not None}
     section = section.model_copy(update=changes | {"backend": "transformers", "gradient_checkpointing": False})
     if recipe:
         check_machine(recipe.model_copy(update={"model": section, "report_to": []}))
-    policy = load_policy(section, adapter)
+    policy = load_policy(section, adapter, base_has_moved=base_path is not None)
     weights = {"base": fingerprint(policy.family)}
     if adapter:
         with (adapter / ADAPTER_WEIGHTS).open("rb") as file:
@@ -121,7 +129,7 @@ def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:
     if spec == "toy":
         return load_recipe("tiny_cpu"), ModelSection(), None
     folder, there = Path(spec), os.path.exists(spec)  # which takes any text for a path
-    if not there and _HUB_ID.fullmatch(spec):
+    if not there and _HUB_ID.fullmatch(spec) and not folder.parent.is_dir():  # runs/typo is nobody's model
         return None, ModelSection(base=spec), None
     if not there or not folder.is_dir():
         raise HartError(f"there is no model {shown(spec)}; give {_KINDS}")

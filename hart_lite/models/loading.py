@@ -43,15 +43,18 @@ UNSLOTH_TOKENS = 32_768  # it wants to know the longest sequence; no pack is lon
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_policy(section: ModelSection, adapter: Path | None = None, seed: int = 0) -> Policy:
-    """The base with a fresh adapter (drawn from `seed`), or with the one saved in `adapter`.
+def load_policy(
+    section: ModelSection, adapter: Path | None = None, seed: int = 0, base_has_moved: bool = False
+) -> Policy:
+    """The base with a fresh adapter (drawn from `seed`), or with the one saved in `adapter`. Where `base_has_moved`,
+    the adapter may name another base; the fingerprint beside it says whether it is the same.
 
     Raises `HartError` when the base cannot be read, is of no supported family, or is not the adapter's base.
     """
     source = str(TOY_BASE) if section.base == "toy" else section.base
     family = _family(source, section)
     if adapter is not None:
-        check_adapter(adapter, section.base)
+        check_adapter(adapter, section.base, base_has_moved)
     device = pick_device(section.device)
     prepare_card(device)
     dtype = pick_dtype(section.dtype, device)
@@ -155,7 +158,7 @@ def _with_adapter(family: Family, model: nn.Module, section: ModelSection, adapt
     return policy
 
 
-def check_adapter(adapter: Path, base: str) -> None:
+def check_adapter(adapter: Path, base: str, base_has_moved: bool = False) -> None:
     """Refuse an adapter that was trained on another base: its deltas would be noise there."""
     config = adapter / ADAPTER_CONFIG
     for file in (config, adapter / ADAPTER_WEIGHTS):
@@ -165,7 +168,12 @@ def check_adapter(adapter: Path, base: str) -> None:
         trained_on = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except ValueError as error:
         raise HartError(f"{config} is damaged: {error}") from error
-    if trained_on != base:
+    if base_has_moved and not (adapter / ADAPTER_BASE).is_file():
+        raise HartError(
+            f"nothing in {adapter} says whether {base} is the base it was trained on ({ADAPTER_BASE} is missing); move "
+            f"the base back to {trained_on!r}"
+        )
+    if trained_on != base and not base_has_moved:
         raise HartError(
             f"the adapter in {adapter} was trained on base {trained_on!r}, not {base!r}; set model.base to it"
         )

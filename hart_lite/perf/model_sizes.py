@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,10 +137,12 @@ def _config_file(base: str, revision: str | None) -> Path:
         return folder / "config.json"
     if base.count("/") == 1:
         from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
 
-        cached = try_to_load_from_cache(base, "config.json", revision=revision)
-        if isinstance(cached, str):
-            return Path(cached)
+        with suppress(HFValidationError):  # a mistyped folder, which is no id either
+            cached = try_to_load_from_cache(base, "config.json", revision=revision)
+            if isinstance(cached, str):
+                return Path(cached)
     raise HartError(
         f"the sizes of base {base!r} are not known here, and plan downloads nothing: put its config.json in a folder "
         f"and give that (model.base=FOLDER), or name one of toy, {', '.join(PUBLISHED)}"

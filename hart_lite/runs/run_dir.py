@@ -6,11 +6,13 @@ Where several processes share a run, the first one writes and the others wait.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -26,6 +28,8 @@ from hart_lite.runs.checkpoints import DISK_ERRORS
 from hart_lite.runs.versions import hardware, versions
 from hart_lite.utils.files import LOCK, FolderLock, move_whole, write_whole
 from hart_lite.utils.phase import begin_phase
+
+log = logging.getLogger(__name__)
 
 BEGUN = {LOCK, "versions.json", "versions.json.part", "recipe.yaml.part"}  # all that a kill leaves before recipe.yaml
 
@@ -78,8 +82,7 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> None:
             raise HartError(
                 f"{run} already holds a run; add --resume to continue it, or choose another place with output=..."
             )
-        before, now = load_recipe(saved).model_dump(), recipe.model_dump()
-        changed = sorted(key for key in now if now[key] != before.get(key))
+        changed = sorted(_differing(load_recipe(saved).model_dump(), recipe.model_dump()))
         if changed:
             raise HartError(
                 f"{saved} was made by another recipe; differing: {', '.join(changed)}. Resume with the same values: "
@@ -87,6 +90,20 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> None:
             )
     elif any(path.name not in BEGUN for path in run.iterdir()):
         raise HartError(f"{run} is not empty and holds no run; choose another place with output=...")
+    elif resume:
+        log.warning("%s holds no run to go on with, so a new one begins", run)
+
+
+def _differing(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    """Keys of values that differ, in full: stages.0.steps."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in now.keys() | before.keys():
+            yield from _differing(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for n, pair in enumerate(zip(before, now, strict=True)):
+            yield from _differing(*pair, f"{key}.{n}")
+    elif before != now:
+        yield key
 
 
 def open_run(run: Path, recipe: Recipe, family: Family, device: str) -> None:

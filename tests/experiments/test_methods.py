@@ -34,5 +34,5 @@ def test_finished_runs_are_not_repeated(finished):
 
 
 def test_finished_runs_of_another_recipe_are_refused(finished):
-    with pytest.raises(HartError, match=r"grpo-0/recipe\.yaml was made by another recipe; differing: stages"):
+    with pytest.raises(HartError, match=r"grpo-0/recipe\.yaml was made by another recipe; differing: stages\.0\.steps"):
         methods.measure(finished, 1, 1, ["stages.0.steps=80"])

@@ -188,6 +188,8 @@ def test_questions_come_from_standard_input(photo, capsys, monkeypatch):
     code, out, _ = given("Which é?\r\n\n  What\u2028else?\n".encode())
     assert code == 0
     assert [json.loads(line)["question"] for line in out.splitlines()] == ["Which é?", "What\u2028else?"]
+    _, out, _ = given(b"\xef\xbb\xbfWhat?\r\nWho?\r\n")
+    assert [json.loads(line)["question"] for line in out.splitlines()] == ["What?", "Who?"]
     code, _, err = given(b"\n \n")
     assert code == 1 and "standard input holds no question" in err
     code, _, err = given(b"What \xff?\n")

@@ -86,7 +86,7 @@ def test_the_toy_base_has_the_budgets_of_its_recipe(tmp_path):
 
 def test_quant_and_device_replace_what_the_recipe_says(run, monkeypatch):
     sections = []
-    monkeypatch.setattr(load, "load_policy", lambda section, adapter: sections.append(section) or 1 / 0)
+    monkeypatch.setattr(load, "load_policy", lambda section, adapter, **rest: sections.append(section) or 1 / 0)
     for asked in ({}, {"quant": "nf4", "device": "auto"}):
         with pytest.raises(ZeroDivisionError):
             open_model(str(run), **asked)
