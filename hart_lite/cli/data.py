@@ -26,13 +26,16 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("source", help="the file (for csv: or its folder; for llava, mgpo: or a Hub data set)")
     command.add_argument("out", metavar="OUT", help="a new folder; it receives rows.jsonl")
-    command.add_argument("--format", required=True, help="rows, llava, sharegpt, mgpo, coco, csv or mme_realworld")
+    command.add_argument("--format", required=True, help="rows (our own), llava, sharegpt, mgpo, coco, csv or "
+                         "mme_realworld")  # fmt: skip
     command.add_argument("--image-dir", help="where relative image paths start, unless beside the source")
     columns.add(command)
     command.add_argument("--split", help="split of a Hub data set")
     command.add_argument("--question", help='coco: what to ask where nothing is, e.g. "Where is the {category}?"')
     command.add_argument("--category-answer", action="store_true", help="coco: the category is the answer")
     command.add_argument("--lite", help="mme_realworld: JSON of the Lite benchmark, which is left out")
+    command.add_argument("--boxes", help="rows, coco: what the numbers of boxes are, unless pixels: xywh, unit, "
+                         "unit-padded or relative-1000")  # fmt: skip
     command.add_argument("--copy-images", action="store_true", help="copy image files into OUT")
     command.set_defaults(run=data_convert)
 
@@ -69,7 +72,7 @@ def data_convert(arguments: argparse.Namespace) -> int:
     """
     from hart_lite.data.convert import convert, format_conversion
 
-    names = ("image_dir", "split", "question", "category_answer", "lite", "copy_images")
+    names = ("image_dir", "split", "question", "category_answer", "lite", "boxes", "copy_images")
     options = {name: getattr(arguments, name) for name in names}
     options["columns"] = columns.read(arguments)
     print(printable(format_conversion(convert(arguments.source, arguments.out, arguments.format, **options))))

@@ -128,6 +128,11 @@ def _stage_contradictions(recipe: Recipe, stage: RLStage | SFTStage) -> list[str
         problems.append(
             "RL compares the samples of a question: rollout.samples = 1 gives nothing to compare; use 2 or more"
         )
+    if recipe.rollout.top_p < 1:
+        problems.append(
+            f"rollout.top_p = {recipe.rollout.top_p:g} draws from a part of the words, and RL's gradient is that of a "
+            "draw from all of them; leave rollout.top_p at 1 (rollout.temperature is scored as it is drawn)"
+        )
     if (stage.objective or recipe.objective) == "ap_grpo" and recipe.beta == 0:
         problems.append("objective = 'ap_grpo' with beta = 0 has no KL to weigh; use beta > 0 or objective = 'grpo'")
     if (stage.loop or recipe.loop) == "direct" and "verify" not in recipe.train_turns:

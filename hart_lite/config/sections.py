@@ -156,7 +156,7 @@ class Rollout(Section):
     temperature: Positive = 1.0
     """Sampling temperature."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus sampling; 1: off."""
+    """Nucleus sampling; 1: off, which RL needs: it is scored under all words, not under those that are left."""
     max_tokens_locate: Count = 256
     """Longest first turn."""
     max_tokens_answer: Count = 256
@@ -229,7 +229,8 @@ class SFTStage(_Optimisation):
     target: Literal["letter", "text"] = "letter"
     """How the answer is taught where a question has choices."""
     keep_locate: Share = 0.1
-    """Share of rows that repeat a box which earned the reward, so that grounding stays."""
+    """Share of rows that repeat a box which earned the reward, so that grounding stays. It is their share of the loss,
+    too, though a box has many times the tokens of a letter. Boxes whose turn was cut off by its limit are left out."""
 
 
 class Evaluate(Section):

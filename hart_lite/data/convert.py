@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hart_lite.data.dataset import SHOWN, checked, without_lite
+from hart_lite.data.box_frames import GIVEN, row_in_pixels
+from hart_lite.data.dataset import SHOWN, checked, image_source, without_lite
+from hart_lite.data.fields import nearest
 from hart_lite.data.formats.base import Columns, ImageDir
 from hart_lite.data.formats.coco import read_coco
 from hart_lite.data.formats.conversations import read_conversations
@@ -18,8 +20,9 @@ from hart_lite.data.writer import ROWS, data_folder
 from hart_lite.errors import DataError, HartError
 from hart_lite.types import Example
 from hart_lite.utils.progress import progress
+from hart_lite.utils.text import shown
 
-FORMATS = ("llava", "sharegpt", "mgpo", "coco", "csv", "mme_realworld", "rows")
+FORMATS = ("rows", "llava", "sharegpt", "mgpo", "coco", "csv", "mme_realworld")
 DROPPED = "dropped.txt"
 LONG = 10  # words of an answer that a model will hardly give to the letter
 
@@ -45,6 +48,7 @@ def convert(
     question: str | None = None,
     category_answer: bool = False,
     lite: str | Path | None = None,
+    boxes: str | None = None,
     copy_images: bool = False,
     columns: Columns = None,
 ) -> Conversion:
@@ -53,11 +57,12 @@ def convert(
     Layouts by `format`: see `formats`; `rows` are our own, in a JSON list or a table say. `image_dir`: where relative
     image paths start, else beside the file. `split` is of a Hub data set (rows, llava, sharegpt, mgpo), `columns` gives
     a layout's names where they differ, `question` and `category_answer` are of coco (see `read_coco`), `lite` of
-    mme_realworld: the Lite benchmark, which is left out. Image files are named relative to `out`, with `copy_images`
+    mme_realworld: the Lite benchmark, which is left out. `boxes` of rows, csv and coco: the frame of their boxes, one
+    of `box_frames.GIVEN`; they are written in pixels. Image files are named relative to `out`, with `copy_images`
     copied into it; encoded ones are written there. A row whose image path leaves the folder is dropped.
     Raises `DataError`, and writes nothing, if the source cannot be read or no row of it can be used.
     """
-    rows = _rows(str(source), format, image_dir, split, question, category_answer, lite, columns)
+    rows = _rows(str(source), format, image_dir, split, question, category_answer, lite, boxes, columns)
     dropped: list[str] = []
     long_answers = 0
     with data_folder(out, copy_images) as folder:
@@ -112,6 +117,7 @@ def _rows(
     question: str | None,
     category_answer: bool,
     lite: str | Path | None,
+    boxes: str | None,
     columns: Columns,
 ) -> Iterator[Row]:
     """The rows of a layout, unchecked. Raises `DataError` for an option that is another layout's."""
@@ -121,20 +127,34 @@ def _rows(
         (question, "--question", ("coco",)),
         (category_answer, "--category-answer", ("coco",)),
         (lite, "--lite", ("mme_realworld",)),
-        (split, "--split", ("llava", "sharegpt", "mgpo", "rows")),
-        (columns, "--column", ("llava", "sharegpt", "mgpo", "rows", "csv")),
+        (split, "--split", ("rows", "llava", "sharegpt", "mgpo")),
+        (columns, "--column", ("rows", "llava", "sharegpt", "mgpo", "csv")),
+        (boxes, "--boxes", ("rows", "csv", "coco")),
     ):
         if given and format not in formats:
             raise DataError(f"{name} is for {', '.join(formats)}, not for {format}")
+    if boxes is not None and boxes not in GIVEN:
+        raise DataError(f"--boxes {shown(boxes)}{nearest(boxes, GIVEN)}; allowed: {', '.join(GIVEN)}")
     if format == "coco":
-        return read_coco(source, image_dir, question, category_answer)
-    if format == "csv":
-        return read_csv_folder(source, image_dir, columns)
+        return read_coco(source, image_dir, question, category_answer, boxes)
+    if format in ("rows", "csv"):
+        options = {"image_dir": image_dir, "columns": columns}
+        rows = read_csv_folder(source, **options) if format == "csv" else read_rows(source, split=split, **options)
+        return rows if boxes is None else (_in_pixels(row, boxes) for row in rows)
     if format == "mme_realworld":
         return _mme_realworld(source, lite, image_dir)
-    if format == "rows":
-        return read_rows(source, split=split, image_dir=image_dir, columns=columns)
     return (read_mgpo if format == "mgpo" else read_conversations)(source, split, image_dir, columns)
+
+
+def _in_pixels(row: Row, boxes: str) -> Row:
+    """A row whose images cannot be read is left as it is: the check of rows says why."""
+    fields = row.fields
+    values = [fields["image"]] if fields.get("image") is not None else fields.get("images")
+    try:
+        images = [image_source(value, row.folder, row.inside or (row.folder,)) for value in values or ()]
+        return row_in_pixels(row, boxes, images)
+    except HartError:
+        return row
 
 
 def _mme_realworld(source: str, lite: str | Path | None, image_dir: ImageDir) -> Iterator[Row]:

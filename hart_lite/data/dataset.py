@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hart_lite.data.box_frames import SetFrame, outside, refuse_other_frames
 from hart_lite.data.contents import contents
 from hart_lite.data.image_kinds import what_name_is
 from hart_lite.data.images import ImageBytes, ImageFile
@@ -114,7 +115,8 @@ def _collect(rows: Iterator[Row], source: str, strict: bool) -> list[Example]:
 
 
 def checked(rows: Iterator[Row]) -> Iterator[tuple[str, Example | HartError]]:
-    """Where each row stands, and the row as an `Example` or as the error that says what is wrong with it."""
+    """Where each row stands, and the row as an `Example` or as the error that says what is wrong with it. Raises
+    `DataError` at the end where all boxes together are in another frame (see `SetFrame`)."""
     check = _RowCheck()
     for row in rows:
         try:
@@ -122,14 +124,17 @@ def checked(rows: Iterator[Row]) -> Iterator[tuple[str, Example | HartError]]:
         except HartError as error:
             result = error
         yield row.where, result
+    check.frame.check()
 
 
 class _RowCheck:
-    """Checks rows one after another; remembers ids (to find duplicates) and image sizes (to read each header once)."""
+    """Checks rows one after another; remembers ids (to find duplicates), image sizes (to read each header once) and
+    what their boxes say together."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}  # id -> where it stood first
         self._sizes: dict[str, tuple[int, int]] = {}
+        self.frame = SetFrame()
 
     def example(self, row: Row) -> Example:
         if row.problem:
@@ -194,11 +199,16 @@ class _RowCheck:
             raise DataError(
                 f"boxes: {shown(value)} lies on image {shown(number)}; the row has images 0 to {len(images) - 1}"
             )
-        width, height = self._sizes[images[int(number)].key]
+        image = images[int(number)]
+        width, height = size = self._sizes[image.key]
+        refuse_other_frames(value[:4], size)
         if not (x1 < x2 and y1 < y2):
-            raise DataError(f"boxes: {shown(value)} is empty; x1 < x2 and y1 < y2 are needed")
+            raise DataError(f"boxes: {shown(value)} is empty; x1 < x2 and y1 < y2 are needed, not x, y, width, height")
         if not (min(x1, y1) >= 0 and x2 <= width and y2 <= height):
-            raise DataError(f"boxes: {shown(value)} reaches outside its image of {width} x {height} pixels")
+            raise DataError(f"boxes: {shown(value)} {outside(value[:4], size)}")
+        if x2 - x1 < 1 or y2 - y1 < 1:
+            raise DataError(f"boxes: {shown(value)} is less than a pixel wide or high")
+        self.frame.add(value[:4], image, size)
         return Box(x1, y1, x2, y2, int(number))
 
 

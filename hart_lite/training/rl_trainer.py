@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import RLStage
-from hart_lite.errors import NotFiniteError
+from hart_lite.errors import HartError, NotFiniteError
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.oom import Budget
 from hart_lite.models.packing import Pack, pack
@@ -80,14 +80,24 @@ def weigh(groups: Sequence[Group], k: float, beta: float, num_nonflat_groups_glo
 
 
 class QuestionOrder:
-    """Item i is the index of the i-th question a run asks: a new permutation, drawn from the seed, on every pass."""
+    """Item i is the index of the i-th question a run asks: a new permutation, drawn from the seed, on every pass.
 
-    def __init__(self, examples: int, seed: int | str) -> None:
-        self.examples, self.seed = examples, seed
+    A pass is of whole steps: what is left of a permutation waits for another pass, since a step that began in one pass
+    and ended in the next could ask a question twice, whose groups would count as two questions. Raises `HartError`
+    where there are fewer questions than a step asks.
+    """
+
+    def __init__(self, examples: int, per_step: int, seed: int | str) -> None:
+        if examples < per_step:
+            raise HartError(
+                f"questions_per_step = {per_step}, and there are {examples} questions: a step asks none twice; lower "
+                f"questions_per_step to {examples} or give more questions"
+            )
+        self.examples, self.whole, self.seed = examples, examples - examples % per_step, seed
         self._epoch, self._order = -1, []
 
     def __getitem__(self, i: int) -> int:
-        epoch, place = divmod(i, self.examples)
+        epoch, place = divmod(i, self.whole)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, list(range(self.examples))
             random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
@@ -115,7 +125,7 @@ class RLTrainer(StepTrainer):
         self.loop = stage.loop or recipe.loop
         self.k = recipe.k if (stage.objective or recipe.objective) == "ap_grpo" else 0.0
         self._seed = f"{recipe.seed}/{number}"
-        self._order = QuestionOrder(len(examples), self._seed)
+        self._order = QuestionOrder(len(examples), stage.questions_per_step, self._seed)
         budget = Budget(f"stages.{number}.tokens_per_pack", stage.tokens_per_pack)
         super().__init__(runner.policy, args, budget, [runner.engine.budget], **kwargs)
 
@@ -136,7 +146,7 @@ class RLTrainer(StepTrainer):
         update = self._update(batch, clock)
         if not groups:
             update = Update([], {"loss": math.nan}, [example.id for example in questions])
-        skipped = self.finish(update, batch.example_ids)
+        skipped = self.finish(update, batch.example_ids, signal=bool(live))
         clock.lap("update")
         metrics = update.metrics | {"skipped": float(skipped)}
         self.step_metrics = measure(first_groups, replaced, update.packs, metrics, clock)
@@ -176,18 +186,27 @@ class RLTrainer(StepTrainer):
 
     def replace_flat(self, groups: Sequence[Group], step: int) -> tuple[list[Group], list[Group]]:
         """(groups to train on, groups drawn instead of flat ones): questions whose samples all earn the same are
-        replaced by others, a bounded number of times."""
-        groups, replaced = list(groups), []
+        replaced by others, a bounded number of times, and while there are questions that the step has not asked."""
+        groups, replaced, spare = list(groups), [], self._spare(step)
         for attempt in range(1, self.recipe.rollout.resample_flat_groups + 1):
-            flat = [n for n, group in enumerate(groups) if group.flat]
+            flat = [n for n, group in enumerate(groups) if group.flat][: len(spare)]
             if not flat:
                 break
-            chance = random.Random(f"{self._seed}/{step}/{attempt}/{self.args.process_index}")
-            fresh = self.rollout(chance.choices(self.examples, k=len(flat)), step, attempt)
+            drawn, spare = spare[: len(flat)], spare[len(flat) :]
+            fresh = self.rollout(drawn, step, attempt)
             replaced += fresh
             for n, group in zip(flat, fresh, strict=True):
                 groups[n] = group
         return groups, replaced
+
+    def _spare(self, step: int) -> list[Example]:
+        """Questions to replace others of this process with, all different: no process asks them in this step."""
+        per_step = self.stage.questions_per_step
+        asked = {self._order[step * per_step + n] for n in range(per_step)}
+        others = [n for n in range(len(self.examples)) if n not in asked]
+        most = min(len(others), per_step * self.recipe.rollout.resample_flat_groups)
+        drawn = random.Random(f"{self._seed}/{step}/others").sample(others, most)
+        return [self.examples[n] for n in drawn[self.args.process_index :: self.args.world_size]]
 
     def _update(self, batch: Weighted, clock: Clock) -> Update:
         """Gradients of all packs."""

@@ -61,14 +61,18 @@ def locate_row(runner: Runner, example: Example, said: Sequence[int]) -> Tokens:
 
 
 class SFTRows:
-    """Rows as tokens, made when asked for. `keep_locate` is the share of self-verified locate rows among all."""
+    """Rows as tokens, made when asked for. `keep_locate` is the share of self-verified locate rows among all; of these
+    only turns that ended themselves are targets."""
 
     def __init__(
         self, runner: Runner, examples: Sequence[Example], found: dict[str, dict], stage: SFTStage, seed: int
     ) -> None:
         self.runner, self.stage = runner, stage
         self.items = [("answer", e, found[e.id]) for e in examples]
-        verified = [("locate", e, found[e.id]) for e in examples if found[e.id]["right"]]
+        ended = runner.policy.family.eos_ids  # a turn that the limit cut off would teach to go on for ever
+        verified = [
+            ("locate", e, found[e.id]) for e in examples if found[e.id]["right"] and found[e.id]["said"][-1] in ended
+        ]
         if stage.keep_locate < 1:
             wanted = round(len(self.items) * stage.keep_locate / (1 - stage.keep_locate))
         else:
@@ -77,7 +81,8 @@ class SFTRows:
         self.items += rng.sample(verified, min(wanted, len(verified)))
         if not self.items:
             raise HartError(
-                "sft: keep_locate = 1 and the policy was never right, so there is no row; lower keep_locate"
+                "sft: keep_locate = 1 and the policy was never right from a turn that it ended itself, so there is no "
+                "row; lower keep_locate or raise rollout.max_tokens_locate"
             )
         rng.shuffle(self.items)
 
@@ -86,6 +91,10 @@ class SFTRows:
 
     def example_id(self, i: int) -> str:
         return self.items[i][1].id
+
+    def kind(self, i: int) -> str:
+        """ "answer" or "locate"."""
+        return self.items[i][0]
 
     def __getitem__(self, i: int) -> Tokens:
         kind, example, entry = self.items[i]

@@ -6,6 +6,7 @@ What rows of a micro-batch have in common (the chat header, an image, a question
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import torch
 from transformers import TrainingArguments
@@ -38,6 +39,8 @@ def rows_of_step(rows: int, batch_size: int, seed: int, step: int) -> list[int]:
 class SFTStageTrainer(StepTrainer):
     """Trains `runner.policy` on `rows`: loss (8) of the paper, the mean over the answer tokens of the whole batch.
 
+    Locate rows have a mean of their own, and the two are weighed by rows: a box has 29 to 45 tokens of Qwen's where a
+    letter has 2, and would have 62 to 71 % of the loss at a tenth of the rows.
     `number` is the stage's place in the recipe.
     """
 
@@ -56,17 +59,26 @@ class SFTStageTrainer(StepTrainer):
         own = numbers[self.args.process_index :: self.args.world_size]
         rows, ids = [self.rows[n] for n in own], [self.rows.example_id(n) for n in own]
         self._look_ahead(rows)
-        answers = self.summed(torch.tensor(float(sum(len(span) for row in rows for span in row.sampled))))
+        weights = self._weights(numbers, own, rows)
         longest = max(map(len, rows), default=0)
-        update = self.update_within_memory(
-            lambda: self._pass(rows, ids, 1 / answers.item()), 1, f"a row of {longest} tokens"
-        )
+        update = self.update_within_memory(lambda: self._pass(rows, ids, weights), 1, f"a row of {longest} tokens")
         skipped = self.finish(update, ids)
         metrics = {name: (update.metrics.get(name, 0.0), 0) for name in ("loss", "mean_token_accuracy")}
         packed = sum(map(len, update.packs))
         self.step_metrics = over_processes(metrics | {"packed_tokens": (packed, 0), "skipped": (float(skipped), 1)})
         self.step_metrics["micro_batch_size"] = self.budget.value
         return self.reported(skipped)
+
+    def _weights(self, numbers: list[int], own: list[int], rows: list[Tokens]) -> torch.Tensor:
+        """The weight of a trained token of each row of this process, `rows`. Over the step's rows, whose numbers are
+        `numbers`, the tokens of a kind weigh as much together as its share of the rows."""
+        counts = Counter(map(self.rows.kind, numbers))
+        tokens = dict.fromkeys(sorted(counts), 0)
+        for n, row in zip(own, rows, strict=True):
+            tokens[self.rows.kind(n)] += sum(map(len, row.sampled))
+        over_all = self.summed(torch.tensor([float(count) for count in tokens.values()])).tolist()
+        weights = {kind: counts[kind] / len(numbers) / n for kind, n in zip(tokens, over_all, strict=True)}
+        return torch.tensor([weights[self.rows.kind(n)] for n in own])
 
     def _look_ahead(self, rows: list[Tokens]) -> None:
         """Begin to load the images of this step and of the next one."""
@@ -76,17 +88,18 @@ class SFTStageTrainer(StepTrainer):
             ahead = [self.rows[n] for n in numbers[self.args.process_index :: self.args.world_size]]
         self.policy.views.ahead([slot.view for row in (*rows, *ahead) for slot in row.slots])
 
-    def _pass(self, rows: list[Tokens], ids: list[str], weight: float) -> Update:
-        """One pack for each micro-batch; `weight` is that of one answer token."""
-        size, packs, owners = self.budget.value, [], []
+    def _pass(self, rows: list[Tokens], ids: list[str], weights: torch.Tensor) -> Update:
+        """One pack for each micro-batch; `weights` are those of a token of each row."""
+        size, packs, owners, shares = self.budget.value, [], [], []
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             packs += pack(part, self.policy.family.positions, tokens_per_pack=sum(map(len, part)))
             owners.append(ids[start : start + size])
+            shares.append(weights[start : start + size])
 
         def loss(n: int) -> tuple[torch.Tensor, Metrics]:
             logps, hits = self.policy.logps_and_hits(packs[n])
             self.policy.forget_images()  # few rows of a batch share one, and all of its images may be many
-            return token_nll(logps_T=logps, hits_T=hits, weights_T=torch.full_like(hits, weight))
+            return token_nll(logps_T=logps, hits_T=hits, weights_T=shares[n][packs[n].owners_N].to(hits))
 
         return self.accumulate(packs, owners, loss)

@@ -110,10 +110,14 @@ class StepTrainer(NonFiniteGuard, Trainer):
             self.policy.model.eval()
         return Update(list(packs), dict(totals), nonfinite_ids)
 
-    def finish(self, update: Update, example_ids: Sequence[str]) -> bool:
-        """Bring the gradients into the form that the optimizer takes. Returns whether the step is skipped."""
+    def finish(self, update: Update, example_ids: Sequence[str], signal: bool = True) -> bool:
+        """Bring the gradients into the form that the optimizer takes. Returns whether the step is skipped.
+
+        `signal` says whether any process has something to learn from. Without it there are no gradients, as with one
+        process: Adam passes those by, and would move the weights on gradients of zero by its momentum.
+        """
         for parameter in self.policy.adapter_parameters:
-            if self.args.world_size > 1:  # packs bypass the wrapper that would do it for a plain model
+            if self.args.world_size > 1 and signal:  # packs bypass the wrapper that would do it for a plain model
                 local = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self.summed(local)
             if parameter.grad is not None:  # there is none in a step without signal

@@ -31,7 +31,7 @@ from hart_lite.training.callbacks import AtSteps, LiveProgress, MetricsFile, Sto
 from hart_lite.training.checkpointing import train_from
 from hart_lite.training.evaluation import RunEvaluator, failed_before_training, summarise
 from hart_lite.training.failures import translate_errors
-from hart_lite.training.rl_trainer import RLTrainer
+from hart_lite.training.rl_trainer import QuestionOrder, RLTrainer
 from hart_lite.training.sample_tracking import SampleTracker, quarters, select_tracked
 from hart_lite.training.sft_data import SFTRows, locate_once
 from hart_lite.training.sft_trainer import SFTStageTrainer, sft_steps
@@ -116,6 +116,8 @@ class Stage:
                 f"stage {self.name} has no questions: data.rl_size = {self.recipe.data.rl_size} left none for it "
                 "(questions on one image stay together); lower data.rl_size, or give data.sft"
             )
+        if isinstance(self.spec, RLStage):
+            QuestionOrder(len(splits.rl), self.spec.questions_per_step, self.recipe.seed)  # raises if these are too few
         processes = PartialState().num_processes
         if isinstance(self.spec, RLStage) and self.spec.questions_per_step % processes:
             raise HartError(

@@ -124,6 +124,10 @@ def test_a_mistake_is_named_with_the_way_out(override, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["rollout.top_p=0.7"],
+            "stages.0: rollout.top_p = 0.7 draws from a part of the words",
+        ),
         (["beta=0"], "stages.0: objective = 'ap_grpo' with beta = 0 has no KL to weigh"),
         (["stages.0.objective=ap_grpo", "objective=grpo", "beta=0"], "stages.0: objective = 'ap_grpo' with beta = 0"),
         (["rollout.samples=1"], "rollout.samples = 1 gives nothing to compare; use 2 or more"),

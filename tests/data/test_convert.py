@@ -237,8 +237,8 @@ def test_coco_questions_and_captions(folder):
 def test_one_question_for_all_joins_the_boxes_of_a_category(folder, caplog):
     boxes = [[1, 2, 3, 4], [10, 10, 5, 5], [20, 20, 5.25, 5.125]]
     annotations = [{"id": n, "image_id": 1, "category_id": 5, "bbox": box} for n, box in enumerate(boxes)]
-    annotations.append({"id": 3, "image_id": 1, "category_id": 6, "bbox": [0, 0, 1, 1]})
-    annotations.append({"id": 4, "image_id": 2, "category_id": 5, "bbox": [0, 0, 1, 1]})
+    annotations.append({"id": 3, "image_id": 1, "category_id": 6, "bbox": [0, 0, 2, 1]})
+    annotations.append({"id": 4, "image_id": 2, "category_id": 5, "bbox": [0, 0, 2, 1]})
     data = coco(*annotations)
     done = converted(folder, data, question="Where is the {category}?", category_answer=True)
     assert "the answer stands in the question" in caplog.text
@@ -249,7 +249,7 @@ def test_one_question_for_all_joins_the_boxes_of_a_category(folder, caplog):
         ("4", "Where is the dog?", "dog"),
     ]
     assert examples[0].boxes == (Box(1, 2, 4, 6), Box(10, 10, 15, 15), Box(20, 20, 25.25, 25.12))
-    assert examples[1].boxes == (Box(0, 0, 1, 1),)
+    assert examples[1].boxes == (Box(0, 0, 2, 1),)
 
 
 def test_the_category_answers_only_when_asked_to(folder):
@@ -480,11 +480,11 @@ def test_a_source_that_cannot_be_read_writes_nothing(folder, content, message):
 @pytest.mark.parametrize(
     ("format", "options", "message"),
     [
-        ("yolo", {}, "Unknown layout 'yolo'; allowed: llava, sharegpt, mgpo, coco, csv, mme_realworld"),
+        ("yolo", {}, "Unknown layout 'yolo'; allowed: rows, llava, sharegpt, mgpo, coco, csv, mme_realworld"),
         ("llava", {"question": "Where?"}, "--question is for coco, not for llava"),
         ("csv", {"category_answer": True}, "--category-answer is for coco, not for csv"),
         ("coco", {"lite": "lite.json"}, "--lite is for mme_realworld, not for coco"),
-        ("coco", {"split": "train"}, "--split is for llava, sharegpt, mgpo, rows, not for coco"),
+        ("coco", {"split": "train"}, "--split is for rows, llava, sharegpt, mgpo, not for coco"),
         ("mme_realworld", {}, "mme_realworld needs --lite"),
         ("llava", {"split": "train"}, r"--split train \(data.split\) is for parquet and Hub"),
         ("llava", {}, "c.json: cannot be read: No such file"),

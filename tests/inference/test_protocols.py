@@ -244,6 +244,13 @@ def test_mgpo_as_published_cuts_whole_pixels_and_scales_by_nearest_neighbour():
     assert outcome.boxes[0].x1 == pytest.approx(101 / 1008 * 1000)
 
 
+def test_mgpo_as_published_rounds_to_the_grid_beyond_its_limits():
+    """1717 x 2463 is scaled to 836 x 1200, and each side is rounded: 840 x 1204 are over 1,280 tokens."""
+    tall = replace(EXAMPLE, images=(Photo(1717, 2463),))
+    for setting, size in ((replace(FREE, as_published=True), (840, 1204)), (FREE, (840, 1176))):
+        assert views(talk("mgpo", "", "", setting=setting, example=tall)[0][0])[0].size == size
+
+
 def test_mgpo_goes_by_its_own_limits_and_by_smaller_budgets():
     small, large = replace(EXAMPLE, images=(Photo(56, 56),)), replace(EXAMPLE, images=(Photo(4000, 3000),))
     for setting in (FREE, replace(FREE, as_published=True)):
@@ -313,9 +320,9 @@ BAD_CALLS = [
     "<tool_call>[1, 2]</tool_call>",
     "<tool_call>" * 2_000,
     zoom([1, 2, 3]),
-    zoom([1, 2, 3, "4"]),
+    zoom([1, 2, 3, "x"]),
     zoom([1, 2, 3, True]),
-    zoom([[1, 2, 3, 4]]),
+    zoom([[1, 2, 3, 4], [5, 6, 7, 8]]),
     zoom(None),
     zoom([float("nan"), 0, 50, 50]),
     zoom([float("-inf"), 0, 50, 50]),
@@ -335,6 +342,12 @@ def test_a_call_that_is_wrong_is_counted_and_told(call):
     assert outcome == Outcome(call, counts={"tool_calls": 1, "tool_errors": 1})
     said, outcome = talk("deepeyes", *[call] * 11)
     assert outcome.counts == {"tool_calls": 11, "tool_errors": 11, "unanswered": 1}
+
+
+def test_deepeyes_as_published_rounds_corners_to_whole_pixels():
+    said, outcome = talk("deepeyes", zoom([10.6, 20.4, 100.4, 200.6]), "<answer>", setting=PUBLISHED)
+    assert outcome.boxes == (Box(11, 20, 100, 201),)
+    assert views(said[1])[0].box.xyxy == (11, 20, 100, 201)
 
 
 def test_deepeyes_sorts_corners_and_knows_its_tool():
@@ -390,6 +403,18 @@ def test_pixel_reasoner_pixels_are_of_the_image_as_seen():
     assert outcome.boxes == (Box(280, 140, 560, 280),)
     _, outcome = talk("pixel-reasoner", crop([112, 56, 224, 112]), "B", setting=PUBLISHED)
     assert outcome.boxes == (Box(112, 56, 224, 112),)
+
+
+@pytest.mark.parametrize(("setting", "wide"), [(FREE, 1920), (replace(FREE, as_published=True), 835)])
+def test_pixel_reasoner_as_published_crops_from_an_image_of_8000_tokens(setting, wide):
+    """A quarter of 7680 x 4320, padding included; 8,000 tokens are 3339 x 1878 pixels."""
+    large = replace(EXAMPLE, images=(Photo(7680, 4320),))
+    said, outcome = talk("pixel-reasoner", crop([0.1, 0.1, 0.15, 0.15]), "B", example=large, setting=setting)
+    [view] = views(said[1])
+    assert view.box == Box(0, 0, 1920, 1080)
+    assert outcome.boxes[0].xyxy == pytest.approx((768, 432, 1152, 648))
+    assert view.size == AbsoluteInterface().fit((wide, round(wide * 1080 / 1920)), 5120 * 784, 256 * 784)
+    assert said[0].max_tokens == 2048
 
 
 def test_pixel_reasoner_a_share_of_one_is_the_border():
@@ -460,7 +485,7 @@ def test_pixel_reasoner_stops_at_four_calls_and_at_12k_tokens():
     assert outcome.counts == {"tool_calls": 1, "tool_errors": 0} | {"unanswered": 1}
     _, outcome = talk("pixel-reasoner", "x" * 48_000 + again)
     assert outcome.counts == {"tool_calls": 0, "tool_errors": 0, "unanswered": 1}
-    assert said[0].max_tokens == 12 * 1024 - 200
+    assert said[0].max_tokens == 2048
 
 
 def test_pixel_reasoner_goes_by_its_own_limits():

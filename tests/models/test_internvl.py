@@ -159,7 +159,7 @@ def test_boxes_are_read_from_text(family, text, boxes):
 
 
 def test_what_is_no_number_is_a_box_to_be_refused(family):
-    [box] = family.boxes_from_text("<box>[[x1, y1, x2, y2]]</box>", [(56, 56)], [(1000, 2000)])
+    [box] = family.boxes_from_text("<box>[[nan, ?, x, n]]</box>", [(56, 56)], [(1000, 2000)])
     assert all(value != value for value in box[:4])
 
 

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from small_runs import group_of, make_up, metrics
 from trainers import rl_trainer
 
+from hart_lite.errors import HartError
 from hart_lite.models.packing import pack
 from hart_lite.models.policy import Policy
 from hart_lite.rl.advantages import group_advantages
@@ -85,13 +87,42 @@ def test_without_signal_there_is_nothing_to_train_on():
 
 
 def test_questions_come_in_whole_permutations_that_the_seed_decides():
-    order = [QuestionOrder(5, seed=1)[i] for i in range(15)]
+    order = [QuestionOrder(5, 1, seed=1)[i] for i in range(15)]
     passes = [order[:5], order[5:10], order[10:]]
     assert all(sorted(p) == list(range(5)) for p in passes)
     assert passes[0] != passes[1]
-    again = QuestionOrder(5, seed=1)
+    again = QuestionOrder(5, 5, seed=1)
     assert [again[i] for i in reversed(range(15))] == order[::-1]  # item i is item i, asked in any order
-    assert [QuestionOrder(5, seed=2)[i] for i in range(15)] != order
+    assert [QuestionOrder(5, 1, seed=2)[i] for i in range(15)] != order
+
+
+@pytest.mark.parametrize(("examples", "per_step"), [(5, 2), (7, 3), (4, 4), (9, 8)])
+def test_a_step_asks_no_question_twice_and_every_question_is_asked(examples, per_step):
+    order = QuestionOrder(examples, per_step, seed=0)
+    steps = [[order[step * per_step + n] for n in range(per_step)] for step in range(100)]
+    assert all(len(set(step)) == per_step for step in steps)
+    assert {n for step in steps for n in step} == set(range(examples))
+
+
+def test_a_step_larger_than_the_data_is_refused(new_trainer):
+    with pytest.raises(
+        HartError, match=r"questions_per_step = 64, and there are \d+ questions: a step asks none twice"
+    ):
+        new_trainer(stage={"questions_per_step": 64})
+
+
+def test_replaced_questions_are_others_in_every_process(new_trainer, monkeypatch):
+    """Two processes of a step whose groups are all flat, until no question is left."""
+    trainer = new_trainer(stage={"questions_per_step": 4}, rollout={"resample_flat_groups": 50})
+    trainer.rollout = lambda examples, step, attempt=0: [group_of(e, [0, 0], [(1,), (1,)]) for e in examples]
+    asked = []
+    for process in (0, 1):
+        trainer.args = SimpleNamespace(world_size=2, process_index=process)
+        own = [trainer.examples[trainer._order[4 + 2 * process + n]] for n in range(2)]
+        groups, replaced = trainer.replace_flat(trainer.rollout(own, 1), 1)
+        asked += [e.id for e in own] + [group.example.id for group in replaced]
+        assert [g.example.id for g in groups] != [e.id for e in own]
+    assert sorted(asked) == sorted(e.id for e in trainer.examples)
 
 
 def test_only_flat_groups_are_replaced_and_only_so_often(new_trainer):
@@ -229,6 +260,30 @@ def test_a_step_without_signal_changes_nothing(new_trainer, scale):
     before = [p.detach().clone() for p in trainer.policy.adapter_parameters]
     trainer.train()
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.policy.adapter_parameters, strict=True))
+
+
+@pytest.mark.parametrize("other", [0.0, 1.0])  # live groups of the other process
+def test_with_several_processes_only_a_step_without_any_signal_changes_nothing(new_trainer, other):
+    """Adam moves on a gradient of zero by its momentum: there must be none."""
+    trainer = new_trainer(stage={"steps": 3, "weight_decay": 0.1})
+    live = rolled_out(trainer)
+    flat = [with_rewards(group, [1.0, 1.0, 1.0]) for group in live]
+    trainer.rollout = lambda examples, step: flat if step == 2 else live
+    trainer.create_optimizer()
+    for trainer.state.global_step in (0, 1):
+        trainer.training_step(trainer.model, {})
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+    before = [p.detach().clone() for p in trainer.policy.adapter_parameters]
+    own, trainer.args = trainer.args, SimpleNamespace(world_size=2, process_index=0, device=trainer.args.device)
+    trainer.stage = trainer.stage.model_copy(update={"questions_per_step": 4})
+    trainer.summed = lambda value: value + other if value.dim() == 0 else value
+    trainer.state.global_step = 2
+    trainer.training_step(trainer.model, {})
+    trainer.args = own
+    trainer.optimizer.step()
+    changed = not all(torch.equal(a, b) for a, b in zip(before, trainer.policy.adapter_parameters, strict=True))
+    assert changed == bool(other)
 
 
 def test_a_gradient_that_is_not_finite_skips_its_step_and_is_counted(new_trainer, tmp_path, monkeypatch):

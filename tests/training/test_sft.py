@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from hart_lite.training.sft_data import SFTRows, answer_row, locate_once, locate
 from hart_lite.training.sft_trainer import SFTStageTrainer, rows_of_step, sft_steps
 from hart_lite.types import Box
 
+END = 2  # <|im_end|> of the tiny base
 SAID = '[{"bbox_2d": [14, 14, 42, 42]}]'  # the image is 168 pixels wide and shown at 56: 42 to 126
 
 
@@ -49,7 +51,7 @@ def stage(**changes) -> SFTStage:
     return SFTStage.model_validate(sft_stage(**changes))
 
 
-def found_for(examples, said=(5, 6), right=lambda n: True) -> dict[str, dict]:
+def found_for(examples, said=(5, 6, END), right=lambda n: True) -> dict[str, dict]:
     return {e.id: {"said": list(said), "right": right(n)} for n, e in enumerate(examples)}
 
 
@@ -286,8 +288,73 @@ def test_a_step_does_not_depend_on_how_many_cards_its_process_sees(new_policy, t
     assert all(torch.equal(a, b) for other in rows[1:] for a, b in zip(rows[0], other, strict=True))
 
 
+def mix(trainer) -> None:
+    """Give a trainer rows of both kinds: its tiny base ends no turn of its own."""
+    examples, said = [e for _, e, _ in trainer.rows.items], trainer.policy.family.response_ids(SAID)
+    trainer.rows = SFTRows(trainer.rows.runner, examples, found_for(examples, said), trainer.stage, seed=0)
+
+
+def test_locate_rows_weigh_as_their_share_of_the_rows(new_policy, tiny_base, tmp_path, monkeypatch):
+    """Not as that of the tokens: a box has many. Within a kind each token weighs the same."""
+    make_up(monkeypatch.setattr)
+    changes = {"steps": 1, "batch_size": 8, "micro_batch_size": 8, "keep_locate": 0.25, "save_every": 0}
+    trainer = sft_trainer(new_policy, tiny_base, tmp_path, **changes)
+    mix(trainer)
+    trainer.budget.value = 3
+    numbers = rows_of_step(len(trainer.rows), 8, trainer.args.seed, 0)
+    rows = {kind: [trainer.rows[n] for n in numbers if trainer.rows.kind(n) == kind] for kind in ("answer", "locate")}
+    assert min(map(len, rows.values())) > 0
+    trainer.training_step(trainer.model, {})
+    found, loss = gradients(trainer.policy), trainer.step_metrics["loss"]
+    trainer.model.zero_grad()
+    means = {kind: padded_loss(trainer.policy, some)[0] for kind, some in rows.items()}
+    expected = sum(means[kind] * len(some) / 8 for kind, some in rows.items())
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert (found - gradients(trainer.policy)).norm() < 1e-5 * found.norm()
+    assert abs(means["locate"].item() - means["answer"].item()) > 1e-3  # or the weights would not matter
+
+
+def test_two_processes_share_a_last_partial_batch(new_policy, tiny_base, tmp_path, monkeypatch):
+    """Five rows: one process has three of them, and the gradients of both add up to those of one that has all."""
+    make_up(monkeypatch.setattr)
+    trainer = sft_trainer(new_policy, tiny_base, tmp_path, steps=2, batch_size=6, keep_locate=0.5, save_every=0)
+    mix(trainer)
+    trainer.rows.items = trainer.rows.items[:11]
+    trainer.state.global_step = 1
+    numbers = rows_of_step(11, 6, trainer.args.seed, 1)
+    assert len(numbers) == 5
+    assert {trainer.rows.kind(n) for n in numbers[::2]} & {trainer.rows.kind(n) for n in numbers[1::2]}
+    assert len({trainer.rows.kind(n) for n in numbers}) == 2
+    trainer.training_step(trainer.model, {})
+    whole, args = gradients(trainer.policy), trainer.args
+    tokens = {"answer": 0.0, "locate": 0.0}
+    for n in numbers:
+        tokens[trainer.rows.kind(n)] += len(trainer.rows[n].sampled[0])
+    trainer.summed = lambda value: torch.tensor(list(tokens.values())) if value.shape == (2,) else value
+    parts = []
+    for process in (0, 1):
+        trainer.model.zero_grad()
+        trainer.args = SimpleNamespace(world_size=2, process_index=process, seed=args.seed, max_steps=2, device="cpu")
+        trainer.training_step(trainer.model, {})
+        parts.append(gradients(trainer.policy))
+    assert all(part.norm() > 0 for part in parts)
+    assert (parts[0] + parts[1] - whole).norm() < 1e-5 * whole.norm()
+
+
+def test_a_turn_that_the_limit_cut_off_is_no_target(runner, examples):
+    found = found_for(examples)
+    for n, example in enumerate(examples):
+        if n % 2:
+            found[example.id]["said"] = [5, 6, 7]
+    rows = SFTRows(runner, examples, found, stage(keep_locate=1), seed=0)
+    assert {e.id for _, e, _ in rows.items} == {e.id for e in examples[::2]}
+    with pytest.raises(HartError, match=r"from a turn that it ended itself.*max_tokens_locate"):
+        SFTRows(runner, examples, found_for(examples, said=(5, 6)), stage(keep_locate=1), seed=0)
+
+
 def test_the_loss_is_the_mean_over_answer_tokens_of_the_whole_batch(new_policy, tiny_base, tmp_path, monkeypatch):
-    """However the batch is cut into micro-batches: rows of 2 and of 8 tokens weigh 2 : 8, not 1 : 1."""
+    """However the batch is cut into micro-batches."""
     make_up(monkeypatch.setattr)
     losses = []
     for micro in (1, 8):
@@ -295,6 +362,7 @@ def test_the_loss_is_the_mean_over_answer_tokens_of_the_whole_batch(new_policy, 
         trainer = sft_trainer(
             new_policy, tiny_base, folder, steps=1, batch_size=8, micro_batch_size=micro, keep_locate=0.5, save_every=0
         )
+        mix(trainer)
         assert len({len(trainer.rows[n].sampled[0]) for n in range(len(trainer.rows))}) > 1
         trainer.train()
         losses.append(metrics(folder)[0])

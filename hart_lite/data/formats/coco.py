@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hart_lite.data.box_frames import in_pixels, refuse_other_frames
 from hart_lite.data.dataset import image_source
 from hart_lite.data.formats.base import ImageDir
 from hart_lite.data.json_files import read_json
@@ -22,8 +23,11 @@ LARGEST = 1e9  # no coordinate is larger
 log = logging.getLogger(__name__)
 
 
-def read_coco(source: str, image_dir: ImageDir, question: str | None, category_answer: bool) -> Iterator[Row]:
-    """One JSON of `images`, `annotations` and `categories`; the `bbox` of an annotation is [x, y, width, height].
+def read_coco(
+    source: str, image_dir: ImageDir, question: str | None, category_answer: bool, boxes: str | None = None
+) -> Iterator[Row]:
+    """One JSON of `images`, `annotations` and `categories`; the `bbox` of an annotation is [x, y, width, height],
+    in pixels or in the frame that `boxes` names.
 
     An annotation asks its `question`, or else each of its `captions`, or else the given `question` with its category in
     the place of {category}. It is answered by its `answer`, or else, with `category_answer`, by its category.
@@ -31,7 +35,7 @@ def read_coco(source: str, image_dir: ImageDir, question: str | None, category_a
     """
     if category_answer and "{category}" in (question or ""):
         log.warning("the answer stands in the question: it can be given without a look at the image")
-    coco = _open(source, image_dir, question, category_answer)
+    coco = _open(source, image_dir, question, category_answer, boxes)
     rows: dict[str, Row] = {}
     for index, annotation in enumerate(coco.annotations):
         place = (f"{source} annotations[{index}]", str(index), coco.folder)
@@ -50,7 +54,7 @@ def read_coco(source: str, image_dir: ImageDir, question: str | None, category_a
     yield from rows.values()
 
 
-def _open(source: str, image_dir: ImageDir, question: str | None, category_answer: bool) -> _Coco:
+def _open(source: str, image_dir: ImageDir, question: str | None, category_answer: bool, boxes: str | None) -> _Coco:
     data = read_json(Path(source))
     parts = [data.get(name) if isinstance(data, dict) else None for name in ("images", "annotations", "categories")]
     if not all(isinstance(part, list) for part in parts[:2]):
@@ -63,6 +67,7 @@ def _open(source: str, image_dir: ImageDir, question: str | None, category_answe
         folder=Path(image_dir or Path(source).parent),
         question=question,
         category_answer=category_answer,
+        boxes=boxes,
     )
 
 
@@ -79,6 +84,7 @@ class _Coco:
     folder: Path
     question: str | None
     category_answer: bool
+    boxes: str | None
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # of files read so far
 
     def questions(self, annotation: Any) -> Iterator[dict[str, Any]]:
@@ -123,7 +129,12 @@ class _Coco:
                 f"{shown(drawn_on[1])}"
             )
         x, y, width, height = box
-        corners = zip((x, y, x + width, y + height), (*size, *size), strict=True)
+        written = [x, y, x + width, y + height]
+        if self.boxes in (None, "xywh", "pixels"):
+            refuse_other_frames(written, size)
+        else:
+            written = in_pixels(written, self.boxes, size)
+        corners = zip(written, (*size, *size), strict=True)
         x1, y1, x2, y2 = corners = [_within(value, limit) for value, limit in corners]
         # Checked here, not with the row: the row may have other boxes, of other annotations.
         if not (0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]):

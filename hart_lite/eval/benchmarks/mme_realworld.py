@@ -139,7 +139,6 @@ BENCHMARK = Benchmark(
     faults=(
         "takes the first capital A to E anywhere ('Based on ..' is B, 'A car' is A, 'Every ..' is E, 'Best answer: C' "
         "is B, its prefixes lacking commas), and reads an empty response as A. lmms-eval matches texts against bare "
-        "labels and, in newer versions, counts any response that contains the letter; VLMEvalKit looks at <answer> or "
-        r"\boxed first"
+        "labels and reads one letter, too; VLMEvalKit looks into <answer> first"
     ),
 )

@@ -78,6 +78,7 @@ BENCHMARK = Benchmark(
     faults=(
         "looks at the first character, or at the one behind '(', 'option ' or 'the answer is ': 'Because ..' is B and "
         "'A man ..' is A, while 'The answer is (C)', 'Answer: C' and any reasoning before the letter are wrong. Newer "
-        "lmms-eval reads the last letter instead and averages 18 sub-categories"
+        "lmms-eval takes a lone letter at the beginning, else the last one, and averages 18 sub-categories. The script "
+        "divides by 1,500 whatever is there; here rows that are missing are left out of the mean, and counted beside it"
     ),
 )

@@ -111,7 +111,8 @@ BENCHMARK = Benchmark(
     faults=(
         "exact match of the first <answer>..</answer>, else of the whole response: 'C. red' and 'The answer is C' are "
         "wrong. Its own runs keep the end token, so there a bare letter is wrong too. mIoU compares the raw numbers of "
-        "<box>[x1,y1,x2,y2]</box> with original pixels and counts no superfluous box. VLMEvalKit judges as any "
-        "multiple choice"
+        "<box>[x1,y1,x2,y2]</box> with original pixels and counts no superfluous box; targets are clipped to "
+        "their image here and not there. VLMEvalKit takes <answer>, else the first capital A to E anywhere, so that a "
+        "right answer beyond E never counts, and prints the mIoU"
     ),
 )

@@ -10,9 +10,12 @@ Known faults, reproduced with `as_published`:
 - boxes are used unscaled on the original image: right while the image is shown at its own size, wrong as soon as it is
   scaled down (over 12.8 megapixels as released; wherever a smaller budget is set);
 - corners in reverse order, a box without area or a call that cannot be read end the conversation, and what was written
-  so far is taken for the answer. By default the corners are sorted and the model is told of its error, as the tool of
-  DeepEyes' own training does it ("Error: ..").
-Not reproduced: calls were evaluated as Python there and are read as JSON here; a box that reaches outside the image is
+  so far is taken for the answer. By default the corners are sorted, and the model is told of its error in the words of
+  the tool of DeepEyes' own training ("Error: .."), which sorts no corners, refuses sides of 30 pixels or less and takes
+  the last call of a response;
+- corners are rounded to whole pixels; by default a crop has every pixel that its box touches.
+Calls were evaluated as Python there; here they are read, which is the same for all that a model writes as a literal.
+Not reproduced: a box that reaches outside the image is
 clipped, not filled up with black; a response without a call and without an answer was asked for again in the same
 words, which changes nothing when decoding is greedy. The script for HR-Bench also stops at </tool_call> and after
 8,192 tokens; that for V* is followed here. The judge's prompt there has the right option at A: a matter of data and of
@@ -96,10 +99,12 @@ def _zoom(example: Example, setting: Setting, full: tuple[ImageView, ...], text:
     """The box of the first call in a response, in original pixels, and the crop it asks for."""
     size = example.images[0].size()
     max_pixels = min(setting.crop_pixels, MOST)
-    corners = read_corners(read_arguments(text, () if setting.as_published else (TOOL,)))
+    how, names = ("python", ()) if setting.as_published else (None, (TOOL,))
+    corners = read_corners(read_arguments(text, names, published=how), how)
     if setting.as_published:
         if corners[2] <= corners[0] or corners[3] <= corners[1]:
             raise ToolError(f"bbox_2d is {shown(corners)}: right is not right of left, or bottom not below top")
+        corners = [round(value) for value in corners]
     else:
         corners = list(to_original(corners, setting.interface, full[0].size, size))
     found, _ = valid_boxes([corners], size, 1)

@@ -11,7 +11,8 @@ Known faults, reproduced with `as_published`:
 - a box is refused when it reaches outside the image or has a side of 28 pixels or less, in pixels of the *resized*
   image: nothing small can be looked at;
 - numbers mean pixels of the resized image whatever the model's family, and are cut down to whole original pixels;
-- an image outside the limits is scaled by nearest neighbour before the processor scales it to its grid;
+- an image outside the limits is scaled by nearest neighbour before the processor scales it to its grid, which rounds
+  each side and may go beyond the limits by that;
 - the prompts ask for "(A, B, C, D, or E)" whatever the choices are.
 By default all usable boxes count up to `max_boxes`, are read in the family's own frame and cut as training cuts them,
 images are scaled once (bicubic), and the prompts name the letters that there are.
@@ -183,6 +184,5 @@ def _nearest(source: ImageSource, box: Box | None, setting: Setting, limits: tup
         if (area > max_pixels) if over else (area < min_pixels):
             factor = math.sqrt((max_pixels if over else min_pixels) / area)
             size = max(int(size[0] * factor), 1), max(int(size[1] * factor), 1)
-    if size == original:
-        return ImageView(source, setting.interface.fit(size, max_pixels, min_pixels), box)
-    return ImageView(Nearest(source, size, box), setting.interface.fit(size, max_pixels, min_pixels))
+    on_grid = setting.interface.fit(size, 2 * max_pixels, 1)  # the processor has no limits of its own
+    return ImageView(source, on_grid, box) if size == original else ImageView(Nearest(source, size, box), on_grid)

@@ -1,5 +1,6 @@
 r"""Pixel-Reasoner (TIGER-AI-Lab/Pixel-Reasoner): the model reasons, crops with a tool as it sees fit, and answers
-within \boxed{}. At most four calls and 12 K tokens a conversation. The question is asked in the setting's words.
+within \boxed{}. At most four calls, 2,048 tokens a response and 12 K a conversation. The question is asked in the
+setting's words.
 
 Frame: shares of the image's width and height, 0 to 1; numbers beyond that are taken for the model's own frame. The
 whole image has 512 to 5,120 tokens of 28 x 28 pixels, a crop 256 to 5,120, or what the setting's budgets allow where
@@ -9,18 +10,22 @@ crops. A protocol sees no tokens: 784 pixels or four characters count as one aga
 
 Known faults, reproduced with `as_published`:
 - only numbers *below* 1 count as shares, so that a box which reaches the border (1.0) is read as pixels;
-- numbers that are pixels are divided by the size of the original image, though the model saw it scaled;
+- numbers that are pixels are divided by the size of the image that the tool holds, though the model saw it scaled;
+- the tool holds an image of the question at 256 to 8,000 tokens: of a frame of 7680 x 4320 it crops 43 % of the pixels
+  a side, and its crop has no more. By default a crop has all pixels of the original;
 - the prompt speaks of `crop_image`, the tool is `crop_image_normalized`: a call by the name in the prompt is an error;
 - `target_image` 0 or below counts from the end of the question's images;
 - corners in reverse order are not sorted;
 - where the limit ends a conversation at a call, what was written before the call is taken for the answer.
-Not reproduced: a crop of a crop is cut from the original image here, there from the enlarged crop; `select_frames`,
-which is for videos, is not offered; decoding is greedy here, sampled at temperature 0.6 there. The released evaluation
-needs its pixel limits in every worker's environment; here they are arguments.
+Not reproduced: a crop of a crop is cut from the original image here, there from the enlarged crop; a crop that is
+enlarged to its least size is sharper here, as it is scaled from the original; `select_frames`, which is for videos, is
+not offered. Decoding is greedy, as in the released evaluation, which needs its pixel limits in every worker's
+environment, where a server may enlarge crops to 512 tokens; here they are arguments.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +59,8 @@ GUIDELINES = (
 TOOL, NAME_IN_PROMPT = "crop_image_normalized", "crop_image"
 MOST, LEAST, LEAST_CROP = 5120 * 784, 512 * 784, 256 * 784  # pixels of a view
 PAD, SMALLEST = 0.1, 28  # share of the image; pixels of the image that is cropped
-MAX_CALLS, MAX_CONTEXT = 4, 12 * 1024 - 200
+HELD_MOST, HELD_LEAST = 8000 * 784, 256 * 784  # pixels of a question's image as the released tool holds it
+MAX_CALLS, MAX_TOKENS, MAX_CONTEXT = 4, 2048, 12 * 1024 - 200
 
 
 @dataclass
@@ -80,7 +86,7 @@ def pixel_reasoner(example: Example, setting: Setting) -> ProtocolRun:
     full = full_views(example, setting.interface, max_pixels, min(LEAST, max_pixels))
     asked = f"{setting.wording(example)}\n\n{GUIDELINES}"
     talk = _Talk(list(full), characters=len(SYSTEM) + len(asked))
-    limit = min(setting.max_tokens_answer, MAX_CONTEXT)
+    limit = min(setting.max_tokens_answer, MAX_TOKENS)
     text = yield Say([*full, asked], system=SYSTEM, max_tokens=limit, goes_on=True)
     talk.characters += len(text)
     while text.endswith(CLOSE) and talk.calls < MAX_CALLS and talk.tokens <= MAX_CONTEXT:
@@ -109,14 +115,16 @@ def _crop(example: Example, setting: Setting, talk: _Talk, text: str) -> list[st
 def _cut(example: Example, setting: Setting, images: list[ImageView], text: str) -> tuple[Box, ImageView]:
     """(the box that was asked for, in original pixels; the padded crop). A box of less than a pixel is as the padding
     makes it."""
-    arguments = read_arguments(text, (TOOL,) if setting.as_published else (TOOL, NAME_IN_PROMPT), last=True)
+    how, names = ("json", (TOOL,)) if setting.as_published else (None, (TOOL, NAME_IN_PROMPT))
+    arguments = read_arguments(text, names, last=True, published=how)
     target = _target(arguments.get("target_image"), images, len(example.images), setting.as_published)
     image = next(n for n, source in enumerate(example.images) if source is target.source)
     original = target.source.size()
     region = target.box or Box(0, 0, *original)
-    # As the tool has it: an image of the question at its own size, a crop as it was shown.
-    size = original if target.box is None else target.size
-    shares = _shares(read_corners(arguments), setting, target, region, size)
+    # As the tool has it: an image of the question as it is held, a crop as it was shown.
+    held = _held(original) if setting.as_published else original
+    size = held if target.box is None else target.size
+    shares = _shares(read_corners(arguments, how), setting, target, region, size)
     x1, y1, x2, y2 = shares
     padded = tuple(min(max(v, 0.0), 1.0) for v in (x1 - PAD, y1 - PAD, x2 + PAD, y2 + PAD))
     width, height = (padded[2] - padded[0]) * size[0], (padded[3] - padded[1]) * size[1]
@@ -126,8 +134,18 @@ def _cut(example: Example, setting: Setting, images: list[ImageView], text: str)
     cut = Box(left, top, right, bottom, image)
     found, _ = valid_boxes([_within(region, shares)], original, 1, image=image)
     max_pixels = min(setting.crop_pixels, MOST)
-    seen = setting.interface.fit((right - left, bottom - top), max_pixels, min(LEAST_CROP, max_pixels))
+    cropped = (
+        max(round((right - left) * held[0] / original[0]), 1),
+        max(round((bottom - top) * held[1] / original[1]), 1),
+    )
+    seen = setting.interface.fit(cropped, max_pixels, min(LEAST_CROP, max_pixels))
     return (found[0] if found else cut), ImageView(target.source, seen, cut)
+
+
+def _held(size: tuple[int, int]) -> tuple[int, int]:
+    area = size[0] * size[1]
+    factor = math.sqrt(min(max(area, HELD_LEAST), HELD_MOST) / area)
+    return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
 
 def _target(number: Any, images: list[ImageView], of_question: int, as_published: bool) -> ImageView:

@@ -6,9 +6,8 @@ The transformers-native checkpoints (`OpenGVLab/InternVL3-8B-hf`), whose chat te
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 
 import torch
 from PIL import Image
@@ -17,13 +16,11 @@ from transformers import InternVLForConditionalGeneration
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from hart_lite.box_formats import from_original, written
-from hart_lite.models.families.box_parsing import ANYTHING, NUMBER, WrittenBox, four, on_image
+from hart_lite.models.families.box_parsing import WrittenBox, on_named_images
 from hart_lite.models.families.tiled import TiledFamily
 from hart_lite.types import Box
 
 MAX_TILES = 40  # the most its makers show it (InternVL 1.5, arXiv 2404.16821); trained on up to 12
-_FOUR = re.compile(four(NUMBER))
-_NAMED = re.compile(four(ANYTHING))
 # Of a response's text although the tokenizer calls them special.
 _MARKUP = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 
@@ -98,19 +95,9 @@ class InternVL3(TiledFamily):
     # -- boxes -----------------------------------------------------------------------------------------------------
 
     def written_boxes(self, text: str, images: int) -> list[WrittenBox]:
-        """Reads `<box>[[x1, y1, x2, y2], ..]</box>`, or any lists of four numbers when there is no <box>. Of several
-        images, `image n` in the words before a box names its own."""
-        pieces = text.split("<box>")
-        if len(pieces) == 1:
-            pieces, pattern = ["", text], _FOUR
-        else:
-            pattern = _NAMED
-        out = []
-        for before, inside in pairwise(pieces):
-            words = before.rpartition("</box>")[2]
-            found = pattern.finditer(inside.partition("</box>")[0])
-            out += [on_image(match.groups(), words, images) for match in found]
-        return out
+        """Reads `<box>[[x1, y1, x2, y2], ..]</box>`, and any other form of `box_parsing` where no box is announced. Of
+        several images, `image n` in the words before a box names its own."""
+        return on_named_images(text, images)
 
     def box_to_text(
         self, boxes: Sequence[Box], seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]

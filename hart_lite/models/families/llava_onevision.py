@@ -7,7 +7,6 @@ pads several images of one conversation to squares. The chat template puts the i
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 import torch
@@ -17,12 +16,11 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from transformers.image_processing_utils import select_best_resolution
 
 from hart_lite.box_formats import BoxFormat, from_original, written
-from hart_lite.models.families.box_parsing import FRACTION, WrittenBox, four, on_image
+from hart_lite.models.families.box_parsing import WrittenBox, on_named_images
 from hart_lite.models.families.tiled import TiledFamily
 from hart_lite.types import Box
 
 MAX_ASPECT = 100  # thinner, nothing would be left between the bars that pad a tile
-_FOUR = re.compile(four(FRACTION))
 
 
 class LlavaOneVision(TiledFamily):
@@ -96,12 +94,8 @@ class LlavaOneVision(TiledFamily):
     # -- boxes -----------------------------------------------------------------------------------------------------
 
     def written_boxes(self, text: str, images: int) -> list[WrittenBox]:
-        """Reads any list of four numbers. Of several images, `image n` in the words before a box names its own."""
-        out, end = [], 0
-        for match in _FOUR.finditer(text):
-            out.append(on_image(match.groups(), text[end : match.start()], images))
-            end = match.end()
-        return out
+        """Reads every form of `box_parsing`. Of several images, `image n` in the words before a box names its own."""
+        return on_named_images(text, images)
 
     def box_to_text(
         self, boxes: Sequence[Box], seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]

@@ -6,7 +6,6 @@ processor are used on their own (transformers #48558).
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -18,15 +17,13 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 from transformers.vision_utils import get_vision_position_ids
 
-from hart_lite.models.families.box_parsing import ANYTHING, NUMBER, REACH, WrittenBox, four, number
+from hart_lite.models.families.box_parsing import REACH, Found, WrittenBox, found, on_image
 from hart_lite.models.families.chat import ChatFamily
 from hart_lite.models.vision_attention import as_matrix_product, windows_together
 from hart_lite.types import Box, Tokens
 
 MAX_ASPECT = 100  # smart_resize refuses 200; other engines break earlier
-_FOUR = re.compile(four(NUMBER))
-_NAMED = re.compile(r"bbox_2d[\"']?\s{0,4}:\s{0,4}" + four(ANYTHING))
-_IMAGE_INDEX = re.compile(r"[\"']image[\"']\s{0,4}:\s{0,4}(\d{1,20})")
+_IMAGE_INDEX = re.compile(r"[\"'\u201c\u201d]image[\"'\u201c\u201d]\s{0,64}[:\uff1a]\s{0,64}[\"']?(\d{1,20})")
 
 
 class Qwen25VL(ChatFamily):
@@ -143,19 +140,12 @@ class Qwen25VL(ChatFamily):
     # -- boxes -----------------------------------------------------------------------------------------------------
 
     def written_boxes(self, text: str, images: int) -> list[WrittenBox]:
-        """Reads `"bbox_2d": [x1, y1, x2, y2]`, or any lists of four numbers when no box is named so.
+        """Reads `"bbox_2d": [x1, y1, x2, y2]`, and any other form of `box_parsing` where no box is announced.
 
         An entry may add `"image": n` (counting from 1) to point into the n-th of several images. What is no number, and
         a box on an image that is not there, comes as NaN.
         """
-        out = []
-        named = list(_NAMED.finditer(text))
-        for match in named or _FOUR.finditer(text):
-            index, (x1, y1, x2, y2) = _image_index(text, match), [number(value) for value in match.groups()]
-            if not 0 <= index < images:
-                index, x1, y1, x2, y2 = 0, math.nan, math.nan, math.nan, math.nan
-            out.append((x1, y1, x2, y2, index))
-        return out
+        return [on_image(box, _image_index(text, box), images) for box in found(text)]
 
     def box_to_text(
         self, boxes: Sequence[Box], seen: Sequence[tuple[int, int]], original: Sequence[tuple[int, int]]
@@ -169,9 +159,9 @@ class Qwen25VL(ChatFamily):
         return "[" + ", ".join(entries) + "]"
 
 
-def _image_index(text: str, box: re.Match) -> int:
+def _image_index(text: str, box: Found) -> int:
     """Index of the image that the entry around a box names; the first one when it names none."""
-    before = re.split("[{}]", text[max(box.start() - REACH, 0) : box.start()])[-1]
-    after = re.split("[{}]", text[box.end() : box.end() + REACH])[0]
+    before = re.split("[{}]", text[max(box.start - REACH, 0) : box.start])[-1]
+    after = re.split("[{}]", text[box.stop : box.stop + REACH])[0]
     named = _IMAGE_INDEX.search(before) or _IMAGE_INDEX.search(after)
     return int(named[1]) - 1 if named else 0
