@@ -57,8 +57,8 @@ def convert(
     Layouts by `format`: see `FORMATS`; `rows` are our own, in a JSON list or a table say. `image_dir`: where relative
     image paths start, else beside the file. `split` is of a Hub data set (rows, llava, sharegpt, mgpo), `columns` gives
     a layout's names where they differ, `question` and `category_answer` are of coco (see `read_coco`), `lite` of
-    mme_realworld: the Lite benchmark, which is left out. `boxes` of rows and coco: the frame of their boxes, one of
-    `box_frames.GIVEN`; they are written in pixels. Image files are named relative to `out`, with `copy_images`
+    mme_realworld: the Lite benchmark, which is left out. `boxes` of rows, csv and coco: the frame of their boxes, one
+    of `box_frames.GIVEN`; they are written in pixels. Image files are named relative to `out`, with `copy_images`
     copied into it; encoded ones are written there. A row whose image path leaves the folder is dropped.
     Raises `DataError`, and writes nothing, if the source cannot be read or no row of it can be used.
     """
@@ -128,8 +128,8 @@ def _rows(
         (category_answer, "--category-answer", ("coco",)),
         (lite, "--lite", ("mme_realworld",)),
         (split, "--split", ("rows", "llava", "sharegpt", "mgpo")),
-        (boxes, "--boxes", ("rows", "coco")),
-        (columns, "--column", ("llava", "sharegpt", "mgpo", "rows", "csv")),
+        (columns, "--column", ("rows", "llava", "sharegpt", "mgpo", "csv")),
+        (boxes, "--boxes", ("rows", "csv", "coco")),
     ):
         if given and format not in formats:
             raise DataError(f"{name} is for {', '.join(formats)}, not for {format}")
@@ -137,11 +137,10 @@ def _rows(
         raise DataError(f"--boxes {shown(boxes)}{nearest(boxes, GIVEN)}; allowed: {', '.join(GIVEN)}")
     if format == "coco":
         return read_coco(source, image_dir, question, category_answer, boxes)
-    if format == "rows":
-        rows = read_rows(source, split=split, image_dir=image_dir, columns=columns)
+    if format in ("rows", "csv"):
+        options = {"image_dir": image_dir, "columns": columns}
+        rows = read_csv_folder(source, **options) if format == "csv" else read_rows(source, split=split, **options)
         return rows if boxes is None else (_in_pixels(row, boxes) for row in rows)
-    if format == "csv":
-        return read_csv_folder(source, image_dir, columns)
     if format == "mme_realworld":
         return _mme_realworld(source, lite, image_dir)
     return (read_mgpo if format == "mgpo" else read_conversations)(source, split, image_dir, columns)

@@ -156,7 +156,7 @@ def test_coco_boxes_of_another_frame_are_refused_and_converted(folder):
     ("format", "boxes", "message"),
     [("rows", "units", r"--boxes 'units' \(did you mean 'unit'\?\); allowed: xywh, unit, unit-padded, relative-1000, "),
      ("rows", "seen-pixels", "--boxes 'seen-pixels'"),
-     ("csv", "unit", "--boxes is for rows, coco, not for csv")],
+     ("llava", "unit", "--boxes is for rows, csv, coco, not for llava")],
 )  # fmt: skip
 def test_an_unknown_frame_is_refused(folder, format, boxes, message):
     with pytest.raises(DataError, match=message):
