@@ -14,8 +14,9 @@ def check_repeats(ids: Sequence[str], per_step: int) -> None:
     steps = len(ids) // per_step
     if len(set(ids)) < per_step or times > steps + bool(len(ids) % per_step):
         raise HartError(
-            f"questions_per_step = {per_step}: {id} stands {times} times in a pass of {steps} steps with {len(set(ids))}"
-            " different questions, and a step asks none twice; lower questions_per_step or the weights of data.train"
+            f"questions_per_step = {per_step}: {id} stands {times} times in a pass of {steps} steps with "
+            f"{len(set(ids))} different questions, and a step asks none twice; lower questions_per_step or the weights "
+            "of data.train"
         )
 
 
