@@ -23,6 +23,7 @@ from hart_lite.models.packing import Pack, pack
 from hart_lite.rl.advantages import ap_weights, group_advantages
 from hart_lite.rl.losses import Metrics, policy_loss, token_weights
 from hart_lite.training.metrics import Clock, measure
+from hart_lite.training.question_order import check_repeats, spread
 from hart_lite.training.rollout_log import save_rollouts
 from hart_lite.training.step_trainer import StepTrainer, Update
 from hart_lite.types import Example, Group, Tokens
@@ -84,16 +85,19 @@ class QuestionOrder:
 
     A pass is of whole steps: what is left of a permutation waits for another pass, since a step that began in one pass
     and ended in the next could ask a question twice, whose groups would count as two questions. Raises `HartError`
-    where there are fewer questions than a step asks.
+    where there are fewer questions than a step asks. `ids` of the examples, where some stand there several times.
     """
 
-    def __init__(self, examples: int, per_step: int, seed: int | str) -> None:
+    def __init__(self, examples: int, per_step: int, seed: int | str, ids: Sequence[str] = ()) -> None:
         if examples < per_step:
             raise HartError(
                 f"questions_per_step = {per_step}, and there are {examples} questions: a step asks none twice; lower "
                 f"questions_per_step to {examples} or give more questions"
             )
         self.examples, self.whole, self.seed = examples, examples - examples % per_step, seed
+        self._per_step, self._ids = per_step, ids if len(set(ids)) < len(ids) else ()
+        if self._ids:
+            check_repeats(self._ids, per_step)
         self._epoch, self._order = -1, []
 
     def __getitem__(self, i: int) -> int:
@@ -101,6 +105,8 @@ class QuestionOrder:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, list(range(self.examples))
             random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
+            if self._ids:
+                spread(self._order, self._ids, self._per_step)
         return self._order[place]
 
 
@@ -125,7 +131,7 @@ class RLTrainer(StepTrainer):
         self.loop = stage.loop or recipe.loop
         self.k = recipe.k if (stage.objective or recipe.objective) == "ap_grpo" else 0.0
         self._seed = f"{recipe.seed}/{number}"
-        self._order = QuestionOrder(len(examples), stage.questions_per_step, self._seed)
+        self._order = QuestionOrder(len(examples), stage.questions_per_step, self._seed, [e.id for e in examples])
         budget = Budget(f"stages.{number}.tokens_per_pack", stage.tokens_per_pack)
         super().__init__(runner.policy, args, budget, [runner.engine.budget], **kwargs)
 

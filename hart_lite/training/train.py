@@ -117,7 +117,8 @@ class Stage:
                 "(questions on one image stay together); lower data.rl_size, or give data.sft"
             )
         if isinstance(self.spec, RLStage):
-            QuestionOrder(len(splits.rl), self.spec.questions_per_step, self.recipe.seed)  # raises if these are too few
+            ids = [example.id for example in splits.rl]
+            QuestionOrder(len(ids), self.spec.questions_per_step, self.recipe.seed, ids)  # raises if these are too few
         processes = PartialState().num_processes
         if isinstance(self.spec, RLStage) and self.spec.questions_per_step % processes:
             raise HartError(
