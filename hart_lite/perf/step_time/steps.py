@@ -88,7 +88,8 @@ class Ours:
         )
         self.clock = StepClock(work)
         args = arguments(TrainingArguments, work, folder, per_device_train_batch_size=questions)
-        callbacks, asked = [self.clock], [None] * questions
+        callbacks = [self.clock]
+        asked = [Example(str(n), (), "stands in until `step` is given the questions", "") for n in range(questions)]
         self.trainer = RecordingTrainer(work.runner, asked, recipe, recipe.stages[0], args, folder, callbacks=callbacks)
         self.trainer.remove_callback(PrinterCallback)
         self.figures: dict[str, float] = {}  # what the last step logged
