@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+KEY = "sk-very-secret-0123456789"  # what tests send, and look for where it must not be
+
 
 @dataclass
 class Server:

@@ -6,12 +6,13 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before a library reads
 
 import pytest
 import torch
-from chat_server import Server, running
+from chat_server import KEY, Server, running
 from hypothesis import HealthCheck, settings
 
 from hart_lite.config.sections import ModelSection
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
+from hart_lite.utils.openai_client import Client
 
 # The same examples on every machine, however slow. `pytest --hypothesis-profile=search` looks for new ones.
 settings.register_profile(
@@ -70,3 +71,20 @@ def server() -> Iterator[Server]:
     """A chat-completion server in a process of its own."""
     with running() as server:
         yield server
+
+
+@pytest.fixture
+def no_proxy(monkeypatch):
+    """Servers of the tests are on loopback, whatever the machine's proxy is."""
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+@pytest.fixture
+def slept() -> list[float]:
+    """The pauses that `client` would have made, in seconds."""
+    return []
+
+
+@pytest.fixture
+def client(server, slept) -> Client:
+    return Client(server.url, KEY, timeout=1.0, attempts=3, pause=0.01, sleep=slept.append)

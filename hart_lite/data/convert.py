@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hart_lite.data.box_frames import GIVEN, row_in_pixels
 from hart_lite.data.dataset import SHOWN, checked, image_source, without_lite
 from hart_lite.data.fields import nearest
 from hart_lite.data.formats.base import Columns, ImageDir
@@ -15,6 +14,7 @@ from hart_lite.data.formats.coco import read_coco
 from hart_lite.data.formats.conversations import read_conversations
 from hart_lite.data.formats.csv_folder import read_csv_folder
 from hart_lite.data.formats.mgpo import read_mgpo
+from hart_lite.data.row_box_formats import GIVEN, row_in_pixels
 from hart_lite.data.rows import Row, read_rows
 from hart_lite.data.writer import ROWS, data_folder
 from hart_lite.errors import DataError, HartError
@@ -57,8 +57,8 @@ def convert(
     Layouts by `format`: see `FORMATS`; `rows` are our own, in a JSON list or a table say. `image_dir`: where relative
     image paths start, else beside the file. `split` is of a Hub data set (rows, llava, sharegpt, mgpo), `columns` gives
     a layout's names where they differ, `question` and `category_answer` are of coco (see `read_coco`), `lite` of
-    mme_realworld: the Lite benchmark, which is left out. `boxes` of rows, csv and coco: the frame of their boxes, one
-    of `box_frames.GIVEN`; they are written in pixels. Image files are named relative to `out`, with `copy_images`
+    mme_realworld: the Lite benchmark, which is left out. `boxes` of rows, csv and coco: the format of their boxes, one
+    of `row_box_formats.GIVEN`; they are written in pixels. Image files are named relative to `out`, with `copy_images`
     copied into it; encoded ones are written there. A row whose image path leaves the folder is dropped.
     Raises `DataError`, and writes nothing, if the source cannot be read or no row of it can be used.
     """

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hart_lite.data.box_frames import SetFrame, outside, refuse_other_frames
 from hart_lite.data.contents import contents
 from hart_lite.data.image_kinds import what_name_is
 from hart_lite.data.images import ImageBytes, ImageFile
 from hart_lite.data.markers import check_markers, count_markers, without_markers
 from hart_lite.data.options import as_choices, without_options
+from hart_lite.data.row_box_formats import SetFormat, outside, refuse_other_formats
 from hart_lite.data.rows import Row, read_mme_realworld, read_rows
 from hart_lite.data.tables import MAX_PATH, ImageCell, Source
 from hart_lite.data.values import number_as_text
@@ -116,7 +116,7 @@ def _collect(rows: Iterator[Row], source: str, strict: bool) -> list[Example]:
 
 def checked(rows: Iterator[Row]) -> Iterator[tuple[str, Example | HartError]]:
     """Where each row stands, and the row as an `Example` or as the error that says what is wrong with it. Raises
-    `DataError` at the end where all boxes together are in another frame (see `SetFrame`)."""
+    `DataError` at the end where all boxes together are in another format (see `SetFormat`)."""
     check = _RowCheck()
     for row in rows:
         try:
@@ -124,7 +124,7 @@ def checked(rows: Iterator[Row]) -> Iterator[tuple[str, Example | HartError]]:
         except HartError as error:
             result = error
         yield row.where, result
-    check.frame.check()
+    check.box_format.check()
 
 
 class _RowCheck:
@@ -134,7 +134,7 @@ class _RowCheck:
     def __init__(self) -> None:
         self._first: dict[str, str] = {}  # id -> where it stood first
         self._sizes: dict[str, tuple[int, int]] = {}
-        self.frame = SetFrame()
+        self.box_format = SetFormat()
 
     def example(self, row: Row) -> Example:
         if row.problem:
@@ -201,14 +201,14 @@ class _RowCheck:
             )
         image = images[int(number)]
         width, height = size = self._sizes[image.key]
-        refuse_other_frames(value[:4], size)
+        refuse_other_formats(value[:4], size)
         if not (x1 < x2 and y1 < y2):
             raise DataError(f"boxes: {shown(value)} is empty; x1 < x2 and y1 < y2 are needed, not x, y, width, height")
         if not (min(x1, y1) >= 0 and x2 <= width and y2 <= height):
             raise DataError(f"boxes: {shown(value)} {outside(value[:4], size)}")
         if x2 - x1 < 1 or y2 - y1 < 1:
             raise DataError(f"boxes: {shown(value)} is less than a pixel wide or high")
-        self.frame.add(value[:4], image, size)
+        self.box_format.add(value[:4], image, size)
         return Box(x1, y1, x2, y2, int(number))
 
 

@@ -1,11 +1,42 @@
-"""Questions that stand several times in a pass, since their file has a weight, apart from each other."""
+"""In which order a run asks its questions, so that no step asks one twice."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 
 from hart_lite.errors import HartError
+
+
+class QuestionOrder:
+    """Item i is the index of the i-th question a run asks: a new permutation, drawn from the seed, on every pass.
+
+    A pass is of whole steps: what is left of a permutation waits for another pass, since a step that began in one pass
+    and ended in the next could ask a question twice, whose groups would count as two questions. Raises `HartError`
+    where there are fewer questions than a step asks. `ids` of the examples, where some stand there several times.
+    """
+
+    def __init__(self, examples: int, per_step: int, seed: int | str, ids: Sequence[str] = ()) -> None:
+        if examples < per_step:
+            raise HartError(
+                f"questions_per_step = {per_step}, and there are {examples} questions: a step asks none twice; lower "
+                f"questions_per_step to {examples} or give more questions"
+            )
+        self.examples, self.whole, self.seed = examples, examples - examples % per_step, seed
+        self._per_step, self._ids = per_step, ids if len(set(ids)) < len(ids) else ()
+        if self._ids:
+            check_repeats(self._ids, per_step)
+        self._epoch, self._order = -1, []
+
+    def __getitem__(self, i: int) -> int:
+        epoch, place = divmod(i, self.whole)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, list(range(self.examples))
+            random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
+            if self._ids:
+                spread(self._order, self._ids, self._per_step)
+        return self._order[place]
 
 
 def check_repeats(ids: Sequence[str], per_step: int) -> None:

@@ -16,14 +16,14 @@ from transformers import TrainingArguments
 
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import RLStage
-from hart_lite.errors import HartError, NotFiniteError
+from hart_lite.errors import NotFiniteError
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.oom import Budget
 from hart_lite.models.packing import Pack, pack
 from hart_lite.rl.advantages import ap_weights, group_advantages
 from hart_lite.rl.losses import Metrics, policy_loss, token_weights
 from hart_lite.training.metrics import Clock, measure
-from hart_lite.training.question_order import check_repeats, spread
+from hart_lite.training.question_order import QuestionOrder
 from hart_lite.training.rollout_log import save_rollouts
 from hart_lite.training.step_trainer import StepTrainer, Update
 from hart_lite.types import Example, Group, Tokens
@@ -78,36 +78,6 @@ def weigh(groups: Sequence[Group], k: float, beta: float, num_nonflat_groups_glo
         per_sequence(token_weights(lengths_B_G)) * (len(live) / (num_nonflat_groups_global or len(live))),
         [group.example.id for group in live for t in group.trajectories for _ in t.sequences],
     )
-
-
-class QuestionOrder:
-    """Item i is the index of the i-th question a run asks: a new permutation, drawn from the seed, on every pass.
-
-    A pass is of whole steps: what is left of a permutation waits for another pass, since a step that began in one pass
-    and ended in the next could ask a question twice, whose groups would count as two questions. Raises `HartError`
-    where there are fewer questions than a step asks. `ids` of the examples, where some stand there several times.
-    """
-
-    def __init__(self, examples: int, per_step: int, seed: int | str, ids: Sequence[str] = ()) -> None:
-        if examples < per_step:
-            raise HartError(
-                f"questions_per_step = {per_step}, and there are {examples} questions: a step asks none twice; lower "
-                f"questions_per_step to {examples} or give more questions"
-            )
-        self.examples, self.whole, self.seed = examples, examples - examples % per_step, seed
-        self._per_step, self._ids = per_step, ids if len(set(ids)) < len(ids) else ()
-        if self._ids:
-            check_repeats(self._ids, per_step)
-        self._epoch, self._order = -1, []
-
-    def __getitem__(self, i: int) -> int:
-        epoch, place = divmod(i, self.whole)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, list(range(self.examples))
-            random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
-            if self._ids:
-                spread(self._order, self._ids, self._per_step)
-        return self._order[place]
 
 
 class RLTrainer(StepTrainer):

@@ -31,7 +31,8 @@ from hart_lite.training.callbacks import AtSteps, LiveProgress, MetricsFile, Sto
 from hart_lite.training.checkpointing import train_from
 from hart_lite.training.evaluation import RunEvaluator, failed_before_training, summarise
 from hart_lite.training.failures import translate_errors
-from hart_lite.training.rl_trainer import QuestionOrder, RLTrainer
+from hart_lite.training.question_order import QuestionOrder
+from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.training.sample_tracking import SampleTracker, quarters, select_tracked
 from hart_lite.training.sft_data import SFTRows, locate_once
 from hart_lite.training.sft_trainer import SFTStageTrainer, sft_steps

@@ -35,10 +35,7 @@ from hart_lite.data.options import from_list, from_question, from_text
 from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.registry import BENCHMARKS
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 # --- files that are not what they should be

@@ -31,10 +31,7 @@ from hart_lite.eval.benchmarks.listing import listing
 from hart_lite.eval.benchmarks.registry import BENCHMARKS, find
 from hart_lite.types import Box
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 # --- the registry

@@ -19,18 +19,6 @@ from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.utils.files import write_whole
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_base(tmp_path_factory.mktemp("base") / "qwen", shards=4)
-
-
-@pytest.fixture(scope="module")
-def adapter(base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapter") / "adapter"
-    make_adapter(base, folder)
-    return folder
-
-
 def edit_tensors(folder, change):
     """`change` gets the adapter's tensors by name and may alter the dictionary."""
     path = folder / "adapter_model.safetensors"

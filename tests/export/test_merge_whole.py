@@ -17,19 +17,6 @@ from hart_lite.export.merge import merge
 from hart_lite.export.verify import image_and_question
 from hart_lite.training.train import train
 
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_base(tmp_path_factory.mktemp("base") / "qwen", shards=4)
-
-
-@pytest.fixture(scope="module")
-def adapter(base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapter") / "adapter"
-    make_adapter(base, folder)
-    return folder
-
-
 # -- the place -----------------------------------------------------------------------------------------------------
 
 

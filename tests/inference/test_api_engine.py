@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chat_server import Server
+from chat_server import KEY, Server
 from pictures import Photo
 from PIL import Image
 
@@ -21,23 +21,10 @@ from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
 from hart_lite.types import ImageView, Tokens, Turn
 from hart_lite.utils.openai_client import Client
 
-KEY = "sk-very-secret-0123456789"
 VIEW = ImageView(Photo(56, 84), (56, 84))
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "*")
-
-
-@pytest.fixture
-def slept() -> list[float]:
-    return []
-
-
-@pytest.fixture
-def client(server, slept) -> Client:
-    return Client(server.url, KEY, timeout=1.0, attempts=3, pause=0.01, sleep=slept.append)
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 def ask(client: Client, model: str, *says: Say) -> Conversation:

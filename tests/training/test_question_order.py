@@ -6,8 +6,7 @@ from collections import Counter
 import pytest
 
 from hart_lite.errors import HartError
-from hart_lite.training.question_order import check_repeats, spread
-from hart_lite.training.rl_trainer import QuestionOrder
+from hart_lite.training.question_order import QuestionOrder, check_repeats, spread
 
 
 @pytest.mark.parametrize("per_step", [2, 3, 5, 8])

@@ -15,7 +15,8 @@ from hart_lite.models.policy import Policy
 from hart_lite.rl.advantages import group_advantages
 from hart_lite.training import rl_trainer as rl
 from hart_lite.training.metrics import Clock, measure, over_processes
-from hart_lite.training.rl_trainer import QuestionOrder, RLTrainer, weigh
+from hart_lite.training.question_order import QuestionOrder
+from hart_lite.training.rl_trainer import RLTrainer, weigh
 from hart_lite.training.step_trainer import Update
 from hart_lite.types import Example, Group
 

@@ -5,27 +5,13 @@ import threading
 import traceback
 
 import pytest
+from chat_server import KEY
 
 from hart_lite.errors import ConfigError, ModelError
 from hart_lite.utils import openai_client
 from hart_lite.utils.openai_client import Client, RequestError, SilentError
 
-KEY = "sk-very-secret-0123456789"
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "*")
-
-
-@pytest.fixture
-def slept() -> list[float]:
-    return []
-
-
-@pytest.fixture
-def client(server, slept) -> Client:
-    return Client(server.url, KEY, timeout=1.0, attempts=3, pause=0.01, sleep=slept.append)
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 def ask(client: Client, model: str) -> str:

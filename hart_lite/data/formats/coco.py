@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hart_lite.data.box_frames import in_pixels, refuse_other_frames
 from hart_lite.data.dataset import image_source
 from hart_lite.data.formats.base import ImageDir
 from hart_lite.data.json_files import read_json
+from hart_lite.data.row_box_formats import in_pixels, refuse_other_formats
 from hart_lite.data.rows import Row
 from hart_lite.errors import DataError, HartError
 from hart_lite.utils.text import shown
@@ -27,7 +27,7 @@ def read_coco(
     source: str, image_dir: ImageDir, question: str | None, category_answer: bool, boxes: str | None = None
 ) -> Iterator[Row]:
     """One JSON of `images`, `annotations` and `categories`; the `bbox` of an annotation is [x, y, width, height],
-    in pixels or in the frame that `boxes` names.
+    in pixels or in the format that `boxes` names.
 
     An annotation asks its `question`, or else each of its `captions`, or else the given `question` with its category in
     the place of {category}. It is answered by its `answer`, or else, with `category_answer`, by its category.
@@ -131,7 +131,7 @@ class _Coco:
         x, y, width, height = box
         written = [x, y, x + width, y + height]
         if self.boxes in (None, "xywh", "pixels"):
-            refuse_other_frames(written, size)
+            refuse_other_formats(written, size)
         else:
             written = in_pixels(written, self.boxes, size)
         corners = zip(written, (*size, *size), strict=True)

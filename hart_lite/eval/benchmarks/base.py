@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from hart_lite.grading import grade
 from hart_lite.types import Example
 
 
@@ -39,3 +40,19 @@ class Benchmark:
     prompt: Callable[[Example], str] | None  # the official words after the image, for one turn; None: the recipe's
     official: Callable[[str, Example], bool]  # the official scorer's word on a response, faults included
     faults: str  # in one line: where `official` is known to differ from what is right
+
+
+def own(name: str, title: str, licence: str, read: Callable[..., Iterator[Example | BadRow]], **facts) -> Benchmark:
+    """Questions without a published protocol: the recipe's prompt, and `official` is the one grader."""
+    return Benchmark(
+        name=name,
+        title=title,
+        licence=licence,
+        read=read,
+        hub="",
+        overall="micro",
+        prompt=None,
+        official=lambda text, example: grade(text, example.answer, example.choices),
+        faults="none: official is strict",
+        **{"questions": 0, "tables": "none"} | facts,
+    )

@@ -8,8 +8,7 @@ from pathlib import Path
 from hart_lite.data.dataset import checked
 from hart_lite.data.rows import is_mme_realworld, read_rows
 from hart_lite.errors import DataError, HartError
-from hart_lite.eval.benchmarks.base import BadRow, Benchmark
-from hart_lite.grading import grade
+from hart_lite.eval.benchmarks.base import BadRow, own
 from hart_lite.types import Example
 
 
@@ -22,16 +21,4 @@ def read(source: str, columns: Mapping[str, str] | None = None) -> Iterator[Exam
         yield BadRow(where, str(result)) if isinstance(result, HartError) else result
 
 
-BENCHMARK = Benchmark(
-    name="rows",
-    title="Own rows",
-    questions=0,
-    licence="yours",
-    hub="",
-    tables="none",
-    overall="micro",
-    read=read,
-    prompt=None,
-    official=lambda text, example: grade(text, example.answer, example.choices),
-    faults="none: official is strict",
-)
+BENCHMARK = own("rows", "Own rows", "yours", read)

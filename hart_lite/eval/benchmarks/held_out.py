@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hart_lite.errors import DataError
-from hart_lite.eval.benchmarks.base import BadRow, Benchmark
-from hart_lite.grading import grade
+from hart_lite.eval.benchmarks.base import BadRow, own
 from hart_lite.runs.layout import read_recipe
 from hart_lite.runs.splits import held_out_examples
 from hart_lite.types import Example
@@ -19,16 +18,4 @@ def read(source: str) -> Iterator[Example | BadRow]:
     yield from held_out_examples(read_recipe(Path(source)))
 
 
-BENCHMARK = Benchmark(
-    name="held-out",
-    title="Held-out questions of a run",
-    questions=0,
-    licence="that of the data",
-    hub="",
-    tables="none",
-    overall="micro",
-    read=read,
-    prompt=None,
-    official=lambda text, example: grade(text, example.answer, example.choices),
-    faults="none: official is strict",
-)
+BENCHMARK = own("held-out", "Held-out questions of a run", "that of the data", read)

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 
 from hart_lite.errors import HartError
-from hart_lite.eval.benchmarks.base import BadRow, Benchmark
-from hart_lite.grading import grade
+from hart_lite.eval.benchmarks.base import BadRow, own
 from hart_lite.toy.scenes import HELD_OUT, World, examples
 from hart_lite.types import Example
 from hart_lite.utils.text import shown
@@ -28,16 +27,11 @@ def read(source: str) -> Iterator[Example | BadRow]:
         yield from examples(World(), range(index, index + 1))
 
 
-BENCHMARK = Benchmark(
-    name="toy",
-    title="Toy data",
+BENCHMARK = own(
+    "toy",
+    "Toy data",
+    "Apache-2.0",
+    read,
     questions=2 * SCENES,
-    licence="Apache-2.0",
-    hub="",
     tables="none: scenes are drawn, not taken from anywhere",
-    overall="micro",
-    read=read,
-    prompt=None,
-    official=lambda text, example: grade(text, example.answer, example.choices),
-    faults="none: official is strict",
 )

@@ -1,5 +1,5 @@
-"""In which frame the boxes of a data set are. Rows hold pixels of the original image; other frames are told by their
-numbers, refused with the way out, and turned into pixels when a set is converted.
+"""In which format the boxes of a data set are. Rows hold pixels of the original image; other formats are told by
+their numbers, refused with the way out, and turned into pixels when a set is converted.
 
 Read as pixels, relative boxes make a perfect model look as if it never found a thing.
 """
@@ -23,7 +23,7 @@ WAY_OUT = "say `--boxes {}` to `hart-lite data convert` (--format rows for rows 
 UNLIKELY = 1e-6  # chance that boxes put anywhere are all within the first 1000 pixels of their images
 
 
-def refuse_other_frames(xyxy: Sequence[float], size: Size) -> None:
+def refuse_other_formats(xyxy: Sequence[float], size: Size) -> None:
     """Raises `DataError` for a box whose numbers are no pixels of an image of `size`: those of 0 to 1, which would be
     less than a pixel, and those that begin as such and end in pixels."""
     x1, y1, x2, y2 = xyxy
@@ -49,7 +49,7 @@ def outside(xyxy: Sequence[float], size: Size) -> str:
     return problem
 
 
-class SetFrame:
+class SetFormat:
     """What the boxes of a whole set say together: 0 to 1000 is a fine box in pixels of a large image, once."""
 
     def __init__(self) -> None:
@@ -71,13 +71,13 @@ class SetFrame:
 
 
 def in_pixels(numbers: Sequence[float], given: str, size: Size) -> tuple[float, ...]:
-    """x1, y1, x2, y2 in pixels of an image of `size`, to two decimals, of four numbers of one of the frames `GIVEN`.
+    """x1, y1, x2, y2 in pixels of an image of `size`, to two decimals, of four numbers of one of the formats `GIVEN`.
     What leaves the image by less than half a pixel, as rounded numbers may, ends at its border."""
     x, y, a, b = numbers
     if given == "xywh":
         given, numbers = "pixels", (x, y, x + a, y + b)
-    frame: BoxFormat = given
-    corners = to_original(frame, numbers, size, size)
+    box_format: BoxFormat = given
+    corners = to_original(box_format, numbers, size, size)
     inside = clip(Box(*corners), size).xyxy
     return tuple(round(w if abs(w - v) < 0.5 else v, 2) for v, w in zip(corners, inside, strict=True))
 
