@@ -229,8 +229,8 @@ def pick(logits_N_V: torch.Tensor, sampling: Sampling, uniform_N: torch.Tensor) 
         sorted_probs, order = probs.sort(-1, descending=True)
         before = sorted_probs.cumsum(-1) - sorted_probs
         probs = torch.zeros_like(probs).scatter(-1, order, sorted_probs.masked_fill(before >= sampling.top_p, 0.0))
-    # In double precision, or a large vocabulary would lose its rare words: first a block of ids, then one of its ids, so
-    # that as little as may be is written out as wide as that.
+    # In double precision, or a large vocabulary would lose its rare words: first a block of ids is drawn, then an id of
+    # it, so that little is written out as wide as that.
     blocks = pad(probs, (0, -probs.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
     ends = pad(blocks.sum(-1, dtype=torch.float64).cumsum(-1), (1, 0))
     goal = uniform_N[:, None] * ends[:, -1:]
