@@ -43,6 +43,8 @@ SIGNS = {
     "near": "p",  # prepositions
     "except": "e",
     "asks": "?",
+    "others": "P",  # people who are not the one who answers
+    "declines": "D",  # "I'd rather not": no answer, or not the one that follows
     "filler": "f",
 }
 LETTER = r"[^\W\d_\u1100-\u11ff\u2e80-\ud7ff\uf900-\ufaff]"  # of scripts that put spaces between words
