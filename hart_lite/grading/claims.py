@@ -66,7 +66,7 @@ RULES = (
     _rule(Standing.DENIED, "", r"\)f*w(?:[,;.:]|$)"),
     _rule(Standing.DENIED, "", r"[:\-()]f*z(?:[,;bj(]|$)|[fO]*z(?:[,;bj]|$|[ihkvr])"),
     _rule(Standing.DOUBTED, "", r"\)f*z"),
-    _rule(Standing.DENIED, "", r"[xpf]{1,8},?f*[iI]f*w"),
+    _rule(Standing.DENIED, "", r"[xpf]{1,8},?f*[iI]f*w|[:\-][^nzwbmrR]{1,14},f*w$"),
     _rule(Standing.DENIED, "", r"(?:,(?=f*I))?[fO]*[iIvyk]?[fl]*n[fl]*[rRN]"),
     _rule(Standing.DOUBTED, "", r"(?:,(?=f*I)|[:\-])?[fO]*h?f*[iIvyk]?[fl]*n(?![fOtNiRl]{0,4}m)"),
     # against it, by what stands before
@@ -99,7 +99,7 @@ RULES = (
     _rule(Standing.ANNOUNCED, r"(?<!n)(?<!nf)[rRY][fkO]{0,4}[iv:][fOrtl]{0,4}"),
     # for it, by what stands behind
     _rule(Standing.ANNOUNCED, "", r"(?:,(?=f*I)|[:\-(])?[fsO]*[iIX][fslXi]*[rRY](?!f*p|x)"),
-    _rule(Standing.ANNOUNCED, "", rf"[:\-(]?[fO]*[rRY](?:{_END}|[.:isf])|\)f*[rRY]{_END}|[:\-(][^nzwbmrR]{{1,14}}Y$"),
+    _rule(Standing.ANNOUNCED, "", rf"[:\-(]?[fO]*[rRY](?:{_END}|[.:isf])|\)f*[rRY]{_END}|[:\-(][^nzwbmrR]{{1,14}}(?:Y|,f*r)$"),
     _rule(Standing.ANNOUNCED, "", rf"[fO]*i[fr]*(?:[NR]|[Oh]{_END})|[fO]*R"),
     _rule(Standing.ANNOUNCED, "", r"[fO]*jf*N|[fO]*h[fi]*(?:$|[,&b])"),  # "C as my answer", "C, which I choose"
     _rule(Standing.CHOSEN, "", r"[fO]*h(?![fO]*m)"),
@@ -126,12 +126,18 @@ def standing(before: str, behind: str) -> Standing | None:
 
 
 _TAKEN_BACK = re.compile(r"U|(?:(?<=[.?\n;])|^)[zXf,i]{0,5}w(?=[,.;\n]|$)")
+_DECLINES = re.compile(r"D(?![^.?\n;bm]{0,8}m)")
 _TURNS = re.compile(r"(?:(?<=[.,?\n;:\-zb])|^)(?:X|z(?=[,.]))")
 
 
 def taken_back(symbols: str) -> Iterator[int]:
     """Indices of signs such as "that is wrong", which take back the last mention before."""
     return (match.start() for match in _TAKEN_BACK.finditer(symbols))
+
+
+def declines(symbols: str) -> Iterator[int]:
+    """Indices of signs such as "I'd rather not", which give no answer; not those of "I'd rather not pick A"."""
+    return (match.start() for match in _DECLINES.finditer(symbols))
 
 
 def turns(symbols: str) -> Iterator[int]:

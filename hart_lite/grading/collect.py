@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from hart_lite.grading.lexer import lex
 from hart_lite.grading.markup import plain, without_middle
 from hart_lite.grading.mentions import Group, groups, lines, listed, opens
 from hart_lite.grading.sentences import sentence_end
-from hart_lite.grading.wordings import text_mentions
+from hart_lite.grading.wordings import is_number, numbers_in, text_mentions
 
 SHORT = 3  # sentences of a text in which a choice's words, or a guess, count wherever they stand
 AGAINST = (Standing.DENIED, Standing.DOUBTED)
@@ -21,6 +22,9 @@ _BOUND = re.compile(r"[.?\n;]")
 _ANNOUNCES = re.compile(r"[NR][fOrRlvtsX,]{0,5}[i:\-]+f?(?!m)")
 _NEUTRAL = frozenset("mOf:,.;\n-()o&")  # signs of a bare list
 _HEADING = re.compile("L[fOI:]*$")
+_OPEN = "nqyugD?"  # signs of a sentence that does not simply state
+_DIRECT = re.compile(r"(?:^[fst,]*[iI]|:)f*$")  # "It is C"
+_CONCLUDES = re.compile(r"(?:^|[,;:\-&bjiI])[fb]{0,2}s[^nqygudDw]*(?<!p)(?<!pf)$|^j[^nqygudDw]*[,:][fOt]*$")
 _SENTENCE_WITH_OR = re.compile(r"[.\n]o[fOyl,]*$")  # ".. Or B."
 _ALTERNATIVE = re.compile(r"[,;.\n]?o[fOyNRrilvh,]{0,8}")  # "or is it B?", "or the answer is B"
 
@@ -44,13 +48,20 @@ class _Reading:
     def __init__(self, text: str, choices: Sequence[str]) -> None:
         self.text = text = without_middle(text)
         self.choices = choices
-        lowered = plain(text)
+        self.lowered = lowered = plain(text)
         texts = text_mentions(lowered, choices)
         self.signs = lex(text, lowered, letters_of(choices), texts, noun_of(tuple(choices)))
         self.symbols = self.signs.symbols
         self.groups = groups(self.signs)
         self.ends = self._ends()
         self.sentence = self._sentences()
+        self.named: dict[int, frozenset[str]] = {}  # the choices of each sentence, by its number
+        for group in self.groups:
+            number = self.sentence[group.last]
+            self.named[number] = self.named.get(number, frozenset()) | group.letters
+        self.named_at_all = frozenset().union(*self.named.values())
+        self.several_numbers = len(numbers_in(lowered)) > 1
+        self.last_open = max(map(self.symbols.rfind, _OPEN))
         self.standings = {group.first: self._standing(group) for group in self.groups}
 
     def _ends(self) -> list[str]:
@@ -92,6 +103,11 @@ class _Reading:
         if behind[:1] in tuple("iIvnzyk") and before.rstrip("Of").endswith(":") and opens(self.signs, group):
             before = ""  # "Matching the options:" before a list of sentences announces none of them
         standing = grammar.standing(before, behind)
+        alone = self.named[self.sentence[group.last]] == group.letters
+        if standing == Standing.CHOSEN and not alone:
+            standing = Standing.STATED  # "So the largest is A and the smallest is B"
+        if standing in (None, Standing.STATED) and alone and self._concludes(group):
+            return Standing.LABELLED
         if standing == Standing.HEDGED or (standing == Standing.STATED and group.of_text):
             return standing if self._outer(group) else None  # in the midst of reasoning
         text_first = self.signs.mentions[group.first].form in ("text", "clause")
@@ -106,10 +122,49 @@ class _Reading:
         if self.signs.mentions[group.first].form == "clause":
             return Standing.STATED if self._outer(group) else None  # "A is closer"
         if group.of_text:
-            return Standing.MENTIONED if self.sentence[-1] == 0 and not re.search("[nqy]", before) else None
+            return Standing.MENTIONED if self._is_sole_statement(group) else None
         if group.first == 0 and len(self.groups) == 1:
             return Standing.MENTIONED
         return Standing.MENTIONED if group.strong and self._outer(group) else None
+
+    def _concludes(self, group: Group) -> bool:
+        """Whether it stands in a last sentence that draws a conclusion, "So ..", or "Since .., C"."""
+        start = bisect_left(self.sentence, self.sentence[-1])
+        if not (start <= group.first < start + REACH * 3 and self.last_open < group.first and self._is_whole(group)):
+            return False
+        return _CONCLUDES.search(self.symbols[start : group.first]) is not None
+
+    def _is_whole(self, group: Group) -> bool:
+        """Whether its sentence was not cut off."""
+        if self.sentence[group.last] < self.sentence[-1] or self.symbols[-1] in ".?\n)":
+            return True
+        return self.symbols[-1] not in "&opbgjiI,:(-" if self.sentence[-1] == 0 else not self._before(group)
+
+    def _is_sole_statement(self, group: Group) -> bool:
+        """Whether a short text names this choice's words, and neither another choice nor another number."""
+        if self.sentence[-1] >= SHORT or self.named_at_all != group.letters or not self._is_whole(group):
+            return False
+        mention = self.signs.mentions[group.first]
+        number = is_number(self.lowered[mention.start : mention.stop])
+        return not (number and self.several_numbers) and re.search("[nqyuD]", self._before(group)) is None
+
+    def _weigh_statements(self, turned: int) -> None:
+        """A choice's words that are merely stated count where no other choice's are: not in "The roof is red. The door
+        is blue.", but in "The roof is red. It is blue."""
+        later: frozenset[str] = frozenset()
+        all_named = frozenset().union(*(g.letters for g in self.groups if self._rivals(g, turned)))
+        for group in reversed(self.groups):
+            stated = group.of_text and self.standings[group.first] == Standing.STATED
+            rivals = all_named if self.sentence[-1] < SHORT - 1 else later
+            direct = _DIRECT.search(self._before(group)) and not self._behind(group)
+            if self._rivals(group, turned):
+                later |= group.letters
+            if stated and not direct and (rivals - group.letters or not self._is_whole(group)):
+                self.standings[group.first] = None
+
+    def _rivals(self, group: Group, turned: int) -> bool:
+        against = (*AGAINST, Standing.HEDGED)
+        return group.of_text and self.standings[group.first] not in against and self.signs.starts[group.first] > turned
 
     def _lists_all(self) -> bool:
         """Whether nothing but the choices follows from the first one on, and each of them once."""
@@ -120,6 +175,8 @@ class _Reading:
     def claims(self, announced: bool) -> tuple[list[Claim], int]:
         if self._lists_all():
             return [], -1
+        turned = max((self.signs.starts[at] for at in grammar.turns(self.symbols)), default=-1)
+        self._weigh_statements(turned)
         self._read_lines(announced)
         self._pass_over_echo()
         out = [
@@ -127,8 +184,8 @@ class _Reading:
             for group in self.groups
             if (standing := self.standings[group.first]) is not None
         ]
+        out += [Claim(frozenset(), Standing.ANNOUNCED, self.signs.starts[at]) for at in grammar.declines(self.symbols)]
         out += [*self._alternatives(), *self._taken_back(), *self._announced_otherwise()]
-        turned = max((self.signs.starts[at] for at in grammar.turns(self.symbols)), default=-1)
         unable = self.signs.starts[self.symbols.rindex("u")] if "u" in self.symbols else -1
         if -1 < turned < unable:
             out.append(Claim(frozenset(), Standing.STATED, unable))  # "No, wait .. I cannot tell."

@@ -84,5 +84,6 @@ _SECTIONS = dict(_read())
 ABBREVIATIONS = frozenset(_SECTIONS.pop("abbreviations")["words"])
 UNSURE = _SECTIONS.pop("unsure")["phrases"]
 ARTICLES = _SECTIONS.pop("articles")["words"]
+NUMBERS = {word: digits for digits, words in _SECTIONS.pop("numbers").items() for word in words}
 YES, NO = (frozenset(words) for words in _SECTIONS.pop("answers").values())
 PHRASES = _entries(_SECTIONS)

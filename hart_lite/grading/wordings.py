@@ -9,8 +9,7 @@ from functools import lru_cache
 from hart_lite.grading.choices import letters_of, noun_of, unlabelled
 from hart_lite.grading.lexer import Mention
 from hart_lite.grading.markup import compatible, plain
-from hart_lite.grading.normalise import NUMBER_WORDS
-from hart_lite.grading.vocabulary import ARTICLES, LETTER, NO, YES
+from hart_lite.grading.vocabulary import ARTICLES, LETTER, NO, NUMBERS, YES
 
 _ARTICLE = re.compile(rf"(?:{'|'.join(ARTICLES)}) (?!(?:is|are|was|and|or|has) )(?=\S{{2}})|l'(?=\S)")
 _VERB = re.compile(r"\w (?:is|are|was|were|says|has|have) \w")
@@ -20,6 +19,7 @@ _DIGITS_BEHIND = re.compile(r"[.,/:-]\d|%")
 _TERM_BEHIND = re.compile(  # a number in a formula is no answer
     r"(?: ?[-+*^×÷=] ?|/)(?:[\d\\√]|\(\d)|(?: ?[+*^×÷=] ?|[-/])[a-z]\b(?! ?[.):、-])"
 )
+_NUMBER = re.compile(rf"\d+(?:[.,]\d+)*|(?<!{LETTER})(?:{'|'.join(w for w in NUMBERS if re.match(LETTER, w))})(?!{LETTER})")
 _ENDS = re.compile(r"[\s.$]*\Z")  # the result of a formula may be one: "5 / 2 = 2.5"
 _TERM_BEFORE = re.compile(
     r"(?:[\d\\√](?: ?[-+*^×÷] ?|/)|\)[-+*^×÷/]|[a-z](?: ?[+*^×÷] ?|[-/])|(?:[\d)]|\b[a-z]{1,2}) ?= ?)$"
@@ -42,13 +42,28 @@ def _wordings(choices: tuple[str, ...]) -> tuple[tuple[str, str, str], ...]:
     for letter, choice in zip(letters_of(choices), unlabelled(choices), strict=True):
         words = " ".join(plain(compatible(choice)).split()).strip(" .,:;!?。")
         words = words[match.end() :] if (match := _ARTICLE.match(words)) else words
-        numbers = [word for word, number in NUMBER_WORDS.items() if number == words and int(number) > 1]
-        for wording in (words, *numbers):
+        for wording in (words, *_spelled(words)):
             if wording and not (len(wording) == 1 and wording.upper() in letters_of(choices)):
                 found[wording] = letter if found.get(wording, letter) == letter else ""
     return tuple(
         (words, letter, "clause" if _VERB.search(words) else "text") for words, letter in found.items() if letter
     )
+
+
+def _spelled(number: str) -> list[str]:
+    """The words of a number, or the digits of a word; no words of scripts without spaces, which stand in others."""
+    if digits := NUMBERS.get(number):
+        return [digits]
+    return [word for word, digits in NUMBERS.items() if digits == number and re.match(LETTER, word)]
+
+
+def numbers_in(lowered: str) -> set[str]:
+    """The numbers of a plain text, as digits."""
+    return {NUMBERS.get(match[0], match[0]) for match in _NUMBER.finditer(lowered)}
+
+
+def is_number(words: str) -> bool:
+    return words in NUMBERS or words.isdigit()
 
 
 def text_mentions(lowered: str, choices: Sequence[str]) -> list[Mention]:
