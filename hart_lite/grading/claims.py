@@ -66,7 +66,7 @@ RULES = (
     _rule(Standing.DENIED, "", r"\)f*w(?:[,;.:]|$)"),
     _rule(Standing.DENIED, "", r"[:\-()]f*z(?:[,;bj(]|$)|[fO]*z(?:[,;bj]|$|[ihkvr])"),
     _rule(Standing.DOUBTED, "", r"\)f*z"),
-    _rule(Standing.DENIED, "", r"[xpf]{1,8},?f*[iI]f*w|[:\-][^nzwbmrR]{1,14},f*w$"),
+    _rule(Standing.DENIED, "", r"[xpf]{1,8},?f*[iI]f*w|O?[:\-][^nzwbmrR]{1,14},f*w$"),
     _rule(Standing.DENIED, "", r"(?:,(?=f*I))?[fO]*[iIvyk]?[fl]*n[fl]*[rRN]"),
     _rule(Standing.DOUBTED, "", r"(?:,(?=f*I)|[:\-])?[fO]*h?f*[iIvyk]?[fl]*n(?![fOtNiRl]{0,4}m)"),
     # against it, by what stands before
@@ -99,13 +99,14 @@ RULES = (
     _rule(Standing.ANNOUNCED, r"(?<!n)(?<!nf)[rRY][fkO]{0,4}[iv:][fOrtl]{0,4}"),
     # for it, by what stands behind
     _rule(Standing.ANNOUNCED, "", r"(?:,(?=f*I)|[:\-(])?[fsO]*[iIX][fslXi]*[rRY](?!f*p|x)"),
-    _rule(Standing.ANNOUNCED, "", rf"[:\-(]?[fO]*[rRY](?:{_END}|[.:isf])|\)f*[rRY]{_END}|[:\-(][^nzwbmrR]{{1,14}}(?:Y|,f*r)$"),
+    _rule(Standing.ANNOUNCED, "", rf"[:\-(]?[fO]*[rRY](?:{_END}|[.:isf])|\)f*[rRY]{_END}|[:\-(][^nzwbmrR]{{1,14}}(?:Y|,f*r)$|O[:\-][^nzwbmrR]{1,14},f*r$"),
     _rule(Standing.ANNOUNCED, "", rf"[fO]*i[fr]*(?:[NR]|[Oh]{_END})|[fO]*R"),
     _rule(Standing.ANNOUNCED, "", r"[fO]*jf*N|[fO]*h[fi]*(?:$|[,&b])"),  # "C as my answer", "C, which I choose"
     _rule(Standing.CHOSEN, "", r"[fO]*h(?![fO]*m)"),
     # stated
     _rule(Standing.STATED, "[iIv][fOrtlXv]{0,5}|[iI],?sf*,?[fp]*"),
-    _rule(Standing.STATED, "[kltV][fO:,]{0,3}|m[f,]*b[fOp]*|d[,f]*"),
+    _rule(Standing.LABELLED, "^[fO]*", ",[js]f*$"),  # "C, then."
+    _rule(Standing.STATED, "[kV][fO:]{0,3}|[lt][fO:,]{0,3}|m[f,]*b[fOp]*|d[,f]*"),
     _rule(Standing.STATED, r"[XzU][,\-:fO.]{0,3}"),
     _rule(
         Standing.STATED, "", r"[fO]*k|[fO]*i[flOr]{0,5}k|f*i(?:$|[.,;])|[fO]*l(?:$|[iIk])|[,(]?[cn][fOtl]{0,4}m|[,(]?c"

@@ -23,7 +23,7 @@ _ANNOUNCES = re.compile(r"[NR][fOrRlvtsX,]{0,5}[i:\-]+f?(?!m)")
 _NEUTRAL = frozenset("mOf:,.;\n-()o&")  # signs of a bare list
 _HEADING = re.compile("L[fOI:]*$")
 _OPEN = "nqyugD?"  # signs of a sentence that does not simply state
-_DIRECT = re.compile(r"(?:^[fst,]*[iI]|:)f*$")  # "It is C"
+_DIRECT = re.compile(r"(?:^(?:[fst,]*[iI])?|:)f*$")  # "It is C"
 _CONCLUDES = re.compile(r"(?:^|[,;:\-&bjiI])[fb]{0,2}s[^nqygudDw]*(?<!p)(?<!pf)$|^j[^nqygudDw]*[,:][fOt]*$")
 _SENTENCE_WITH_OR = re.compile(r"[.\n]o[fOyl,]*$")  # ".. Or B."
 _ALTERNATIVE = re.compile(r"[,;.\n]?o[fOyNRrilvh,]{0,8}")  # "or is it B?", "or the answer is B"
@@ -59,7 +59,6 @@ class _Reading:
         for group in self.groups:
             number = self.sentence[group.last]
             self.named[number] = self.named.get(number, frozenset()) | group.letters
-        self.named_at_all = frozenset().union(*self.named.values())
         self.several_numbers = len(numbers_in(lowered)) > 1
         self.last_open = max(map(self.symbols.rfind, _OPEN))
         self.standings = {group.first: self._standing(group) for group in self.groups}
@@ -122,7 +121,8 @@ class _Reading:
         if self.signs.mentions[group.first].form == "clause":
             return Standing.STATED if self._outer(group) else None  # "A is closer"
         if group.of_text:
-            return Standing.MENTIONED if self._is_sole_statement(group) else None
+            plain_sentence = re.search("[nqyuD]", before) is None
+            return Standing.MENTIONED if plain_sentence and self._states_one_thing(group) else None
         if group.first == 0 and len(self.groups) == 1:
             return Standing.MENTIONED
         return Standing.MENTIONED if group.strong and self._outer(group) else None
@@ -130,41 +130,47 @@ class _Reading:
     def _concludes(self, group: Group) -> bool:
         """Whether it stands in a last sentence that draws a conclusion, "So ..", or "Since .., C"."""
         start = bisect_left(self.sentence, self.sentence[-1])
-        if not (start <= group.first < start + REACH * 3 and self.last_open < group.first and self._is_whole(group)):
+        if not (start <= group.first < start + REACH * 3 and self.last_open < group.first and self._is_whole()):
             return False
         return _CONCLUDES.search(self.symbols[start : group.first]) is not None
 
-    def _is_whole(self, group: Group) -> bool:
-        """Whether its sentence was not cut off."""
-        if self.sentence[group.last] < self.sentence[-1] or self.symbols[-1] in ".?\n)":
-            return True
-        return self.symbols[-1] not in "&opbgjiI,:(-" if self.sentence[-1] == 0 else not self._before(group)
+    def _is_whole(self) -> bool:
+        """Whether the text was not cut off in the midst of a sentence, as far as one can see."""
+        if self.sentence[-1] == 0:
+            return self.symbols[-1] not in "&opbgjiI,:(-"
+        return self.symbols[-1] in ".?\n)" or self._is_direct(self.groups[-1])
 
-    def _is_sole_statement(self, group: Group) -> bool:
-        """Whether a short text names this choice's words, and neither another choice nor another number."""
-        if self.sentence[-1] >= SHORT or self.named_at_all != group.letters or not self._is_whole(group):
-            return False
+    def _is_direct(self, group: Group) -> bool:
+        """Whether its sentence says nothing else: "It is C"."""
+        return not self._behind(group) and _DIRECT.search(self._before(group)) is not None
+
+    def _states_one_thing(self, group: Group) -> bool:
+        """Whether it stands in a short text, where a number is the only one."""
         mention = self.signs.mentions[group.first]
         number = is_number(self.lowered[mention.start : mention.stop])
-        return not (number and self.several_numbers) and re.search("[nqyuD]", self._before(group)) is None
+        return self.sentence[-1] < SHORT and not (number and self.several_numbers)
 
     def _weigh_statements(self, turned: int) -> None:
         """A choice's words that are merely stated count where no other choice's are: not in "The roof is red. The door
         is blue.", but in "The roof is red. It is blue."""
-        later: frozenset[str] = frozenset()
-        all_named = frozenset().union(*(g.letters for g in self.groups if self._rivals(g, turned)))
-        for group in reversed(self.groups):
-            stated = group.of_text and self.standings[group.first] == Standing.STATED
-            rivals = all_named if self.sentence[-1] < SHORT - 1 else later
-            direct = _DIRECT.search(self._before(group)) and not self._behind(group)
-            if self._rivals(group, turned):
-                later |= group.letters
-            if stated and not direct and (rivals - group.letters or not self._is_whole(group)):
-                self.standings[group.first] = None
-
-    def _rivals(self, group: Group, turned: int) -> bool:
-        against = (*AGAINST, Standing.HEDGED)
-        return group.of_text and self.standings[group.first] not in against and self.signs.starts[group.first] > turned
+        found = [group for group in self.groups if self.signs.starts[group.first] > turned]
+        whole = not self.groups or self._is_whole()
+        short = self.sentence[-1:] < [SHORT - 1]
+        against = {
+            Standing.MENTIONED: {Standing.DENIED},
+            Standing.STATED: {Standing.DENIED, Standing.DOUBTED, Standing.HEDGED},
+        }
+        for standing, no_rivals in against.items():
+            rivals = [group for group in found if self.standings[group.first] not in no_rivals]
+            named = frozenset().union(*(group.letters for group in rivals))
+            last = {letter: group.first for group in rivals for letter in group.letters}
+            for group in self.groups:
+                if not group.of_text or self.standings[group.first] != standing or self._is_direct(group):
+                    continue
+                others = named - group.letters
+                anywhere = short or standing == Standing.MENTIONED
+                if not whole or any(anywhere or last[letter] > group.first for letter in others):
+                    self.standings[group.first] = None
 
     def _lists_all(self) -> bool:
         """Whether nothing but the choices follows from the first one on, and each of them once."""

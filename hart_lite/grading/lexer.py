@@ -42,6 +42,7 @@ _PUNCTUATION = {
     ";": ";",
 }
 _HEADING = re.compile(r"[frYx]{0,2}[NR]f?|[fr]{0,2}rf*O|[fr]{0,2}O")  # a line that announces the next one
+_ARTICLE = re.compile(r"(?<=[iIkh])o(?=[fO]{0,2}m)")  # the Portuguese "o" is no "or" behind a verb
 _PEOPLE = re.compile(r"(h[fi]{0,3})?P([fx]{0,2}[hvytN])?")  # what they choose or think is not the point
 _CYRILLIC = str.maketrans("АВСЕКМНОРТХ", "ABCEKMHOPTX")  # letters that look like Latin ones
 _LIKE_WORDS = frozenset("AEIOUY")  # articles, prepositions and pronouns of one letter
@@ -90,7 +91,7 @@ def lex(text: str, lowered: str, letters: str = "", texts: Sequence[Mention] = (
     """
     lexer = _Lexer(text, lowered, letters, noun)
     lexer.run([*texts, Mention(len(lowered) + 1, 0, "", "")])
-    lexer.signs.symbols = _PEOPLE.sub(_conceded, "".join(lexer.symbols))
+    lexer.signs.symbols = _PEOPLE.sub(_conceded, _ARTICLE.sub("f", "".join(lexer.symbols)))
     return lexer.signs
 
 
