@@ -71,6 +71,7 @@ RULES = (
     _rule(Standing.DOUBTED, "", r"(?:,(?=f*I)|[:\-])?[fO]*h?f*[iIvyk]?[fl]*n(?![fOtNiRl]{0,4}m)"),
     # against it, by what stands before
     _rule(Standing.DOUBTED, r"q[fNRORLiItvrhnl]{0,6}(?:x[fNOitIvrh]{0,3}){0,2}|q.{0,14}v[fl]*i[fOrtl]*"),
+    _rule(Standing.DOUBTED, "", r"[fO]*(?:v[fOihrRNk]{0,6},?)?q"),  # "C would be right if .."
     _rule(Standing.DOUBTED, "g[^,b]{0,14}"),
     _rule(Standing.DOUBTED, "u[^bsh,]{0,16}"),
     _rule(Standing.STATED, "nf*w[fi]{1,3}"),  # "the only one that is not wrong is C"
@@ -80,7 +81,7 @@ RULES = (
     _rule(Standing.DENIED, "(?:tf*n|nf*t),[xfiO]{0,4}"),
     _rule(Standing.DENIED, "zf{0,2}"),
     _rule(Standing.DENIED, "w[fOIi:NRLrph]{0,6}", r"(?!f*[rRY])"),
-    _rule(Standing.DOUBTED, "[nc][fOtNrhkiIvp]{0,6}x{1,3}[fOp]{0,3}"),
+    _rule(Standing.DOUBTED, "[nc][fOtNrhkiIvp]{0,6}x{1,3}[fOpV]{0,3}"),
     # in doubt
     _rule(Standing.HEDGED, "v[fl]*i[fOrtl]{0,4}"),
     _rule(Standing.HEDGED, "y[&b,]?[&fOtNihkrRpxv]{0,8}"),
@@ -104,7 +105,7 @@ RULES = (
     _rule(Standing.ANNOUNCED, "", r"[fO]*jf*N|[fO]*h[fi]*(?:$|[,&b])"),  # "C as my answer", "C, which I choose"
     _rule(Standing.CHOSEN, "", r"[fO]*h(?![fO]*m)"),
     # stated
-    _rule(Standing.STATED, "[iIv][fOrtlXv]{0,5}|[iI],?sf*,?[fp]*"),
+    _rule(Standing.STATED, "[iIv][fOrtlXvb]{0,5}|[iI],?sf*,?[fp]*"),
     _rule(Standing.LABELLED, "^[fO]*", ",[js]f*$"),  # "C, then."
     _rule(Standing.STATED, "[kV][fO:]{0,3}|[lt][fO:,]{0,3}|m[f,]*b[fOp]*|d[,f]*"),
     _rule(Standing.STATED, r"[XzU][,\-:fO.]{0,3}"),

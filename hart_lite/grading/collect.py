@@ -23,7 +23,7 @@ _ANNOUNCES = re.compile(r"[NR][fOrRlvtsX,]{0,5}[i:\-]+f?(?!m)")
 _NEUTRAL = frozenset("mOf:,.;\n-()o&")  # signs of a bare list
 _HEADING = re.compile("L[fOI:]*$")
 _OPEN = "nqyugD?"  # signs of a sentence that does not simply state
-_DIRECT = re.compile(r"(?:^(?:[fst,]*[iI])?|:)f*$")  # "It is C"
+_DIRECT = re.compile(r"(?:^|[,b])[fstk]*[iI]f*$|^f*$|[:\-]f*$")  # "It is C"
 _CONCLUDES = re.compile(r"(?:^|[,;:\-&bjiI])[fb]{0,2}s[^nqygudDw]*(?<!p)(?<!pf)$|^j[^nqygudDw]*[,:][fOt]*$")
 _SENTENCE_WITH_OR = re.compile(r"[.\n]o[fOyl,]*$")  # ".. Or B."
 _ALTERNATIVE = re.compile(r"[,;.\n]?o[fOyNRrilvh,]{0,8}")  # "or is it B?", "or the answer is B"
@@ -150,9 +150,12 @@ class _Reading:
         number = is_number(self.lowered[mention.start : mention.stop])
         return self.sentence[-1] < SHORT and not (number and self.several_numbers)
 
-    def _weigh_statements(self, turned: int) -> None:
-        """A choice's words that are merely stated count where no other choice's are: not in "The roof is red. The door
-        is blue.", but in "The roof is red. It is blue."""
+    def _weigh_statements(self, turned: int) -> list[Claim]:
+        """Takes the standing from a choice's words that are merely stated where another choice is named, too.
+
+        "The roof is red. The door is blue." states nothing, but "The roof is red. It is blue." does. Returns claims
+        that say so.
+        """
         found = [group for group in self.groups if self.signs.starts[group.first] > turned]
         whole = not self.groups or self._is_whole()
         short = self.sentence[-1:] < [SHORT - 1]
@@ -160,6 +163,7 @@ class _Reading:
             Standing.MENTIONED: {Standing.DENIED},
             Standing.STATED: {Standing.DENIED, Standing.DOUBTED, Standing.HEDGED},
         }
+        unclear: list[Claim] = []
         for standing, no_rivals in against.items():
             rivals = [group for group in found if self.standings[group.first] not in no_rivals]
             named = frozenset().union(*(group.letters for group in rivals))
@@ -167,10 +171,13 @@ class _Reading:
             for group in self.groups:
                 if not group.of_text or self.standings[group.first] != standing or self._is_direct(group):
                     continue
-                others = named - group.letters
                 anywhere = short or standing == Standing.MENTIONED
-                if not whole or any(anywhere or last[letter] > group.first for letter in others):
+                others = {letter for letter in named - group.letters if anywhere or last[letter] > group.first}
+                if others or not whole:
                     self.standings[group.first] = None
+                if others:
+                    unclear.append(Claim(group.letters | others, standing, self.signs.starts[group.first]))
+        return unclear
 
     def _lists_all(self) -> bool:
         """Whether nothing but the choices follows from the first one on, and each of them once."""
@@ -182,7 +189,7 @@ class _Reading:
         if self._lists_all():
             return [], -1
         turned = max((self.signs.starts[at] for at in grammar.turns(self.symbols)), default=-1)
-        self._weigh_statements(turned)
+        unclear = self._weigh_statements(turned)
         self._read_lines(announced)
         self._pass_over_echo()
         out = [
@@ -191,7 +198,7 @@ class _Reading:
             if (standing := self.standings[group.first]) is not None
         ]
         out += [Claim(frozenset(), Standing.ANNOUNCED, self.signs.starts[at]) for at in grammar.declines(self.symbols)]
-        out += [*self._alternatives(), *self._taken_back(), *self._announced_otherwise()]
+        out += [*unclear, *self._alternatives(), *self._taken_back(), *self._announced_otherwise()]
         unable = self.signs.starts[self.symbols.rindex("u")] if "u" in self.symbols else -1
         if -1 < turned < unable:
             out.append(Claim(frozenset(), Standing.STATED, unable))  # "No, wait .. I cannot tell."

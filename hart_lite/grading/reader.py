@@ -62,7 +62,7 @@ def decide(found: Sequence[Claim], turned: int) -> str:
     best = max(claim.standing for claim in kept)
     of_best = [claim for claim in kept if claim.standing == best]
     settled = of_best[-1:] if best >= Standing.ANNOUNCED else _narrowed(of_best)
-    letters = frozenset().union(*(claim.letters for claim in settled))
+    letters = frozenset().union(*(claim.letters for claim in settled)) if of_best[-1].letters else frozenset()
     if len(of_best[-1].letters) > 1:
         behind = kept[kept.index(of_best[-1]) + 1 :]
         chosen = {claim.letters for claim in behind if claim.standing >= Standing.STATED and claim.letters < letters}
