@@ -23,7 +23,8 @@ _ANNOUNCES = re.compile(r"[NR][fOrRlvtsX,]{0,5}[i:\-]+f?(?!m)")
 _NEUTRAL = frozenset("mOf:,.;\n-()o&")  # signs of a bare list
 _HEADING = re.compile("L[fOI:]*$")
 _OPEN = "nqyugD?"  # signs of a sentence that does not simply state
-_DIRECT = re.compile(r"(?:^|[,b])[fstk]*[iI]f*$|^f*$|[:\-]f*$")  # "It is C"
+_DIRECT = re.compile(r"(?:^|[,b])[fstk]*[iI]f*$|[:\-]f*$")  # "It is C"
+_DUE = re.compile(r"[iIvhkNRsV:\-][fOrtl,]*$")  # a letter may end a text without a stop: "so C"
 _CONCLUDES = re.compile(r"(?:^|[,;:\-&bjiI])[fb]{0,2}s[^nqygudDw]*(?<!p)(?<!pf)$|^j[^nqygudDw]*[,:][fOt]*$")
 _SENTENCE_WITH_OR = re.compile(r"[.\n]o[fOyl,]*$")  # ".. Or B."
 _ALTERNATIVE = re.compile(r"[,;.\n]?o[fOyNRrilvh,]{0,8}")  # "or is it B?", "or the answer is B"
@@ -130,19 +131,30 @@ class _Reading:
     def _concludes(self, group: Group) -> bool:
         """Whether it stands in a last sentence that draws a conclusion, "So ..", or "Since .., C"."""
         start = bisect_left(self.sentence, self.sentence[-1])
-        if not (start <= group.first < start + REACH * 3 and self.last_open < group.first and self._is_whole()):
+        if not (start <= group.first < start + REACH * 3 and self.last_open < group.first):
             return False
         return _CONCLUDES.search(self.symbols[start : group.first]) is not None
 
     def _is_whole(self) -> bool:
         """Whether the text was not cut off in the midst of a sentence, as far as one can see."""
-        if self.sentence[-1] == 0:
-            return self.symbols[-1] not in "&opbgjiI,:(-"
-        return self.symbols[-1] in ".?\n)" or self._is_direct(self.groups[-1])
+        end = self.symbols[-1:]
+        return end not in tuple("&opbgj,:(-") if self.sentence[-1:] == [0] else end in tuple(".?\n)Yw")
+
+    def _leave_unfinished(self) -> None:
+        """Takes what is not announced from the last sentence of a text that was cut off, and all guesses from it."""
+        for group in self.groups:
+            last = self.sentence[group.last] == self.sentence[-1]
+            due = (_DIRECT if group.of_text else _DUE).search(self._before(group))
+            own = group.strong or self.symbols[group.first - 1 : group.first] == "?"
+            ends = group.last == len(self.symbols) - 1 and (due or (own and not self._before(group)))
+            standing = self.standings[group.first] or Standing.DENIED
+            if not ends and standing < Standing.LABELLED and (last or group.of_text or standing == Standing.HEDGED):
+                self.standings[group.first] = None
 
     def _is_direct(self, group: Group) -> bool:
         """Whether its sentence says nothing else: "It is C"."""
-        return not self._behind(group) and _DIRECT.search(self._before(group)) is not None
+        before, behind = self._before(group), self._behind(group)
+        return not behind and (not before.strip("f") or _DIRECT.search(before) is not None)
 
     def _states_one_thing(self, group: Group) -> bool:
         """Whether it stands in a short text, where a number is the only one."""
@@ -157,7 +169,6 @@ class _Reading:
         that say so.
         """
         found = [group for group in self.groups if self.signs.starts[group.first] > turned]
-        whole = not self.groups or self._is_whole()
         short = self.sentence[-1:] < [SHORT - 1]
         against = {
             Standing.MENTIONED: {Standing.DENIED},
@@ -173,9 +184,8 @@ class _Reading:
                     continue
                 anywhere = short or standing == Standing.MENTIONED
                 others = {letter for letter in named - group.letters if anywhere or last[letter] > group.first}
-                if others or not whole:
-                    self.standings[group.first] = None
                 if others:
+                    self.standings[group.first] = None
                     unclear.append(Claim(group.letters | others, standing, self.signs.starts[group.first]))
         return unclear
 
@@ -189,6 +199,9 @@ class _Reading:
         if self._lists_all():
             return [], -1
         turned = max((self.signs.starts[at] for at in grammar.turns(self.symbols)), default=-1)
+        whole = self._is_whole()
+        if not whole:
+            self._leave_unfinished()
         unclear = self._weigh_statements(turned)
         self._read_lines(announced)
         self._pass_over_echo()
@@ -200,8 +213,8 @@ class _Reading:
         out += [Claim(frozenset(), Standing.ANNOUNCED, self.signs.starts[at]) for at in grammar.declines(self.symbols)]
         out += [*unclear, *self._alternatives(), *self._taken_back(), *self._announced_otherwise()]
         unable = self.signs.starts[self.symbols.rindex("u")] if "u" in self.symbols else -1
-        if -1 < turned < unable:
-            out.append(Claim(frozenset(), Standing.STATED, unable))  # "No, wait .. I cannot tell."
+        if -1 < turned < unable or (not whole and turned >= 0):
+            out.append(Claim(frozenset(), Standing.STATED, max(unable, turned + 1)))  # "No, wait .. I cannot tell."
         return sorted(out, key=lambda claim: claim.at), turned
 
     def _pass_over_echo(self) -> None:

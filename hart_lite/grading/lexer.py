@@ -227,7 +227,9 @@ class _Lexer:
             return Mention(start, self.lowered.index(")", stop) + 1, letter, "strong")
         alone = _ALONE_BEHIND.match(self.lowered, stop) is not None
         if written != letter:  # a lower-case letter is a label only where one is due
-            due = previous in (":", "i", "h", "N", "R", "O") or (opens and letter != "A")
+            due = previous in (":", "i", "h", "N", "R", "O") or opens
+            if letter == "A" and not {"N", "R", "O", "h"}.intersection(self.symbols[-4:]):
+                due = False  # an article
             named = previous == "O" and written != "a"
             return Mention(start, stop, letter, "bare") if (due and alone) or named else None
         latin = self.text[start].isascii()  # В, С, А and К are Russian words

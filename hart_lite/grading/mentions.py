@@ -111,7 +111,11 @@ def lines(signs: Signs, found: Sequence[Group]) -> list[Line]:
         if len(group.letters) > 1 or not group.compact or (out and out[-1].number == number) or not opens(signs, group):
             continue
         line_end = signs.firsts[number] if number < len(signs.firsts) else len(symbols)
-        sole = not symbols[group.last + 1 : line_end].strip(".,:;-)\n")
+        rest = symbols[group.last + 1 : line_end]
+        goes_on = out and group.letters == _next(out[-1].group.letters) and out[-1].number == number - 1 == last_line - 1
+        if line_end == len(symbols) and (rest[-1:] == ":" or (goes_on and not (rest or out[-1].sole))):
+            continue  # a list that was cut off
+        sole = not rest.strip(".,:;-)\n")
         own = group.last > group.first  # with its choice's text
         if sole:
             style = "label" if own else "text" if group.of_text else "letter"
@@ -121,6 +125,10 @@ def lines(signs: Signs, found: Sequence[Group]) -> list[Line]:
         elif not group.of_text and number not in inline and (own or _is_label(signs, group)):
             out.append(Line(group, number, outer, False, "label"))
     return out
+
+
+def _next(letters: frozenset[str]) -> frozenset[str]:
+    return frozenset(chr(ord(letter) + 1) for letter in letters)
 
 
 def _lists_in_a_line(signs: Signs, found: Sequence[Group]) -> set[int]:
