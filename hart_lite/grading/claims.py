@@ -105,7 +105,7 @@ RULES = (
     _rule(Standing.ANNOUNCED, "", r"[fO]*jf*N|[fO]*h[fi]*(?:$|[,&b])"),  # "C as my answer", "C, which I choose"
     _rule(Standing.CHOSEN, "", r"[fO]*h(?![fO]*m)"),
     # stated
-    _rule(Standing.STATED, "[iIv][fOrtlXvb]{0,5}|[iI],?sf*,?[fp]*"),
+    _rule(Standing.STATED, "[iIv],?[fOrtlXvb]{0,5}|[iI],?sf*,?[fp]*"),
     _rule(Standing.LABELLED, "^[fO]*", ",[js]f*$"),  # "C, then."
     _rule(Standing.STATED, "[kV][fO:]{0,3}|[lt][fO:,]{0,3}|m[f,]*b[fOp]*|d[,f]*"),
     _rule(Standing.STATED, r"[XzU][,\-:fO.]{0,3}"),

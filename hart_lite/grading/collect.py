@@ -171,22 +171,26 @@ class _Reading:
         found = [group for group in self.groups if self.signs.starts[group.first] > turned]
         short = self.sentence[-1:] < [SHORT - 1]
         against = {
+            Standing.STATED: {*AGAINST, Standing.HEDGED},
+            Standing.HEDGED: set(AGAINST),
             Standing.MENTIONED: {Standing.DENIED},
-            Standing.STATED: {Standing.DENIED, Standing.DOUBTED, Standing.HEDGED},
         }
+        direct = {group.first for group in self.groups if self._is_direct(group)}
         unclear: list[Claim] = []
         for standing, no_rivals in against.items():
             rivals = [group for group in found if self.standings[group.first] not in no_rivals]
             named = frozenset().union(*(group.letters for group in rivals))
             last = {letter: group.first for group in rivals for letter in group.letters}
             for group in self.groups:
-                if not group.of_text or self.standings[group.first] != standing or self._is_direct(group):
+                weighed = group.of_text or standing == Standing.HEDGED
+                if not weighed or self.standings[group.first] != standing or group.first in direct:
                     continue
-                anywhere = short or standing == Standing.MENTIONED
+                anywhere = short or standing != Standing.STATED
                 others = {letter for letter in named - group.letters if anywhere or last[letter] > group.first}
                 if others:
                     self.standings[group.first] = None
-                    unclear.append(Claim(group.letters | others, standing, self.signs.starts[group.first]))
+                    at = max([group.first, *(last[letter] for letter in others if last[letter] not in direct)])
+                    unclear.append(Claim(group.letters | others, standing, self.signs.starts[at]))
         return unclear
 
     def _lists_all(self) -> bool:

@@ -29,8 +29,9 @@ _JUDGES = frozenset(("right", "correct", "wrong"))  # "A is right"
 _COMMON = YES | NO | _JUDGES | {"true", "false", "none", "both", "neither"}
 _JUDGED = re.compile(r"(?:^|[\s(])[a-z]\)?\s(?:is|looks|seems)(?: the)?$")
 _LABEL_BEFORE = re.compile(r"(?<![a-z\d'])[a-z] ?[)\].:、,-]*$")
+_IDIOM = re.compile(r" (?:idea|clue|doubt|problem|way|answer|comment|sé|lo sé)\b")  # "no idea"
 _ANOTHER = re.compile(r" +(?:or|and|o|y|oder|und|ou|et|e|или|и) | +(?:yes|no|true|false)\b")
-_LED = (*"\n.:;!?-=。),、]】|*/", " is", " are", "是", " es", " ist", " est", " é", " say", " and", " or", *_COMMON)
+_LED = (*"\n.:;!?-=。),、]】|*/", " is", " are", "是", " es", " ist", " est", " é", " say", " so", " and", " or", *_COMMON)
 
 
 @lru_cache(maxsize=4096)
@@ -105,6 +106,8 @@ def _answers(text: str, start: int, stop: int) -> bool:
     before = text[max(start - 20, 0) : start].rstrip(" ([")
     if text[start:stop] in _JUDGES:
         return _JUDGED.search(before) is None
+    if _IDIOM.match(text, stop):
+        return False
     if (start < 20 and not before.strip("-* \n")) or _LABEL_BEFORE.search(before):
         return True
     ends = not text[stop : stop + 3].lstrip(" )")[:1].isalnum() or _ANOTHER.match(text, stop) is not None
