@@ -129,7 +129,7 @@ def standing(before: str, behind: str) -> Standing | None:
 
 _TAKEN_BACK = re.compile(r"U|(?:(?<=[.?\n;])|^)[zXf,i]{0,5}w(?=[,.;\n]|$)")
 _DECLINES = re.compile(r"D(?![^.?\n;bm]{0,8}m)")
-_TURNS = re.compile(r"(?:(?<=[.,?\n;:\-zb])|^)(?:X|z(?=[,.]))")
+_TURNS = re.compile(r"(?:(?<=[.,?\n;:\-zb])|^)(?:X|z(?=[,.]))|(?<=[.?\n])n(?=,)")
 
 
 def taken_back(symbols: str) -> Iterator[int]:

@@ -138,7 +138,9 @@ class _Reading:
     def _is_whole(self) -> bool:
         """Whether the text was not cut off in the midst of a sentence, as far as one can see."""
         end = self.symbols[-1:]
-        return end not in tuple("&opbgj,:(-") if self.sentence[-1:] == [0] else end in tuple(".?\n)Yw")
+        if self.sentence[-1:] != [0] or end in tuple(".?\n)Yw"):
+            return end in tuple(".?\n)Yw")
+        return end not in tuple(",opgj:(-") and not (self.groups and set("&b") & set(self._behind(self.groups[-1])))
 
     def _leave_unfinished(self) -> None:
         """Takes what is not announced from the last sentence of a text that was cut off, and all guesses from it."""
