@@ -23,7 +23,7 @@ _ANNOUNCES = re.compile(r"[NR][fOrRlvtsX,]{0,5}[i:\-]+f?(?!m)")
 _NEUTRAL = frozenset("mOf:,.;\n-()o&")  # signs of a bare list
 _HEADING = re.compile("L[fOI:]*$")
 _OPEN = "nqyugD?"  # signs of a sentence that does not simply state
-_DIRECT = re.compile(r"(?:^|[,b])[fstk]*[iI]f*$|[:\-]f*$")  # "It is C"
+_DIRECT = re.compile(r"(?:^|[,b])[fstk]*[iI]f*$")  # "It is C"
 _DUE = re.compile(r"[iIvhkNRsV:\-][fOrtl,]*$")  # a letter may end a text without a stop: "so C"
 _CONCLUDES = re.compile(r"(?:^|[,;:\-&bjiI])[fb]{0,2}s[^nqygudDw]*(?<!p)(?<!pf)$|^j[^nqygudDw]*[,:][fOt]*$")
 _SENTENCE_WITH_OR = re.compile(r"[.\n]o[fOyl,]*$")  # ".. Or B."
@@ -123,7 +123,8 @@ class _Reading:
             return Standing.STATED if self._outer(group) else None  # "A is closer"
         if group.of_text:
             plain_sentence = re.search("[nqyuD]", before) is None
-            return Standing.MENTIONED if plain_sentence and self._states_one_thing(group) else None
+            subject = not before.strip("f") and re.match("[fvx][^jiI]+$", behind)  # "Tea comes with a bag"
+            return Standing.MENTIONED if plain_sentence and not subject and self._states_one_thing(group) else None
         if group.first == 0 and len(self.groups) == 1:
             return Standing.MENTIONED
         return Standing.MENTIONED if group.strong and self._outer(group) else None
@@ -146,7 +147,7 @@ class _Reading:
         """Takes what is not announced from the last sentence of a text that was cut off, and all guesses from it."""
         for group in self.groups:
             last = self.sentence[group.last] == self.sentence[-1]
-            due = (_DIRECT if group.of_text else _DUE).search(self._before(group))
+            due = self._is_direct(group) if group.of_text else _DUE.search(self._before(group))
             own = group.strong or self.symbols[group.first - 1 : group.first] == "?"
             ends = group.last == len(self.symbols) - 1 and (due or (own and not self._before(group)))
             standing = self.standings[group.first] or Standing.DENIED
@@ -156,7 +157,8 @@ class _Reading:
     def _is_direct(self, group: Group) -> bool:
         """Whether its sentence says nothing else: "It is C"."""
         before, behind = self._before(group), self._behind(group)
-        return not behind and (not before.strip("f") or _DIRECT.search(before) is not None)
+        led = self.named[self.sentence[group.last]] == group.letters and before.rstrip("f")[-1:] in tuple(":-")
+        return not behind and (led or not before.strip("f") or _DIRECT.search(before) is not None)
 
     def _states_one_thing(self, group: Group) -> bool:
         """Whether it stands in a short text, where a number is the only one."""
