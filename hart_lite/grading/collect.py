@@ -14,7 +14,7 @@ from hart_lite.grading.lexer import lex
 from hart_lite.grading.markup import plain, without_middle
 from hart_lite.grading.mentions import Group, groups, lines, listed, opens
 from hart_lite.grading.sentences import sentence_end
-from hart_lite.grading.wordings import is_number, numbers_in, text_mentions
+from hart_lite.grading.wordings import hinted, is_number, numbers_in, text_mentions
 
 SHORT = 3  # sentences of a text in which a choice's words, or a guess, count wherever they stand
 AGAINST = (Standing.DENIED, Standing.DOUBTED)
@@ -24,6 +24,7 @@ _NEUTRAL = frozenset("mOf:,.;\n-()o&")  # signs of a bare list
 _HEADING = re.compile("L[fOI:]*$")
 _OPEN = "nqyugD?"  # signs of a sentence that does not simply state
 _DIRECT = re.compile(r"(?:^|[,b])[fstk]*[iI]f*$")  # "It is C"
+_POINTS = re.compile("[xm]f?hf*$")
 _DUE = re.compile(r"[iIvhkNRsV:\-][fOrtl,]*$")  # a letter may end a text without a stop: "so C"
 _CONCLUDES = re.compile(r"(?:^|[,;:\-&bjiI])[fb]{0,2}s[^nqygudDw]*(?<!p)(?<!pf)$|^j[^nqygudDw]*[,:][fOt]*$")
 _SENTENCE_WITH_OR = re.compile(r"[.\n]o[fOyl,]*$")  # ".. Or B."
@@ -60,6 +61,7 @@ class _Reading:
         for group in self.groups:
             number = self.sentence[group.last]
             self.named[number] = self.named.get(number, frozenset()) | group.letters
+        self.hinted = hinted(lowered, choices)
         self.several_numbers = len(numbers_in(lowered)) > 1
         self.last_open = max(map(self.symbols.rfind, _OPEN))
         self.standings = {group.first: self._standing(group) for group in self.groups}
@@ -103,6 +105,8 @@ class _Reading:
         if behind[:1] in tuple("iIvnzyk") and before.rstrip("Of").endswith(":") and opens(self.signs, group):
             before = ""  # "Matching the options:" before a list of sentences announces none of them
         standing = grammar.standing(before, behind)
+        if group.of_text and _POINTS.search(before) and standing == Standing.ANNOUNCED:
+            standing = Standing.STATED  # "The arrow points to the north"
         alone = self.named[self.sentence[group.last]] == group.letters
         if standing == Standing.CHOSEN and not alone:
             standing = Standing.STATED  # "So the largest is A and the smallest is B"
@@ -164,7 +168,8 @@ class _Reading:
         """Whether it stands in a short text, where a number is the only one."""
         mention = self.signs.mentions[group.first]
         number = is_number(self.lowered[mention.start : mention.stop])
-        return self.sentence[-1] < SHORT and not (number and self.several_numbers)
+        doubts = self.sentence[-1] > 0 and not set("nqyuD").isdisjoint(self.symbols)
+        return self.sentence[-1] < SHORT and not doubts and not (number and self.several_numbers)
 
     def _weigh_statements(self, turned: int) -> list[Claim]:
         """Takes the standing from a choice's words that are merely stated where another choice is named, too.
@@ -191,8 +196,9 @@ class _Reading:
                     continue
                 anywhere = short or standing != Standing.STATED
                 others = {letter for letter in named - group.letters if anywhere or last[letter] > group.first}
-                if others:
+                if others or (standing == Standing.MENTIONED and self.hinted - group.letters):
                     self.standings[group.first] = None
+                if others:
                     at = max([group.first, *(last[letter] for letter in others if last[letter] not in direct)])
                     unclear.append(Claim(group.letters | others, standing, self.signs.starts[at]))
         return unclear
@@ -247,10 +253,10 @@ class _Reading:
             alone = len(kept) == 1 and (len(run) == 1 or kept[0].group.first == 0)  # the answer, then the others denied
             for line in kept:
                 at, old = line.group.first, self.standings[line.group.first]
-                if alone:
+                if alone and (line.sole or old != Standing.HEDGED):
                     new = (Standing.MENTIONED, Standing.LABELLED, Standing.ANNOUNCED)[line.sole + line.outer]
                     self.standings[at] = new if old is None else max(old, new)
-                elif old is None or old < Standing.ANNOUNCED or not self._by_itself(line.group):
+                elif not alone and (old is None or old < Standing.ANNOUNCED or not self._by_itself(line.group)):
                     self.standings[at] = None
 
     def _by_itself(self, group: Group) -> bool:

@@ -64,6 +64,8 @@ def _together(group: Group, new: Group, signs: Signs) -> bool:
         return _REPEATED.fullmatch(between) is not None
     if _JOINED.fullmatch(between) or (group.of_text and new.of_text and _NOUNS_JOINED.fullmatch(between)):
         return True
+    if between == ":f" and of_text and not last_of_text:
+        return True  # "A: a pilot", where that is C
     if not _LISTED.fullmatch(between):
         return False
     if ";" in between and not _REST_OF_LIST.match(symbols, new.last + 1):
@@ -151,7 +153,8 @@ def _is_label(signs: Signs, group: Group) -> bool:
     """Whether it is in brackets, or a label's punctuation or a reason follows: "(C) ", "C. ", "C - ", "C because"."""
     mention = signs.mentions[group.first]
     bracketed = mention.form == "strong" and mention.stop - mention.start > 1
-    return bracketed or signs.symbols[group.last + 1] in ".:-j,()"
+    behind = signs.symbols[group.last + 1]
+    return (bracketed and behind not in "iIvn") or behind in ".:-j,()"
 
 
 def listed(of_lines: Sequence[Line]) -> list[list[Line]]:

@@ -67,6 +67,12 @@ def is_number(words: str) -> bool:
     return words in NUMBERS or words.isdigit()
 
 
+def hinted(lowered: str, choices: Sequence[str]) -> frozenset[str]:
+    """The letters of choices of one word that stand in a plain text in any form: Spain for "Spanish"."""
+    stems = {letter: words[:-2] for words, letter, _ in _wordings(tuple(choices)) if words.isalpha() and len(words) > 5}
+    return frozenset(letter for letter, stem in stems.items() if re.search(rf"(?<!{LETTER}){stem}", lowered))
+
+
 def text_mentions(lowered: str, choices: Sequence[str]) -> list[Mention]:
     """The choices' own words in a plain text (`markup.plain`): in order, the longest where they overlap."""
     found = []
