@@ -196,8 +196,8 @@ class _Reading:
                     continue
                 anywhere = short or standing != Standing.STATED
                 others = {letter for letter in named - group.letters if anywhere or last[letter] > group.first}
-                if others or (standing == Standing.MENTIONED and self.hinted - group.letters):
-                    self.standings[group.first] = None
+                if others or (standing != Standing.STATED and group.of_text and self.hinted - group.letters):
+                    self.standings[group.first] = None if group.of_text else standing
                 if others:
                     at = max([group.first, *(last[letter] for letter in others if last[letter] not in direct)])
                     unclear.append(Claim(group.letters | others, standing, self.signs.starts[at]))

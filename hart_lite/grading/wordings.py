@@ -68,9 +68,14 @@ def is_number(words: str) -> bool:
 
 
 def hinted(lowered: str, choices: Sequence[str]) -> frozenset[str]:
-    """The letters of choices of one word that stand in a plain text in any form: Spain for "Spanish"."""
-    stems = {letter: words[:-2] for words, letter, _ in _wordings(tuple(choices)) if words.isalpha() and len(words) > 5}
-    return frozenset(letter for letter, stem in stems.items() if re.search(rf"(?<!{LETTER}){stem}", lowered))
+    """The letters of choices of one word that stand in a plain text in another form: "Italien" as "Italiens"."""
+    found = set()
+    for word, letter, _ in _wordings(tuple(choices)):
+        stem = word[:-2] if len(word) > 5 else word
+        if word.isalpha() and len(word) > 3:
+            if re.search(rf"(?<!{LETTER}){stem}(?!{word[len(stem) :]}(?!{LETTER}))", lowered):
+                found.add(letter)
+    return frozenset(found)
 
 
 def text_mentions(lowered: str, choices: Sequence[str]) -> list[Mention]:
