@@ -91,13 +91,13 @@ RULES = (
     _rule(Standing.ANNOUNCED, rf"[NR][xpfkr&,(j]{{1,10}}[iv:]{_LINK}"),
     _rule(Standing.ANNOUNCED, "[NR][fOr(]{0,3}", rf"{_END}|[:\-]|i(?:$|[,;j])"),
     _rule(Standing.ANNOUNCED, "[NR],", ",f*[iIvk]"),  # "the answer, C, is .."
-    _rule(Standing.ANNOUNCED, rf"O[fr]{{0,3}}[i:v\-]{_LINK}"),
     _rule(Standing.ANNOUNCED, rf"O[xpfkr]{{1,9}}[iv:]{_LINK}"),
     _rule(Standing.ANNOUNCED, "h[fOrRtlNi:v]{0,6}"),
     _rule(Standing.ANNOUNCED, "s[f,tlX]{0,4}[iv][fOrtlvi]{0,5}"),
     _rule(Standing.ANNOUNCED, "s[fOrtl,:]{0,4}", rf"{_CLEAR_END}|[xpf]{{0,5}}k"),
     _rule(Standing.CHOSEN, "^[&bf]{0,2}s[^nzwqgmb]{1,14}[iv][fOrtl]{0,4}"),
     _rule(Standing.ANNOUNCED, r"(?<!n)(?<!nf)[rRY][fkO]{0,4}[iv:][fOrtl]{0,4}"),
+    _rule(Standing.CHOSEN, rf"O[fr]{{0,3}}[i:v\-]{_LINK}"),
     # for it, by what stands behind
     _rule(Standing.ANNOUNCED, "", r"(?:,(?=f*I)|[:\-(])?[fsO]*[iIX][fslXi]*[rRY](?!f*p|x)"),
     _rule(Standing.ANNOUNCED, "", rf"[:\-(]?[fO]*[rRY](?:{_END}|[.:isf])|\)f*[rRY]{_END}|[:\-(][^nzwbmrR]{{1,14}}(?:Y|,f*r)$|O[:\-][^nzwbmrR]{1,14},f*r$"),

@@ -122,7 +122,7 @@ def lines(signs: Signs, found: Sequence[Group]) -> list[Line]:
         if sole:
             style = "label" if own else "text" if group.of_text else "letter"
             out.append(Line(group, number, outer, True, style))
-        elif group.first == 0 and group.of_text and symbols[group.last + 1] in ",:-j":  # "No, there is none."
+        elif number not in inline and group.first == 0 and group.of_text and symbols[group.last + 1] in ",:-j":  # "No, there is none."
             out.append(Line(group, number, True, False, "label"))
         elif not group.of_text and number not in inline and (own or _is_label(signs, group)):
             out.append(Line(group, number, outer, False, "label"))
