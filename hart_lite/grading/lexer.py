@@ -42,6 +42,8 @@ _PUNCTUATION = {
     ";": ";",
 }
 _HEADING = re.compile(r"[frYx]{0,2}[NR]f?|[fr]{0,2}rf*O|[fr]{0,2}O")  # a line that announces the next one
+_ARTICLE = re.compile(r"(?<=[iIkh])o(?=[fO]{0,2}m)")  # the Portuguese "o" is no "or" behind a verb
+_PEOPLE = re.compile(r"(h[fi]{0,3})?P([fx]{0,2}[hvytN])?")  # what they choose or think is not the point
 _CYRILLIC = str.maketrans("АВСЕКМНОРТХ", "ABCEKMHOPTX")  # letters that look like Latin ones
 _LIKE_WORDS = frozenset("AEIOUY")  # articles, prepositions and pronouns of one letter
 _NO_LETTER_BEFORE = re.compile(r"(?:['’°#@_∠△⊙∆√\\]|_\{|\w[-.])$")
@@ -89,8 +91,12 @@ def lex(text: str, lowered: str, letters: str = "", texts: Sequence[Mention] = (
     """
     lexer = _Lexer(text, lowered, letters, noun)
     lexer.run([*texts, Mention(len(lowered) + 1, 0, "", "")])
-    lexer.signs.symbols = "".join(lexer.symbols)
+    lexer.signs.symbols = _PEOPLE.sub(_conceded, _ARTICLE.sub("f", "".join(lexer.symbols)))
     return lexer.signs
+
+
+def _conceded(match: re.Match[str]) -> str:
+    return f"{match[1] or ''}{'g' if match[1] or match[2] else 'x'}{match[2] or ''}"
 
 
 class _Lexer:
@@ -221,10 +227,13 @@ class _Lexer:
             return Mention(start, self.lowered.index(")", stop) + 1, letter, "strong")
         alone = _ALONE_BEHIND.match(self.lowered, stop) is not None
         if written != letter:  # a lower-case letter is a label only where one is due
-            due = previous in (":", "i", "h", "N", "R", "O") or (opens and letter != "A")
+            due = previous in (":", "i", "h", "N", "R", "O") or opens
+            if letter == "A" and not {"N", "R", "O", "h"}.intersection(self.symbols[-4:]):
+                due = False  # an article
             named = previous == "O" and written != "a"
             return Mention(start, stop, letter, "bare") if (due and alone) or named else None
-        if letter in _LIKE_WORDS and not alone and previous != "O" and self._is_article(stop, letter):
+        latin = self.text[start].isascii()  # В, С, А and К are Russian words
+        if not alone and previous != "O" and (not latin or (letter in _LIKE_WORDS and self._is_article(stop, letter))):
             return None
         bold = self.text[start - 1 : start] in ("*", "`") and self.text[stop : stop + 1] in ("*", "`", ".", ":", ")")
         return Mention(start, stop, letter, "strong" if bold else "bare")

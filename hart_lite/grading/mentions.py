@@ -64,6 +64,8 @@ def _together(group: Group, new: Group, signs: Signs) -> bool:
         return _REPEATED.fullmatch(between) is not None
     if _JOINED.fullmatch(between) or (group.of_text and new.of_text and _NOUNS_JOINED.fullmatch(between)):
         return True
+    if between == ":f" and of_text and not last_of_text:
+        return True  # "A: a pilot", where that is C
     if not _LISTED.fullmatch(between):
         return False
     if ";" in between and not _REST_OF_LIST.match(symbols, new.last + 1):
@@ -111,16 +113,24 @@ def lines(signs: Signs, found: Sequence[Group]) -> list[Line]:
         if len(group.letters) > 1 or not group.compact or (out and out[-1].number == number) or not opens(signs, group):
             continue
         line_end = signs.firsts[number] if number < len(signs.firsts) else len(symbols)
-        sole = not symbols[group.last + 1 : line_end].strip(".,:;-)\n")
+        rest = symbols[group.last + 1 : line_end]
+        goes_on = out and group.letters == _next(out[-1].group.letters) and out[-1].number == number - 1 == last_line - 1
+        if line_end == len(symbols) and (rest[-1:] == ":" or (goes_on and not (rest or out[-1].sole))):
+            continue  # a list that was cut off
+        sole = not rest.strip(".,:;-)\n")
         own = group.last > group.first  # with its choice's text
         if sole:
             style = "label" if own else "text" if group.of_text else "letter"
             out.append(Line(group, number, outer, True, style))
-        elif group.first == 0 and group.of_text and symbols[group.last + 1] in ",:-j":  # "No, there is none."
+        elif number not in inline and group.first == 0 and group.of_text and symbols[group.last + 1] in ",:-j":  # "No, there is none."
             out.append(Line(group, number, True, False, "label"))
         elif not group.of_text and number not in inline and (own or _is_label(signs, group)):
             out.append(Line(group, number, outer, False, "label"))
     return out
+
+
+def _next(letters: frozenset[str]) -> frozenset[str]:
+    return frozenset(chr(ord(letter) + 1) for letter in letters)
 
 
 def _lists_in_a_line(signs: Signs, found: Sequence[Group]) -> set[int]:
@@ -143,7 +153,8 @@ def _is_label(signs: Signs, group: Group) -> bool:
     """Whether it is in brackets, or a label's punctuation or a reason follows: "(C) ", "C. ", "C - ", "C because"."""
     mention = signs.mentions[group.first]
     bracketed = mention.form == "strong" and mention.stop - mention.start > 1
-    return bracketed or signs.symbols[group.last + 1] in ".:-j,()"
+    behind = signs.symbols[group.last + 1]
+    return (bracketed and behind not in "iIvn") or behind in ".:-j,()"
 
 
 def listed(of_lines: Sequence[Line]) -> list[list[Line]]:

@@ -61,12 +61,22 @@ def decide(found: Sequence[Claim], turned: int) -> str:
         return UNCLEAR
     best = max(claim.standing for claim in kept)
     of_best = [claim for claim in kept if claim.standing == best]
-    letters = of_best[-1].letters if best >= Standing.ANNOUNCED else frozenset().union(*(c.letters for c in of_best))
+    settled = of_best[-1:] if best >= Standing.ANNOUNCED else _narrowed(of_best)
+    letters = frozenset().union(*(claim.letters for claim in settled)) if of_best[-1].letters else frozenset()
     if len(of_best[-1].letters) > 1:
         behind = kept[kept.index(of_best[-1]) + 1 :]
         chosen = {claim.letters for claim in behind if claim.standing >= Standing.STATED and claim.letters < letters}
         letters = chosen.pop() if len(chosen) == 1 else letters
     return next(iter(letters)) if len(letters) == 1 else UNCLEAR
+
+
+def _narrowed(found: Sequence[Claim]) -> list[Claim]:
+    """The claims without those of several letters of which a later claim picks one: "C or D. .. Since .., C"."""
+    return [
+        claim
+        for n, claim in enumerate(found)
+        if not any(frozenset() < later.letters < claim.letters for later in found[n + 1 :])
+    ]
 
 
 def _not_retracted(found: Sequence[Claim]) -> list[Claim]:

@@ -43,6 +43,8 @@ SIGNS = {
     "near": "p",  # prepositions
     "except": "e",
     "asks": "?",
+    "others": "P",  # people who are not the one who answers
+    "declines": "D",  # "I'd rather not": no answer, or not the one that follows
     "filler": "f",
 }
 LETTER = r"[^\W\d_\u1100-\u11ff\u2e80-\ud7ff\uf900-\ufaff]"  # of scripts that put spaces between words
@@ -82,5 +84,6 @@ _SECTIONS = dict(_read())
 ABBREVIATIONS = frozenset(_SECTIONS.pop("abbreviations")["words"])
 UNSURE = _SECTIONS.pop("unsure")["phrases"]
 ARTICLES = _SECTIONS.pop("articles")["words"]
+NUMBERS = {word: digits for digits, words in _SECTIONS.pop("numbers").items() for word in words}
 YES, NO = (frozenset(words) for words in _SECTIONS.pop("answers").values())
 PHRASES = _entries(_SECTIONS)

@@ -9,8 +9,7 @@ from functools import lru_cache
 from hart_lite.grading.choices import letters_of, noun_of, unlabelled
 from hart_lite.grading.lexer import Mention
 from hart_lite.grading.markup import compatible, plain
-from hart_lite.grading.normalise import NUMBER_WORDS
-from hart_lite.grading.vocabulary import ARTICLES, LETTER, NO, YES
+from hart_lite.grading.vocabulary import ARTICLES, LETTER, NO, NUMBERS, YES
 
 _ARTICLE = re.compile(rf"(?:{'|'.join(ARTICLES)}) (?!(?:is|are|was|and|or|has) )(?=\S{{2}})|l'(?=\S)")
 _VERB = re.compile(r"\w (?:is|are|was|were|says|has|have) \w")
@@ -20,6 +19,7 @@ _DIGITS_BEHIND = re.compile(r"[.,/:-]\d|%")
 _TERM_BEHIND = re.compile(  # a number in a formula is no answer
     r"(?: ?[-+*^×÷=] ?|/)(?:[\d\\√]|\(\d)|(?: ?[+*^×÷=] ?|[-/])[a-z]\b(?! ?[.):、-])"
 )
+_NUMBER = re.compile(rf"\d+(?:[.,]\d+)*|(?<!{LETTER})(?:{'|'.join(w for w in NUMBERS if re.match(LETTER, w))})(?!{LETTER})")
 _ENDS = re.compile(r"[\s.$]*\Z")  # the result of a formula may be one: "5 / 2 = 2.5"
 _TERM_BEFORE = re.compile(
     r"(?:[\d\\√](?: ?[-+*^×÷] ?|/)|\)[-+*^×÷/]|[a-z](?: ?[+*^×÷] ?|[-/])|(?:[\d)]|\b[a-z]{1,2}) ?= ?)$"
@@ -29,8 +29,9 @@ _JUDGES = frozenset(("right", "correct", "wrong"))  # "A is right"
 _COMMON = YES | NO | _JUDGES | {"true", "false", "none", "both", "neither"}
 _JUDGED = re.compile(r"(?:^|[\s(])[a-z]\)?\s(?:is|looks|seems)(?: the)?$")
 _LABEL_BEFORE = re.compile(r"(?<![a-z\d'])[a-z] ?[)\].:、,-]*$")
+_IDIOM = re.compile(r" (?:idea|clue|doubt|problem|way|answer|comment|sé|lo sé)\b")  # "no idea"
 _ANOTHER = re.compile(r" +(?:or|and|o|y|oder|und|ou|et|e|или|и) | +(?:yes|no|true|false)\b")
-_LED = (*"\n.:;!?-=。),、]】|*/", " is", " are", "是", " es", " ist", " est", " é", " say", " and", " or", *_COMMON)
+_LED = (*"\n.:;!?-=。),、]】|*/", " is", " are", "是", " es", " ist", " est", " é", " say", " so", " and", " or", *_COMMON)
 
 
 @lru_cache(maxsize=4096)
@@ -42,13 +43,39 @@ def _wordings(choices: tuple[str, ...]) -> tuple[tuple[str, str, str], ...]:
     for letter, choice in zip(letters_of(choices), unlabelled(choices), strict=True):
         words = " ".join(plain(compatible(choice)).split()).strip(" .,:;!?。")
         words = words[match.end() :] if (match := _ARTICLE.match(words)) else words
-        numbers = [word for word, number in NUMBER_WORDS.items() if number == words and int(number) > 1]
-        for wording in (words, *numbers):
+        for wording in (words, *_spelled(words)):
             if wording and not (len(wording) == 1 and wording.upper() in letters_of(choices)):
                 found[wording] = letter if found.get(wording, letter) == letter else ""
     return tuple(
         (words, letter, "clause" if _VERB.search(words) else "text") for words, letter in found.items() if letter
     )
+
+
+def _spelled(number: str) -> list[str]:
+    """The words of a number, or the digits of a word; no words of scripts without spaces, which stand in others."""
+    if digits := NUMBERS.get(number):
+        return [digits]
+    return [word for word, digits in NUMBERS.items() if digits == number and re.match(LETTER, word)]
+
+
+def numbers_in(lowered: str) -> set[str]:
+    """The numbers of a plain text, as digits."""
+    return {NUMBERS.get(match[0], match[0]) for match in _NUMBER.finditer(lowered)}
+
+
+def is_number(words: str) -> bool:
+    return words in NUMBERS or words.isdigit()
+
+
+def hinted(lowered: str, choices: Sequence[str]) -> frozenset[str]:
+    """The letters of choices of one word that stand in a plain text in another form: "Italien" as "Italiens"."""
+    found = set()
+    for word, letter, _ in _wordings(tuple(choices)):
+        stem = word[:-2] if len(word) > 5 else word
+        if word.isalpha() and len(word) > 3:
+            if re.search(rf"(?<!{LETTER}){stem}(?!{word[len(stem) :]}(?!{LETTER}))", lowered):
+                found.add(letter)
+    return frozenset(found)
 
 
 def text_mentions(lowered: str, choices: Sequence[str]) -> list[Mention]:
@@ -90,6 +117,8 @@ def _answers(text: str, start: int, stop: int) -> bool:
     before = text[max(start - 20, 0) : start].rstrip(" ([")
     if text[start:stop] in _JUDGES:
         return _JUDGED.search(before) is None
+    if _IDIOM.match(text, stop):
+        return False
     if (start < 20 and not before.strip("-* \n")) or _LABEL_BEFORE.search(before):
         return True
     ends = not text[stop : stop + 3].lstrip(" )")[:1].isalnum() or _ANOTHER.match(text, stop) is not None
