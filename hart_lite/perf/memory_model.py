@@ -67,7 +67,7 @@ class Cost:
         return tokens * 2 * self.dims.layers * self.dims.kv_width * self.compute
 
     def features(self, image_tokens: int) -> int:
-        return image_tokens * self.dims.hidden * self.compute
+        return image_tokens * self.dims.vision.levels * self.dims.hidden * self.compute
 
     # -- the language model ----------------------------------------------------------------------------------------
 
@@ -85,9 +85,11 @@ class Cost:
         """What autograd keeps of one layer. Attention keeps no scores: its backward pass makes them again by blocks."""
         d, c = self.dims, self.compute
         norms = 2 * self.normed * d.hidden + 2 * SINGLE
-        attention = c * 2 * (d.hidden + d.kv_width) + SINGLE * d.heads  # q, output, k, v; log-sum-exps
+        attention = c * 2 * (d.q_width + d.kv_width) + SINGLE * d.heads  # q, output, k, v; log-sum-exps
+        if d.qk_norm:  # q and k before their norms
+            norms += self.normed * (d.q_width + d.kv_width) + SINGLE * (d.heads + d.kv_heads)
         # q, k and v share an input, gate and up share one, and o's is the attention's output.
-        adapters = self._inputs(6 * d.hidden + d.intermediate, 2 * d.hidden + d.intermediate, 7)
+        adapters = self._inputs(5 * d.hidden + d.q_width + d.intermediate, 2 * d.hidden + d.intermediate, 7)
         return tokens * (norms + attention + 2 * c * d.intermediate + adapters)
 
     def kept(self, tokens: int) -> int:
