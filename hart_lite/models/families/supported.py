@@ -23,7 +23,7 @@ def check_config(config: Mapping[str, Any], base: str) -> str:
         )
     if kind not in KINDS:
         raise ModelError(
-            f"base {shown(base)} is of type {shown(kind)}; supported: {', '.join(KINDS)}. Of InternVL3, InternVL3.5 and "
+            f"base {shown(base)} is of type {shown(kind)}; supported: {', '.join(KINDS)}. Of InternVL and "
             "LLaVA-OneVision the transformers-native repositories are meant, whose names end in -hf"
         )
     return kind
