@@ -1,6 +1,6 @@
-"""Tiny checkpoints of Qwen3-VL, InternVL and LLaVA-OneVision: the real classes, config fields, special tokens, chat templates and
-files, at a width that a test builds in a second. And their stock processors, without the video part that wants
-torchvision."""
+"""Tiny checkpoints of Qwen3-VL, InternVL and LLaVA-OneVision: the real classes, config fields, special tokens, chat
+templates and files, at a width that a test builds in a second. And their stock processors, without the video part that
+wants torchvision."""
 
 from __future__ import annotations
 

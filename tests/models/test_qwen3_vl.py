@@ -93,10 +93,10 @@ def test_features_and_gradients_are_those_of_the_library(base):
     for model in (policy.model, plain):
         proj = model.model.visual.patch_embed.proj
         weights = proj.weight.requires_grad_(), proj.bias.requires_grad_()
-        ours = model is policy.model
-        rows = (
-            torch.cat(policy.family.features(model, images)) if ours else of_the_library(plain, policy.family, images)
-        )
+        if model is plain:
+            rows = of_the_library(plain, policy.family, images)
+        else:
+            rows = torch.cat(policy.family.features(model, images))
         out.append(rows.detach())
         grads.append(torch.autograd.grad((rows * torch.linspace(-1, 1, rows.numel()).view_as(rows)).sum(), weights))
     torch.testing.assert_close(*out, rtol=0, atol=1e-5)
@@ -159,7 +159,7 @@ def test_a_thinking_checkpoint_is_refused(tmp_path):
     assert opening in QWEN3_TEMPLATE
     thinking = QWEN3_TEMPLATE.replace(opening, "{{- '<|im_start|>assistant\\n<think>\\n' }}\n{%- endif %}")
     base = build_qwen3vl(tmp_path, template=thinking)
-    with pytest.raises(HartError, match="is a Thinking checkpoint.*take the Instruct one"):
+    with pytest.raises(HartError, match=r"is a Thinking checkpoint.*take the Instruct one"):
         load_policy(ModelSection(base=str(base)))
 
 
