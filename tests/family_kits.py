@@ -105,7 +105,7 @@ KITS = {
         control=QWEN3,
         hostile=("<<|image_pad|>|image_pad|>",),
         spoken='[{"bbox_2d": [1,2,3,4]}]',
-        talkative=0.8,
+        talkative=1.0,
         asked={"do_resize": False},
         forward=("pixel_values", "image_grid_thw"),
         image_processors=("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"),
@@ -147,7 +147,7 @@ KITS = {
     ),
 }
 
-KITS["internvl3.5"] = replace(KITS["internvl"], build=partial(build_internvl, text=QWEN3_TEXT))
+KITS["internvl3.5"] = replace(KITS["internvl"], build=partial(build_internvl, seed=1, text=QWEN3_TEXT))
 
 
 def loaded(base: Path, adapter_std: float = 0.05, **section) -> Policy:

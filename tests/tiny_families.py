@@ -34,7 +34,6 @@ from hart_lite.config.prompts import Prompts
 from hart_lite.inference.prompts import fill, locate_content, question_text
 from hart_lite.models.families.internvl3 import InternVL3
 from hart_lite.models.families.llava_onevision import LlavaOneVision
-from hart_lite.models.families.qwen3_vl import Qwen3VL
 from hart_lite.toy.scenes import COLOURS, SHAPES
 from hart_lite.types import Example
 
@@ -87,7 +86,7 @@ def build_tokenizer(special: tuple[str, ...], template: str) -> PreTrainedTokeni
     tokenizer.decoder = decoders.ByteLevel()
     example = Example("", (), "Which character is on the red square?", "A", tuple("AB"))
     words = Prompts()
-    contents = [locate_content(words, example, (), family) for family in (InternVL3, LlavaOneVision, Qwen3VL)]
+    contents = [locate_content(words, example, (), family) for family in (InternVL3, LlavaOneVision)]
     parts = {"image": (), "crops": (), "question": question_text(words, example)}
     contents += [fill(template, parts) for template in (words.verify, words.answer_with_crops)]
     corpus = [f"Which character is on the {c} {s}?" for c in COLOURS for s in SHAPES]
