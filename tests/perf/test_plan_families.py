@@ -255,7 +255,7 @@ LEAST = {"internvl3_8b": 448**2, "llava_onevision_7b": 384**2, "qwen3vl_8b": 32*
 
 @pytest.mark.parametrize(("name", "least"), LEAST.items())
 def test_a_budget_without_room_for_a_tile_is_warned_about(name, least):
-    recipe = load_recipe(name, [f"pixels.crop={least - 1}"])
+    recipe = load_recipe(name, [f"pixels.crop={least - 1}", "pixels.min=784"])
     dims = PUBLISHED[recipe.model.base]
     [problem] = plan(recipe, dims).problems
     assert problem.startswith(f"pixels.crop is {least - 1}, and this model is shown {least} pixels at least")
