@@ -1,8 +1,8 @@
 """What the numbers of a box in a model's text mean: each convention to and from original pixels, as plain arithmetic.
 
-Qwen2.5-VL writes `seen-pixels`, InternVL `relative-1000`. Nobody says what LLaVA-OneVision writes: in the data of its
-lineage `unit` is reported beside `unit-padded` (haotian-liu/LLaVA#606, #822), and others score it as 0 to 1000 and as
-pixels (lmms-eval, pull request 1373). `hart-lite box-format` measures which one a checkpoint writes.
+Qwen2.5-VL writes `seen-pixels`, Qwen3-VL and InternVL `relative-1000`. Nobody says what LLaVA-OneVision writes: in the
+data of its lineage `unit` is reported beside `unit-padded` (haotian-liu/LLaVA#606, #822), and others score it as 0 to
+1000 and as pixels (lmms-eval, pull request 1373). `hart-lite box-format` measures which one a checkpoint writes.
 """
 
 from __future__ import annotations

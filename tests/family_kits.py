@@ -1,4 +1,5 @@
-"""The two families that cut images into tiles: their tiny checkpoints and stock processors, and sequences to feed them.
+"""The families beside Qwen2.5-VL, which has its own tests: their tiny checkpoints and stock processors, and
+sequences to feed them.
 
 Their tests have the same questions (tests/models/test_families.py, test_family_chat.py); a `Kit` says what differs.
 """
@@ -6,7 +7,8 @@ Their tests have the same questions (tests/models/test_families.py, test_family_
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,10 +20,16 @@ from tiny_families import (
     LLAVA,
     LLAVA_TEMPLATE,
     LLAVA_TILE,
+    QWEN3,
+    QWEN3_TEMPLATE,
+    QWEN3_TEXT,
+    QWEN3_TILE,
     StockInternVL,
     StockLlava,
+    StockQwen3VL,
     build_internvl,
     build_llava,
+    build_qwen3vl,
 )
 from transformers import ProcessorMixin
 
@@ -29,6 +37,7 @@ from hart_lite.config.sections import Lora, ModelSection
 from hart_lite.models.families.chat import ChatFamily
 from hart_lite.models.families.internvl3 import InternVL3
 from hart_lite.models.families.llava_onevision import LlavaOneVision
+from hart_lite.models.families.qwen3_vl import Qwen3VL
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
 from hart_lite.types import Box, ImageView, Tokens
@@ -40,7 +49,8 @@ BOX_TAGS = {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"}
 @dataclass(frozen=True)
 class Kit:
     """`talkative` is the scale of adapters at which the greedy text varies; `forward` names what the model's forward
-    takes of the stock processor's output, which is called with `asked`; `lost` is a tensor to leave out."""
+    takes of the stock processor's output, which is called with `asked`; `lost` is a tensor to leave out; `seeing` are
+    the model's parts that see, and `levels` the widths of the language model that a feature has."""
 
     name: str
     family: type[ChatFamily]
@@ -56,6 +66,8 @@ class Kit:
     forward: tuple[str, ...]
     image_processors: tuple[str, ...]
     lost: str
+    seeing: tuple[str, ...] = ("vision_tower", "multi_modal_projector")
+    levels: int = 1
 
     def stock_inputs(self, policy: Policy, tokens: Tokens) -> dict[str, torch.Tensor]:
         """What the stock processor makes of the same pictures, and plain ids."""
@@ -65,6 +77,8 @@ class Kit:
             images = [slot.view.load() for slot in tokens.slots]
             made = policy.family.processor(images=images, return_tensors="pt", **self.asked)
             inputs |= {name: made[name] for name in self.forward}
+            if "image_grid_thw" in self.forward:
+                inputs["mm_token_type_ids"] = (ids == policy.family.image_id).long()
         return inputs
 
     def stock_logps(self, policy: Policy, tokens: Tokens, model: torch.nn.Module | None = None) -> torch.Tensor:
@@ -81,6 +95,24 @@ class Kit:
 
 
 KITS = {
+    "qwen3_vl": Kit(
+        name="Qwen3-VL",
+        family=Qwen3VL,
+        build=build_qwen3vl,
+        stock=StockQwen3VL,
+        template=QWEN3_TEMPLATE,
+        tile=QWEN3_TILE,
+        control=QWEN3,
+        hostile=("<<|image_pad|>|image_pad|>",),
+        spoken='[{"bbox_2d": [1,2,3,4]}]',
+        talkative=1.0,
+        asked={"do_resize": False},
+        forward=("pixel_values", "image_grid_thw"),
+        image_processors=("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"),
+        lost="model.visual.deepstack_merger_list.1.linear_fc2.weight",
+        seeing=("visual",),
+        levels=3,
+    ),
     "internvl": Kit(
         name="InternVL3",
         family=InternVL3,
@@ -114,6 +146,8 @@ KITS = {
         lost="image_newline",
     ),
 }
+
+KITS["internvl3.5"] = replace(KITS["internvl"], build=partial(build_internvl, seed=1, text=QWEN3_TEXT))
 
 
 def loaded(base: Path, adapter_std: float = 0.05, **section) -> Policy:

@@ -1,11 +1,12 @@
-"""Tiny checkpoints of InternVL and LLaVA-OneVision: the real classes, config fields, special tokens, chat templates and
-files, at a width that a test builds in a second. And their stock processors, without the video part that wants
-torchvision."""
+"""Tiny checkpoints of Qwen3-VL, InternVL and LLaVA-OneVision: the real classes, config fields, special tokens, chat
+templates and files, at a width that a test builds in a second. And their stock processors, without the video part that
+wants torchvision."""
 
 from __future__ import annotations
 
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -20,9 +21,13 @@ from transformers import (
     LlavaOnevisionProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
 
 from hart_lite.config.prompts import Prompts
@@ -35,6 +40,7 @@ from hart_lite.types import Example
 TEXT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 INTERNVL = (*TEXT, "<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
 LLAVA = (*TEXT, "<image>", "<video>")
+QWEN3 = (*TEXT, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 # As transformers' conversion scripts write them.
 INTERNVL_TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}"
@@ -64,7 +70,9 @@ QWEN2_TEMPLATE = (
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-INTERNVL_TILE, LLAVA_TILE = 56, 42  # 4 and 9 tokens
+QWEN3_TEMPLATE = files("trl").joinpath("chat_templates/qwen3_vl.jinja").read_text(encoding="utf-8")  # the Hub's
+INTERNVL_TILE, LLAVA_TILE, QWEN3_TILE = 56, 42, 32  # 4, 9 and 1 tokens
+QWEN3_TEXT = {"model_type": "qwen3", "head_dim": 24}  # of InternVL3.5; no share of the hidden size
 LLAVA_GRIDS = [[LLAVA_TILE * rows, LLAVA_TILE * columns] for rows in range(1, 5) for columns in range(1, 5)]
 
 
@@ -132,7 +140,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: P
     model.save_pretrained(folder)
 
 
-def build_internvl(folder: Path, seed: int = 0, **vision) -> Path:
+def build_internvl(folder: Path, seed: int = 0, text: dict | None = None, **vision) -> Path:
     tokenizer = build_tokenizer((*INTERNVL, "<video>"), INTERNVL_TEMPLATE)
     vision = {
         "hidden_size": 32,
@@ -144,7 +152,7 @@ def build_internvl(folder: Path, seed: int = 0, **vision) -> Path:
         "attention_bias": True,
     } | vision
     config = InternVLConfig(
-        text_config=_text_config(len(tokenizer) + 6, tokenizer),
+        text_config=_text_config(len(tokenizer) + 6, tokenizer) | (text or {}),
         vision_config=vision,
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=(INTERNVL_TILE // 28) ** 2,
@@ -200,6 +208,49 @@ def build_llava(folder: Path, seed: int = 0, most_tiles: int = 4) -> Path:
     }
     (folder / "processor_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def build_qwen3vl(folder: Path, seed: int = 0, template: str = QWEN3_TEMPLATE, **text) -> Path:
+    """One more layer than levels of DeepStack, in the language model and in the tower."""
+    tokenizer = build_tokenizer(QWEN3, template)
+    ids = tokenizer.convert_tokens_to_ids
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [6, 3, 3], "mrope_interleaved": True}
+    own = {"model_type": "qwen3_vl_text", "head_dim": 24, "num_hidden_layers": 3, "rope_parameters": rope}
+    config = Qwen3VLConfig(
+        text_config=_text_config(len(tokenizer) + 6, tokenizer) | own | text,
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "intermediate_size": 80,
+            "out_hidden_size": 64,
+            "num_position_embeddings": 36,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    _write(Qwen3VLForConditionalGeneration(config), tokenizer, folder, seed)
+    Qwen2VLImageProcessorPil(
+        size={"shortest_edge": QWEN3_TILE**2, "longest_edge": 1 << 24},
+        patch_size=16,
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    ).save_pretrained(folder)
+    return folder
+
+
+class StockQwen3VL(Qwen3VLProcessor):
+    """The stock processor without its video part."""
+
+    def __init__(self, image_processor, tokenizer, chat_template=None):
+        ids = tokenizer.convert_tokens_to_ids
+        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+        self.image_token_id, self.video_token_id = ids("<|image_pad|>"), ids("<|video_pad|>")
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
 
 class StockInternVL(InternVLProcessor):

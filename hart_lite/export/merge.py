@@ -26,6 +26,7 @@ from hart_lite.export.shards import INDEX, SINGLE, Checkpoint
 from hart_lite.export.tensor_names import TensorNames
 from hart_lite.export.verify import MergeCheck, check_merge
 from hart_lite.models.families.base import Family
+from hart_lite.models.families.supported import check_config
 from hart_lite.models.fingerprint import check_fingerprint
 from hart_lite.models.loading import ADAPTER_BASE, DTYPES, FAMILIES
 from hart_lite.runs.record import RunRecord, recipe_of, record_of
@@ -105,9 +106,7 @@ def find_base(name: str, revision: str | None = None) -> Path:
 def _family(folder: Path, name: str) -> Family:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = config.get("model_type")
-        if kind not in FAMILIES:
-            raise ModelError(f"base {shown(name)} is of type {shown(kind)}; supported: {', '.join(FAMILIES)}")
+        kind = check_config(config, name)
         if "quantization_config" in config:
             raise ModelError(
                 f"base {shown(name)} is stored quantised; nothing can be added to its weights without quantising them "

@@ -1,8 +1,8 @@
 """The layers of a language model as this project runs them: the library's modules and weights, our own order of calls.
 
-All families here have Qwen2's decoder, so one forward serves them: attention is the caller's (packs, prompts, samples),
-rotary angles are computed once a pass instead of once a layer, and a layer makes as few calls as it can, which is what
-a sampled token costs. Checked against the library's own forward by the tests of every family.
+All families here have the decoder of Qwen2 or Qwen3, so one forward serves them: attention is the caller's (packs,
+prompts, samples), rotary angles are computed once a pass instead of once a layer, and a layer makes as few calls as it
+can, which is what a sampled token costs. Checked against the library's own forward by the tests of every family.
 """
 
 from __future__ import annotations
@@ -29,18 +29,24 @@ class Decoder:
         self.layers = language.layers
         _check(language)
         self.rows_F = rows_F.to(language.rotary_emb.inv_freq.device)  # a pass that is recorded may not move it there
+        self.hidden = language.config.hidden_size
         self.width = self.layers[0].self_attn.head_dim
+        self.normed = hasattr(self.layers[0].self_attn, "q_norm")
         self.scale = self.layers[0].self_attn.scaling
 
-    def __call__(self, embeds_N_T_H: Tensor, positions_R_N_T: Tensor, attend: Attend) -> Tensor:
-        """(N, T, H) hidden states after the last norm."""
-        hidden, turn = embeds_N_T_H, self._angles(positions_R_N_T, embeds_N_T_H.dtype)
+    def __call__(self, inputs_N_T_E: Tensor, positions_R_N_T: Tensor, attend: Attend) -> Tensor:
+        """(N, T, H) hidden states after the last norm. An input is an embedding of H numbers, and behind it what is
+        added to the hidden states after the first layers, H numbers for each (see `Policy.embed`)."""
+        hidden, *added = inputs_N_T_E.split(self.hidden, -1)
+        hidden, turn = hidden.contiguous(), self._angles(positions_R_N_T, hidden.dtype)
         recompute = self.checkpointing and torch.is_grad_enabled()
         for number, layer in enumerate(self.layers):
             if recompute:
                 hidden = checkpoint(self._layer, layer, number, hidden, turn, attend, use_reentrant=False)
             else:
                 hidden = self._layer(layer, number, hidden, turn, attend)
+            if number < len(added):
+                hidden = hidden + added[number]
         return _norm(self.language.norm, hidden)
 
     def _angles(self, positions_R_N_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -63,6 +69,8 @@ class Decoder:
     def _mixed(self, block: nn.Module, number: int, x: Tensor, turn: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """Its queries, keys and values are let go before the MLP, which holds most, begins."""
         q, k, v = (part(x).unflatten(-1, (-1, self.width)) for part in (block.q_proj, block.k_proj, block.v_proj))
+        if self.normed:
+            q, k = _norm(block.q_norm, q), _norm(block.k_norm, k)
         return block.o_proj(attend(number, self._turned(q, turn), self._turned(k, turn), v).flatten(-2))
 
     def _turned(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
@@ -100,6 +108,7 @@ PARTS = (
     *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
     *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm"),
 )
+QK_NORMS = {"self_attn.q_norm", "self_attn.k_norm"}  # Qwen3's, each over one head
 
 
 def _check(language: nn.Module) -> None:
@@ -116,5 +125,12 @@ def _check(language: nn.Module) -> None:
     if not found >= set(PARTS) or config.hidden_act != "silu":
         lacking = sorted(set(PARTS) - found) or [f"activation silu (it has {config.hidden_act})"]
         raise ModelError(f"a decoder without {', '.join(lacking)} is none of the supported families'")
-    if unknown := sorted(name for name in found - set(PARTS) if "lora" not in name):
+    norms = {name for name in QK_NORMS & found if _is_of_one_head(layer.self_attn, layer.get_submodule(name))}
+    known = {*PARTS, *(norms if norms == QK_NORMS else ())}
+    if unknown := sorted(name for name in found - known if "lora" not in name):
         raise ModelError(f"a decoder with {', '.join(unknown)} is none of the supported families'")
+
+
+def _is_of_one_head(block: nn.Module, norm: nn.Module) -> bool:
+    """An RMSNorm, and no norm of all heads together."""
+    return hasattr(norm, "variance_epsilon") and norm.weight.shape == (block.head_dim,)

@@ -26,6 +26,8 @@ from hart_lite.models.families.base import Family
 from hart_lite.models.families.internvl3 import InternVL3
 from hart_lite.models.families.llava_onevision import LlavaOneVision
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
+from hart_lite.models.families.qwen3_vl import Qwen3VL
+from hart_lite.models.families.supported import check_config
 from hart_lite.models.fingerprint import check_fingerprint
 from hart_lite.models.finite import check_finite
 from hart_lite.models.policy import Policy
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 FAMILIES: dict[str, type[Family]] = {
     "qwen2_5_vl": Qwen25VL,
+    "qwen3_vl": Qwen3VL,
     "internvl": InternVL3,
     "llava_onevision": LlavaOneVision,
 }
@@ -120,13 +123,8 @@ def _readable(section: ModelSection) -> Iterator[None]:
 
 def _family(source: str, section: ModelSection) -> Family:
     with _readable(section):
-        kind = PreTrainedConfig.get_config_dict(source, revision=section.revision)[0].get("model_type")
-        if kind not in FAMILIES:
-            raise HartError(
-                f"base {section.base!r} is of type {kind!r}; supported: {', '.join(FAMILIES)}. Of InternVL3 and "
-                "LLaVA-OneVision the transformers-native repositories are meant, whose names end in -hf"
-            )
-        family = FAMILIES[kind](source, section.revision)
+        config, _ = PreTrainedConfig.get_config_dict(source, revision=section.revision)
+        family = FAMILIES[check_config(config, section.base)](source, section.revision)
     if section.box_format is not None:
         family.use_box_format(section.box_format)
     return family

@@ -89,7 +89,7 @@ class Policy:
         self._features.clear()
 
     def encode(self, views: Sequence[ImageView]) -> dict[ImageView, torch.Tensor]:
-        """One (tokens, hidden) tensor per distinct view.
+        """One (tokens, E) tensor per distinct view, as the family makes them.
 
         Without gradient and cached until `forget_images`, unless vision adapters are training.
         """
@@ -130,14 +130,17 @@ class Policy:
         return views[: max(sum(end <= self.encoded.value for end in ends), 1)]
 
     def embed(self, ids_T: torch.Tensor, slots: Sequence[Slot]) -> torch.Tensor:
-        """(T, H) input embeddings: word embeddings, with image features in their slots."""
+        """(T, E) inputs of the decoder: word embeddings, with image features in their slots. Features may go on behind
+        the embedding with what the first layers add to it (DeepStack, arXiv 2406.04334); words add nothing there."""
         embeds = self.model.get_input_embeddings()(ids_T.to(self.device))
         if not slots:
             return embeds
         features = self.encode([slot.view for slot in slots])
         at = torch.cat([torch.arange(s.start, s.start + s.length) for s in slots]).to(self.device)
         filled = torch.cat([features[s.view] for s in slots]).to(embeds.dtype)
-        return embeds.index_copy(0, at, filled)
+        inputs = embeds.new_zeros(len(embeds), filled.shape[1])
+        inputs[:, : embeds.shape[1]] = embeds
+        return inputs.index_copy_(0, at, filled)
 
     # -- scoring ---------------------------------------------------------------------------------------------------
 

@@ -45,8 +45,8 @@ def prefill(policy: Policy, prompts: Sequence[Tokens], cache: PromptCache | None
     """Every run is read once, in passes of at most `FEED_TOKENS` tokens; what the cache knows of it is not read again,
     and what is read goes into the cache."""
     runs = list(_runs(trie(prompts)))
-    embeds_T_H, positions_R_T = _inputs(policy, prompts, runs)
-    store = Store(len(embeds_T_H))
+    inputs_T_E, positions_R_T = _inputs(policy, prompts, runs)
+    store = Store(len(inputs_T_E))
     unread = _take_known(prompts, runs, store, cache) if cache is not None else {}
     leaves = [run for run in runs if run.node.leaf]
     ends = {run.places.stop - 1: run for run in leaves}
@@ -54,7 +54,7 @@ def prefill(policy: Policy, prompts: Sequence[Tokens], cache: PromptCache | None
     for part in _passes(runs, unread):
         at = torch.cat([torch.arange(piece.places.start, piece.places.stop) for piece in part])
         on_device = at.to(policy.device)
-        hidden = _read(policy, embeds_T_H[on_device], positions_R_T[:, on_device], on_device, part, store)
+        hidden = _read(policy, inputs_T_E[on_device], positions_R_T[:, on_device], on_device, part, store)
         ended = [n for n, place in enumerate(at.tolist()) if place in ends]
         # Indexed, not sliced: a slice would hold the states of the whole pass.
         last.update(zip((ends[place] for place in at[ended].tolist()), hidden[ended], strict=True))
@@ -99,7 +99,7 @@ def _runs(roots: Sequence[Node]) -> Iterator[Run]:
 
 
 def _inputs(policy: Policy, prompts: Sequence[Tokens], runs: Sequence[Run]) -> tuple[Tensor, Tensor]:
-    """(T, H) embeddings and (R, T) positions of all runs, one after the other."""
+    """(T, E) inputs and (R, T) positions of all runs, one after the other."""
     ids: list[int] = []
     slots: list[Slot] = []
     positions = {run.node.sequence: policy.family.positions(prompts[run.node.sequence]) for run in runs}
@@ -143,7 +143,7 @@ def _passes(runs: Sequence[Run], unread: Mapping[Run, int]) -> Iterator[list[Pie
 
 def _read(
     policy: Policy,
-    embeds_T_H: Tensor,
+    inputs_T_E: Tensor,
     positions_R_T: Tensor,
     places_T: Tensor,
     part: Sequence[Piece],
@@ -158,7 +158,7 @@ def _read(
         kept = store.keys[layer], store.values[layer]
         return attend(q[0], k[0], v[0], tree, decoder.scale, kept)[None]
 
-    return decoder(embeds_T_H[None], positions_R_T[:, None], attention)[0]
+    return decoder(inputs_T_E[None], positions_R_T[:, None], attention)[0]
 
 
 def _levels(leaves: Sequence[Run], store: Store, keep: bool, device: torch.device) -> list[Level]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hart_lite.config.limits import HEAD_TILE
 from hart_lite.config.sections import ModelSection
 from hart_lite.perf.model_sizes import Dimensions
-from hart_lite.perf.vision_sizes import InternVit, Vision
+from hart_lite.perf.vision_sizes import InternVit, Qwen3Vit, Vision
 
 SINGLE = 4  # bytes of a float32: norms, adapters, logits
 NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes of a weight: 4 bits, one byte per 64 and one float32 per 256 of those
@@ -67,7 +67,7 @@ class Cost:
         return tokens * 2 * self.dims.layers * self.dims.kv_width * self.compute
 
     def features(self, image_tokens: int) -> int:
-        return image_tokens * self.dims.hidden * self.compute
+        return image_tokens * self.dims.vision.levels * self.dims.hidden * self.compute
 
     # -- the language model ----------------------------------------------------------------------------------------
 
@@ -85,9 +85,11 @@ class Cost:
         """What autograd keeps of one layer. Attention keeps no scores: its backward pass makes them again by blocks."""
         d, c = self.dims, self.compute
         norms = 2 * self.normed * d.hidden + 2 * SINGLE
-        attention = c * 2 * (d.hidden + d.kv_width) + SINGLE * d.heads  # q, output, k, v; log-sum-exps
+        attention = c * 2 * (d.q_width + d.kv_width) + SINGLE * d.heads  # q, output, k, v; log-sum-exps
+        if d.qk_norm:  # q and k before their norms
+            norms += self.normed * (d.q_width + d.kv_width) + SINGLE * (d.heads + d.kv_heads)
         # q, k and v share an input, gate and up share one, and o's is the attention's output.
-        adapters = self._inputs(6 * d.hidden + d.intermediate, 2 * d.hidden + d.intermediate, 7)
+        adapters = self._inputs(5 * d.hidden + d.q_width + d.intermediate, 2 * d.hidden + d.intermediate, 7)
         return tokens * (norms + attention + 2 * c * d.intermediate + adapters)
 
     def kept(self, tokens: int) -> int:
@@ -134,9 +136,12 @@ class Cost:
         return rows * max(scores, 2 * c * d.intermediate) + self.dequantised()
 
     def reading(self, tokens: int) -> int:
-        """Most of a forward pass that keeps nothing: in the MLP, beside the states and what the norm made of them."""
+        """Most of a forward pass that keeps nothing: in the MLP, or where the two parts of attention are merged (16 bits
+        in float32), beside the states and what the norm made of them."""
         d, c = self.dims, self.compute
-        return tokens * (2 * c * d.intermediate + 2 * c * d.hidden + 2 * d.head_dim * c) + self.dequantised()
+        attention = (10 if self.half else 9 if self.cpu else 6) * d.q_width + 3 * d.kv_width
+        widest = max(2 * d.intermediate, attention)
+        return tokens * c * (widest + 2 * d.hidden + 2 * d.head_dim) + self.dequantised()
 
     # -- the vision tower ------------------------------------------------------------------------------------------
 
@@ -163,7 +168,9 @@ class Cost:
             return 0
         v, c = self.dims.vision, self.compute
         attention = 4 * c * v.hidden + SINGLE * v.heads  # q, k, v, output; log-sum-exps
-        if isinstance(v, Vision):  # of the MLP's gate: it, and its activation; then up
+        if isinstance(v, Qwen3Vit):
+            norms, mlp, inputs, linears = 2 * c, c * v.intermediate, 3 * v.hidden + v.intermediate, 4
+        elif isinstance(v, Vision):  # of the MLP's gate: it, and its activation; then up
             norms, mlp, inputs, linears = 2 * self.normed, 3 * c * v.intermediate, 4 * v.hidden + v.intermediate, 5
         else:
             norms = 2 * c

@@ -6,7 +6,7 @@ Plain arithmetic, as `hart_lite.perf.model_sizes`. `out` is the width of the lan
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 MAX_TILES = 40  # of hart_lite.models.families.internvl3; importing it would import torch
 COLOURS, FRAMES = 3, 2  # a patch of Qwen2.5-VL's tower is FRAMES x patch x patch pixels of COLOURS
@@ -22,17 +22,21 @@ class Vision:
     heads: int = 16
     patch: int = 14
     merge: int = 2
+    levels: int = 1  # widths of the language model that the features of a token have: more with DeepStack
+    positions: int = 0  # that are learned
 
     @classmethod
     def read(cls, config: dict[str, Any]) -> Vision:
         """From the vision section of a config.json, in which defaults of the library may be left out."""
         return cls(
-            depth=config.get("depth", 32),
+            depth=config.get("depth", cls.depth),
             hidden=config["hidden_size"],
-            intermediate=config.get("intermediate_size", 3420),
-            heads=config.get("num_heads", 16),
-            patch=config.get("patch_size", 14),
-            merge=config.get("spatial_merge_size", 2),
+            intermediate=config.get("intermediate_size", cls.intermediate),
+            heads=config.get("num_heads", cls.heads),
+            patch=config.get("patch_size", cls.patch),
+            merge=config.get("spatial_merge_size", cls.merge),
+            levels=1 + len(config.get("deepstack_visual_indexes", range(cls.levels - 1))),
+            positions=config.get("num_position_embeddings", cls.positions),
         )
 
     @property
@@ -73,6 +77,34 @@ class Vision:
 
 
 @dataclass(frozen=True)
+class Qwen3Vit(Vision):
+    """Qwen3-VL's tower: a plain transformer with learned positions, and a merger for every level of DeepStack."""
+
+    depth: int = 27
+    hidden: int = 1152
+    intermediate: int = 4304
+    patch: int = 16
+    levels: int = 4
+    positions: int = 48**2
+
+    def parameters(self, out: int) -> int:
+        h, merged = self.hidden, self.hidden * self.patches
+        block = 4 * (h * h + h) + 2 * h * self.intermediate + h + self.intermediate + 4 * h
+        merger = merged**2 + merged + merged * out + out
+        norms = 2 * h + (self.levels - 1) * 2 * merged  # those of DeepStack come after merging
+        embedding = (self.patch_values + 1 + self.positions) * h
+        return embedding + self.depth * block + self.levels * merger + norms
+
+    def adapter_sides(self, parts: list[str], out: int) -> int:
+        merged, sides = self.hidden * self.patches, 0
+        if "vision" in parts:
+            sides += self.depth * (6 * self.hidden + 2 * (self.hidden + self.intermediate))
+        if "projector" in parts:
+            sides += self.levels * (3 * merged + out)
+        return sides
+
+
+@dataclass(frozen=True)
 class _Tiles:
     """A plain vision transformer over square tiles, and one small whole image beside them; `merge` x `merge` patches
     become one token."""
@@ -84,6 +116,7 @@ class _Tiles:
     tile: int
     patch: int = 14
     merge: int = 1
+    levels: ClassVar[int] = 1
 
     @property
     def patch_values(self) -> int:

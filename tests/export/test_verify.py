@@ -4,7 +4,7 @@ import pytest
 import torch
 from merging import make_base
 from safetensors.torch import load_file, save_file
-from tiny_families import build_internvl, build_llava
+from tiny_families import build_internvl, build_llava, build_qwen3vl
 from transformers import AutoModelForImageTextToText
 
 from hart_lite.errors import HartError
@@ -14,8 +14,9 @@ from hart_lite.export.verify import image_and_question, streamed
 from hart_lite.models.families.internvl3 import InternVL3
 from hart_lite.models.families.llava_onevision import LlavaOneVision
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
+from hart_lite.models.families.qwen3_vl import Qwen3VL
 
-BUILD = {Qwen25VL: make_base, InternVL3: build_internvl, LlavaOneVision: build_llava}
+BUILD = {Qwen25VL: make_base, Qwen3VL: build_qwen3vl, InternVL3: build_internvl, LlavaOneVision: build_llava}
 
 
 def names_of(folder) -> TensorNames:

@@ -1,4 +1,4 @@
-"""What every family of tiles has to hold, checked against the library's own forward on the stock processor's pixels."""
+"""What every family has to hold, checked against the library's own forward on the stock processor's pixels."""
 
 import json
 import re
@@ -89,8 +89,8 @@ def test_gradients_packed_and_unpacked_agree(kit, base, section):
         for name, expected in theirs.items():
             assert expected.norm() > 0, name
             assert (ours[name] - expected).norm() <= 1e-4 * expected.norm(), name
-    parts = {"language_model", "vision_tower", "multi_modal_projector"} if "lora" in section else {"language_model"}
-    assert {name.split(".")[1] for name in theirs} == parts
+    seeing = kit.seeing if "lora" in section else ()
+    assert {name.split(".")[1] for name in theirs} == {"language_model", *seeing}
     rows = pack(sequences, policy.family.positions, 4096)
     assert sum(map(len, rows)) < 0.7 * sum(map(len, sequences))  # what is shared is paid for once
 
@@ -111,7 +111,8 @@ def test_a_collated_batch_is_what_the_packs_are(policy):
 def test_bfloat16_is_near_float32(base):
     """With adapters in float32: near what float32 says, images and all."""
     half, full = loaded(base, dtype="bfloat16", lora=ALL_PARTS), loaded(base, lora=ALL_PARTS)
-    assert half.family.vision(half.model)[0].dtype == torch.bfloat16
+    frozen = (p for p in half.family.vision(half.model).parameters() if not p.requires_grad)
+    assert {p.dtype for p in frozen} == {torch.bfloat16}
     for policy in (half, full):
         policy.model.eval()
     sequences = everything(full.family)
@@ -147,7 +148,7 @@ def test_greedy_text_is_the_stock_models(kit, talkative, make):
     together = drawn(talkative, prompts, greedy)
     assert together == [drawn(talkative, [prompt], greedy)[0] for prompt in prompts]
     assert together == [stock_greedy(talkative, kit, prompt, 12) for prompt in prompts]
-    assert len(set(together)) > 1 and min(len(set(response)) for response in together) > 3
+    assert len(set(together)) > 1 and min(len(set(response)) for response in together) > 2
 
 
 def test_every_protocol_answers_with_it_at_once_as_one_at_a_time(kit, talkative):
@@ -170,7 +171,7 @@ def test_every_protocol_answers_with_it_at_once_as_one_at_a_time(kit, talkative)
 # -- images --------------------------------------------------------------------------------------------------------
 
 
-def test_features_are_one_tensor_for_each_image(policy):
+def test_features_are_one_tensor_for_each_image(kit, policy):
     """Of as many tokens as announced, the same alone and in a batch."""
     family = policy.family
     views = [view(family, w, h, w + h, most) for w, h in ((300, 100), (40, 90), (1000, 10)) for most in (4000, 30_000)]
@@ -178,7 +179,7 @@ def test_features_are_one_tensor_for_each_image(policy):
         together = family.features(policy.model, [v.load() for v in views])
         for shown, ours in zip(views, together, strict=True):
             [alone] = family.features(policy.model, [shown.load()])
-            assert tuple(ours.shape) == (family.image_tokens(shown.size), 64)
+            assert tuple(ours.shape) == (family.image_tokens(shown.size), kit.levels * 64)
             torch.testing.assert_close(ours, alone, rtol=0, atol=1e-5)
     assert len({len(tokens) for tokens in together}) > 2
 
@@ -244,7 +245,8 @@ def test_nf4_quantises_the_language_blocks_and_nothing_else(kit, base):
     policy = loaded(base, quant="nf4")
     kinds = {name.removesuffix(".base_layer"): type(module) for name, module in policy.model.named_modules()}
     quantised = {name for name, kind in kinds.items() if kind is bnb.nn.Linear4bit}
-    assert len(quantised) == 2 * 7 and all(".language_model.layers." in f".{name}" for name in quantised)
+    assert len(quantised) == 7 * len(policy.decoder.layers)
+    assert all(".language_model.layers." in f".{name}" for name in quantised)
     check_log_probs(policy, kit, KINDS["first turns"], 4096)
 
 
@@ -265,11 +267,13 @@ def test_both_kinds_of_stages_train_it_and_a_resumed_run_finds_it_done(kit, base
     make_up(monkeypatch.setattr, kit.family)
     stages = [rl_stage(steps=2), sft_stage(steps=2)]
     pixels = {"full": 4 * kit.tile**2, "crop": kit.tile**2, "min": 784}
-    recipe = small_recipe(base, tmp_path / "run", stages, pixels=pixels)
+    recipe = small_recipe(base, tmp_path / "run", stages, pixels=pixels, rollout={"samples": 5})
     summary = train(recipe)
     rows = metrics(tmp_path / "run")
     assert [row["stage"] for row in rows] == ["1-rl"] * 2 + ["2-sft"] * 2
-    assert all(row["grad_norm"] > 0 for row in rows)
+    moved = [row["stage"] for row in rows if row["grad_norm"] > 0]  # no step whose groups all agree
+    assert "1-rl" in moved and moved.count("2-sft") == 2
     assert set(summary) == {"before", "after-1-rl", "after-2-sft"}
-    assert (tmp_path / "run" / "adapter" / "processor_config.json").is_file()
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        assert (tmp_path / "run" / "adapter" / name).is_file() == (base / name).is_file()
     assert train(recipe, resume=True) == summary

@@ -1,4 +1,4 @@
-"""Chats of the families of tiles are what their stock processors make; a question writes no control token."""
+"""Chats of every family are what their stock processors make; a question writes no control token."""
 
 import pytest
 from family_kits import KITS, Kit, view

@@ -12,7 +12,7 @@ import torch
 import transformers
 from packaging.version import Version
 from pictures import photo_view
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen3VLConfig
 
 from hart_lite.cli import main as cli
 from hart_lite.config.recipe import load_recipe
@@ -21,13 +21,14 @@ from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
 from hart_lite.models import policy, prefill
 from hart_lite.models.families.qwen2_5_vl import Qwen25VL
+from hart_lite.models.families.qwen3_vl import Qwen3VL
 from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.packing import Pack, pack, trie
 from hart_lite.models.policy import Policy
 from hart_lite.perf import memory_model, memory_plan
 from hart_lite.perf.memory_model import Cost
 from hart_lite.perf.memory_plan import CARDS, GIB, TEXT_TOKENS, Turn, kv_tokens, plan, usable
-from hart_lite.perf.model_sizes import PUBLISHED, Dimensions, Vision
+from hart_lite.perf.model_sizes import PUBLISHED, Dimensions, Qwen3Vit, Vision
 from hart_lite.perf.peak_memory import peak_bytes
 from hart_lite.perf.plan_report import report, suggest, with_overrides
 from hart_lite.rl.losses import policy_loss
@@ -41,9 +42,10 @@ SEVEN = "Qwen/Qwen2.5-VL-7B-Instruct"
 MIDDLE = Dimensions(192, 4, 3, 1, 1024, 4096, tied=True, vision=Vision(4, 128, 320, 4))  # measured on CPU in seconds
 FEW_WORDS = replace(MIDDLE, vocab=700)  # most is held inside a layer, not at the head
 MANY_WORDS = replace(MIDDLE, vocab=20480)
+QWEN3 = replace(FEW_WORDS, width=96, qk_norm=True, vision=Qwen3Vit(4, 128, 512, 4, patch=14, levels=3))
 
 
-def config_of(dims: Dimensions) -> Qwen2_5_VLConfig:
+def config_of(dims: Dimensions) -> PreTrainedConfig:
     """A config of these sizes that speaks the toy tokenizer."""
     third = dims.head_dim // 6
     text = {
@@ -67,10 +69,14 @@ def config_of(dims: Dimensions) -> Qwen2_5_VLConfig:
         "intermediate_size": v.intermediate,
         "num_heads": v.heads,
         "out_hidden_size": dims.hidden,
-        "fullatt_block_indexes": [v.depth - 1],
     }
     tiny = build_config(Qwen25VL(str(TOY_BASE)).tokenizer)
     ids = {name: getattr(tiny, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")}
+    if isinstance(v, Qwen3Vit):
+        text |= {"head_dim": dims.head_dim}
+        tower |= {"patch_size": v.patch, "deepstack_visual_indexes": list(range(v.levels - 1))}
+        return Qwen3VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=dims.tied, **ids)
+    tower["fullatt_block_indexes"] = [v.depth - 1]
     return Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=dims.tied, **ids)
 
 
@@ -92,7 +98,7 @@ def test_parameters_are_those_of_a_model_built_from_the_config(name):
 
 def test_published_sizes_add_up_to_the_published_checkpoints():
     counts = {"3B": 3_754_622_976, "7B": 8_292_166_656, "32B": 33_452_718_336, "72B": 73_410_777_344}
-    found = {name: dims.parameters for name, dims in PUBLISHED.items() if name.startswith("Qwen")}
+    found = {name: dims.parameters for name, dims in PUBLISHED.items() if name.startswith("Qwen/Qwen2")}
     assert {name.split("-")[2]: count for name, count in found.items()} == counts
 
 
@@ -107,12 +113,13 @@ def test_the_7b_in_the_figures_everyone_quotes():
 
 
 def test_sizes_come_from_a_folder_too_or_the_error_says_what_to_give(tmp_path):
-    config_of(MIDDLE).save_pretrained(tmp_path)
-    assert Dimensions.of(str(tmp_path)) == MIDDLE
+    for dims in (MIDDLE, QWEN3):
+        config_of(dims).save_pretrained(tmp_path)
+        assert Dimensions.of(str(tmp_path)) == dims
     with pytest.raises(HartError, match=r"of base 'some/model' are not known here.*\(model\.base=FOLDER\)"):
         Dimensions.of("some/model")
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(HartError, match=r"config\.json is no config of a Qwen2\.5-VL, InternVL3 or .*'gpt2'"):
+    with pytest.raises(HartError, match="is of type 'gpt2'; supported: qwen2_5_vl, qwen3_vl"):
         Dimensions.of(str(tmp_path))
 
 
@@ -127,8 +134,9 @@ def test_constants_are_those_of_the_policy():
 def policy_of(dims: Dimensions, section: ModelSection) -> Policy:
     dtype = torch.bfloat16 if section.dtype == "bfloat16" else torch.float32
     attention = {"text_config": "sdpa", "vision_config": "sdpa"}
-    model = Qwen2_5_VLForConditionalGeneration._from_config(config_of(dims), dtype=dtype, attn_implementation=attention)
-    family = Qwen25VL(str(TOY_BASE))
+    kind = Qwen3VL if isinstance(dims.vision, Qwen3Vit) else Qwen25VL
+    model = kind.model_class._from_config(config_of(dims), dtype=dtype, attn_implementation=attention)
+    family = kind(str(TOY_BASE))
     family.speed_up_vision(model, "sdpa")
     made = Policy(family, model, section.lora, checkpointing=section.gradient_checkpointing)
     if section.gradient_checkpointing:
@@ -185,7 +193,7 @@ def compared(what: str, measured: int, predicted: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dims", [MIDDLE, FEW_WORDS], ids=["at the head", "in a layer"])
+@pytest.mark.parametrize("dims", [MIDDLE, FEW_WORDS, QWEN3], ids=["at the head", "in a layer", "Qwen3-VL"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_update_is_predicted_within_a_tenth(dtype, checkpointing, dims):
@@ -195,11 +203,12 @@ def test_the_update_is_predicted_within_a_tenth(dtype, checkpointing, dims):
     compared(f"{len(row)} tokens", measured_update(made, row), predicted_update(Cost(dims, section), row))
 
 
-def test_so_is_that_of_more_samples():
+@pytest.mark.parametrize("dims", [FEW_WORDS, QWEN3], ids=["Qwen2.5-VL", "Qwen3-VL"])
+def test_so_is_that_of_more_samples(dims):
     section = ModelSection(dtype="float32", device="cpu", gradient_checkpointing=True)
-    made = policy_of(FEW_WORDS, section)
+    made = policy_of(dims, section)
     row = group(made, 16)
-    compared(f"{len(row)} tokens", measured_update(made, row), predicted_update(Cost(FEW_WORDS, section), row))
+    compared(f"{len(row)} tokens", measured_update(made, row), predicted_update(Cost(dims, section), row))
 
 
 VISION = {"lora": {"parts": ["language", "vision"]}}
@@ -209,6 +218,8 @@ OTHERS = {
     "dropout, recomputed": (FEW_WORDS, {"dtype": "float32", "gradient_checkpointing": True, "lora": {"dropout": 0.1}}),
     "vision adapters": (FEW_WORDS, {"dtype": "float32"} | VISION),
     "vision adapters, 16 bit": (FEW_WORDS, {"dtype": "bfloat16"} | VISION),
+    "vision adapters of Qwen3-VL": (QWEN3, {"dtype": "float32"} | VISION),
+    "vision adapters of Qwen3-VL, 16 bit": (QWEN3, {"dtype": "bfloat16"} | VISION),
 }
 
 
@@ -223,10 +234,11 @@ def test_so_is_an_update_of_another_kind(what):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dims", [FEW_WORDS, QWEN3], ids=["Qwen2.5-VL", "Qwen3-VL"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_reading_prompts_and_encoding_images_are_predicted_within_a_tenth(dtype):
+def test_reading_prompts_and_encoding_images_are_predicted_within_a_tenth(dtype, dims):
     section = ModelSection(dtype=dtype, device="cpu")
-    made, cost = policy_of(FEW_WORDS, section), Cost(FEW_WORDS, section)
+    made, cost = policy_of(dims, section), Cost(dims, section)
     prompts = [made.family.chat(("Which?", photo_view(280, 280, n))) for n in range(8)]
     views = [slot.view for prompt in prompts for slot in prompt.slots]
     once = Sampling(max_tokens=1)

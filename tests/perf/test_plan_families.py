@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from family_kits import KITS
 from peft import LoraConfig, get_peft_model
 from pictures import Photo
 from test_plan import TENTH
@@ -16,6 +17,7 @@ from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     PreTrainedConfig,
+    Qwen3VLConfig,
 )
 
 from hart_lite.cli import main
@@ -23,6 +25,7 @@ from hart_lite.config.recipe import load_recipe
 from hart_lite.config.sections import Lora, ModelSection
 from hart_lite.models.families.internvl3 import InternVL3
 from hart_lite.models.families.llava_onevision import LlavaOneVision
+from hart_lite.models.families.qwen3_vl import Qwen3VL
 from hart_lite.models.loading import load_policy
 from hart_lite.models.lora import speed_up_adapters
 from hart_lite.perf.memory_model import Cost
@@ -30,7 +33,7 @@ from hart_lite.perf.memory_plan import plan, usable
 from hart_lite.perf.model_sizes import PUBLISHED, Dimensions
 from hart_lite.perf.peak_memory import peak_bytes
 from hart_lite.perf.plan_report import report
-from hart_lite.perf.vision_sizes import InternVit, Siglip
+from hart_lite.perf.vision_sizes import InternVit, Qwen3Vit, Siglip
 from hart_lite.types import ImageView
 
 INTERNVL, LLAVA = "OpenGVLab/InternVL3-8B-hf", "llava-hf/llava-onevision-qwen2-7b-ov-hf"
@@ -38,7 +41,7 @@ INTERNVL, LLAVA = "OpenGVLab/InternVL3-8B-hf", "llava-hf/llava-onevision-qwen2-7
 
 def config_of(dims: Dimensions) -> PreTrainedConfig:
     text = {
-        "model_type": "qwen2",
+        "model_type": "qwen3" if dims.qk_norm else "qwen2",
         "vocab_size": dims.vocab,
         "hidden_size": dims.hidden,
         "intermediate_size": dims.intermediate,
@@ -46,9 +49,15 @@ def config_of(dims: Dimensions) -> PreTrainedConfig:
         "num_attention_heads": dims.heads,
         "num_key_value_heads": dims.kv_heads,
     }
+    if dims.qk_norm:
+        text["head_dim"] = dims.head_dim
     v = dims.vision
     vision = {"hidden_size": v.hidden, "num_hidden_layers": v.depth, "num_attention_heads": v.heads}
     vision |= {"intermediate_size": v.intermediate, "patch_size": v.patch}
+    if isinstance(v, Qwen3Vit):
+        vision |= {"depth": v.depth, "num_heads": v.heads, "out_hidden_size": dims.hidden}
+        text["model_type"] = "qwen3_vl_text"
+        return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=dims.tied)
     if isinstance(v, InternVit):
         vision |= {"image_size": [v.tile, v.tile], "patch_size": [v.patch, v.patch], "attention_bias": v.qkv_bias}
         vision |= {"use_qk_norm": v.qk_norm, "norm_type": "rms_norm" if v.rms_norm else "layer_norm"}
@@ -58,7 +67,8 @@ def config_of(dims: Dimensions) -> PreTrainedConfig:
     return LlavaOnevisionConfig(text_config=text, vision_config=vision, image_grid_pinpoints=grids)
 
 
-NEW = [name for name in PUBLISHED if not name.startswith("Qwen")]
+NEW = [name for name in PUBLISHED if not name.startswith("Qwen/Qwen2")]
+FAMILY = {InternVit: InternVL3, Siglip: LlavaOneVision, Qwen3Vit: Qwen3VL}
 
 
 @pytest.mark.parametrize("name", NEW)
@@ -66,9 +76,10 @@ def test_parameters_and_adapters_are_those_of_a_model_of_these_sizes(name):
     """Of as many layers as it takes to count one: those of the whole are compared with the published ones below."""
     whole = PUBLISHED[name]
     dims = replace(whole, layers=2, vision=replace(whole.vision, depth=2))
-    family = InternVL3 if "InternVL" in name else LlavaOneVision
+    family = FAMILY[type(dims.vision)]
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config_of(dims))
+    model.tie_weights()
     named = dict(model.named_parameters())
     assert dims.parameters == sum(p.numel() for p in named.values())
     assert dims.tower == sum(p.numel() for n, p in named.items() if "language_model" not in n and "lm_head" not in n)
@@ -82,14 +93,17 @@ def test_parameters_and_adapters_are_those_of_a_model_of_these_sizes(name):
 
 
 def test_published_sizes_add_up_to_the_published_checkpoints():
-    """As the safetensors of the repositories have them: 7.94, 38.4, 8.03 and 73.2 billion."""
+    """As the safetensors of the repositories have them, a tied head once."""
     counts = [PUBLISHED[name].parameters for name in NEW]
-    assert counts == [7_944_373_760, 38_388_164_992, 8_030_807_584, 73_181_570_592]
+    assert counts == [
+        *(2_127_532_032, 4_437_815_808, 8_767_123_696, 33_357_390_064, 8_528_318_464),
+        *(7_944_373_760, 38_388_164_992, 8_030_807_584, 73_181_570_592),
+    ]
 
 
-@pytest.mark.parametrize("build", [build_internvl, build_llava])
-def test_sizes_come_from_a_config_alone(tmp_path, build):
-    base = build(tmp_path)
+@pytest.mark.parametrize("kit", KITS.values(), ids=KITS)
+def test_sizes_come_from_a_config_alone(tmp_path, kit):
+    base = kit.build(tmp_path)
     dims = Dimensions.of(str(base))
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
     assert dims.parameters == sum(p.numel() for p in model.parameters())
@@ -194,9 +208,9 @@ def test_what_a_tower_with_adapters_keeps_is_predicted_within_a_tenth(name, dtyp
     assert predicted == pytest.approx(measured, rel=TENTH)
 
 
-@pytest.mark.parametrize("build", [build_internvl, build_llava])
-def test_features_and_weights_are_predicted(tmp_path, build):
-    base = build(tmp_path)
+@pytest.mark.parametrize("kit", KITS.values(), ids=KITS)
+def test_features_and_weights_are_predicted(tmp_path, kit):
+    base = kit.build(tmp_path)
     policy = load_policy(ModelSection(base=str(base)))
     dims, section = Dimensions.of(str(base)), ModelSection(dtype="float32")
     shown = ImageView(Photo(200, 100), policy.family.fit((200, 100), 4 * policy.family.tile**2, 1))
@@ -213,7 +227,12 @@ CARDS = {
     "qwen3b_lora": 16,
     "qwen32b_lora": 40,
     "qwen72b_lora": 80,
+    "qwen3vl_2b": 12,
+    "qwen3vl_4b": 16,
+    "qwen3vl_8b": 24,
+    "qwen3vl_32b": 40,
     "internvl3_8b": 24,
+    "internvl35_8b": 24,
     "internvl3_38b": 48,
     "llava_onevision_7b": 24,
     "llava_onevision_72b": 80,
@@ -231,9 +250,12 @@ def test_a_shipped_recipe_fits_the_card_it_names_in_the_worst_case(name, card, c
     assert f"\n {card} GB" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "least"), [("internvl3_8b", 448**2), ("llava_onevision_7b", 384**2)])
+LEAST = {"internvl3_8b": 448**2, "llava_onevision_7b": 384**2, "qwen3vl_8b": 32**2}
+
+
+@pytest.mark.parametrize(("name", "least"), LEAST.items())
 def test_a_budget_without_room_for_a_tile_is_warned_about(name, least):
-    recipe = load_recipe(name, [f"pixels.crop={least - 1}"])
+    recipe = load_recipe(name, [f"pixels.crop={least - 1}", "pixels.min=784"])
     dims = PUBLISHED[recipe.model.base]
     [problem] = plan(recipe, dims).problems
     assert problem.startswith(f"pixels.crop is {least - 1}, and this model is shown {least} pixels at least")
@@ -247,7 +269,7 @@ MORE = ["pixels.full=2408448", "model.lora.parts=[language,vision]", "rollout.ma
 
 
 @pytest.mark.parametrize("override", MORE)
-@pytest.mark.parametrize("name", ["internvl3_8b", "llava_onevision_7b"])
+@pytest.mark.parametrize("name", LEAST)
 def test_more_of_anything_takes_more(name, override):
     dims = PUBLISHED[load_recipe(name).model.base]
     before, after = (plan(load_recipe(name, some), dims) for some in ([], [override]))

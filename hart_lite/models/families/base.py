@@ -89,7 +89,8 @@ class Family(Protocol):
         """An assistant's response as ids, closed by the end token (for supervised targets)."""
 
     def features(self, model: nn.Module, images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        """One (tokens, hidden) tensor per image."""
+        """One (tokens, E) tensor per image. E is the language model's width H, or a multiple of it: embeddings, and
+        behind them what is added to the hidden states after the first layers."""
 
     def collate(self, sequences: Sequence[Tokens]) -> dict[str, torch.Tensor]:
         """Right-padded inputs of the model's own forward: ids, mask, positions, pixels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 # By the module's own name: at the top, transformers 5.17 hides it behind torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.utils import cached_file
 
 from hart_lite.box_formats import BoxFormat, to_original
 from hart_lite.errors import HartError
@@ -33,6 +35,8 @@ class ChatFamily:
     placeholder: str  # one image in what the chat template renders; its id fills the slots
     around: tuple[str, str] = ("", "")  # what the family's processor writes before and after the tokens of an image
     banned: tuple[str, ...]  # tokens never sampled
+    tile: int  # side in pixels of what an image is cut into
+    min_pixels: int  # of the smallest image that can be shown
     control: tuple[str, ...] = ("<|",)  # how control tokens begin, or one as a whole: no text may write them
 
     def __init__(self, source: str, revision: str | None = None) -> None:
@@ -82,7 +86,18 @@ class ChatFamily:
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
+    def _file(self, name: str) -> Path | None:
+        """A file of the base's repository, or None where it has none of that name."""
+        found = cached_file(self.source, name, revision=self.revision, _raise_exceptions_for_missing_entries=False)
+        return Path(found) if found else None
+
     # -- text ------------------------------------------------------------------------------------------------------
+
+    def _use_template_of_processor(self) -> None:
+        """Where it is there, the stock processor goes by it, and the tokenizer may hold the language model's own."""
+        template = self._file("chat_template.json")
+        if template:
+            self.tokenizer.chat_template = json.loads(template.read_text(encoding="utf-8"))["chat_template"]
 
     def chat(self, content: Content, system: str = "") -> Tokens:
         messages = [self._message("system", [system])] if system else []
@@ -139,6 +154,15 @@ class ChatFamily:
                 length = self.image_tokens(views[n].size)
                 out = out + Tokens((self.image_id,) * length, (Slot(0, length, views[n]),))
         return out
+
+    # -- images ----------------------------------------------------------------------------------------------------
+
+    def _check_budget(self, pixels: int) -> None:
+        if pixels < self.min_pixels:
+            raise HartError(
+                f"{self.title} is shown tiles of {self.tile} x {self.tile}, {self.min_pixels} pixels at least, and a "
+                f"budget is {pixels}; raise pixels.full and pixels.crop to {self.min_pixels} or more"
+            )
 
     def collate(self, sequences: Sequence[Tokens]) -> dict[str, torch.Tensor]:
         longest = max(map(len, sequences))

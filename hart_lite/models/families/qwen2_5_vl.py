@@ -1,4 +1,5 @@
-"""Qwen2.5-VL: absolute pixels of the resized image, m-RoPE, one merged token for each 28 x 28 pixels.
+"""Qwen2.5-VL: absolute pixels of the resized image, m-RoPE, one merged token for each 28 x 28 pixels. Most of it is
+Qwen3-VL's, too (hart_lite.models.families.qwen3_vl).
 
 Works without torchvision: the stock processor class wants a video processor, so the tokenizer and the PIL image
 processor are used on their own (transformers #48558).
@@ -15,8 +16,10 @@ from PIL import Image
 from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from transformers.utils import ModelOutput
 from transformers.vision_utils import get_vision_position_ids
 
+from hart_lite.box_formats import from_original
 from hart_lite.models.families.box_parsing import REACH, Found, WrittenBox, found, on_image
 from hart_lite.models.families.chat import ChatFamily
 from hart_lite.models.vision_attention import as_matrix_product, windows_together
@@ -38,10 +41,13 @@ class Qwen25VL(ChatFamily):
     several_words = '; add "image": n to a box on the n-th image'
     placeholder = "<|image_pad|>"
     banned = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>")
+    vision_linears = r"attn\.(qkv|proj)|mlp\.(gate|up|down)_proj"  # of one block of the tower, as a pattern
+    projector_linears = r"merger\.mlp\.[02]"
 
     def __init__(self, source: str, revision: str | None = None) -> None:
         super().__init__(source, revision)
-        self.factor = self.processor.patch_size * self.processor.merge_size
+        self.tile = self.factor = self.processor.patch_size * self.processor.merge_size
+        self.min_pixels = self.factor**2
 
     # -- model -----------------------------------------------------------------------------------------------------
 
@@ -56,8 +62,8 @@ class Qwen25VL(ChatFamily):
     def lora_targets(self, parts: Sequence[str]) -> str:
         patterns = {
             "language": r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
-            "vision": r".*visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate|up|down)_proj)",
-            "projector": r".*visual\.merger\.mlp\.[02]",
+            "vision": rf".*visual\.blocks\.\d+\.({self.vision_linears})",
+            "projector": rf".*visual\.({self.projector_linears})",
         }
         return "|".join(f"(?:{patterns[part]})" for part in parts)
 
@@ -68,10 +74,11 @@ class Qwen25VL(ChatFamily):
     # -- images ----------------------------------------------------------------------------------------------------
 
     def fit(self, size: tuple[int, int], max_pixels: int, min_pixels: int) -> tuple[int, int]:
-        """Both sides multiples of 28. An aspect ratio above 100 is squeezed to it rather than refused."""
+        """Both sides multiples of `factor` (28). An aspect ratio above 100 is squeezed to it rather than refused."""
+        self._check_budget(max_pixels)
         width, height = size
         width, height = max(width, height / MAX_ASPECT), max(height, width / MAX_ASPECT)
-        min_pixels = max(min_pixels, self.factor**2)
+        min_pixels = max(min_pixels, self.min_pixels)
         h, w = smart_resize(
             max(round(height), 1),
             max(round(width), 1),
@@ -99,9 +106,17 @@ class Qwen25VL(ChatFamily):
         parameter, side = next(tower.parameters()), self.processor.patch_size
         grid = torch.tensor([[1, image.height // side, image.width // side] for image in images])
         patches = torch.cat([self.patches(image, parameter.device) for image in images]).to(parameter.dtype)
-        places = get_vision_position_ids(grid, tower.spatial_merge_size).to(parameter.device)
-        out = tower(patches, grid_thw=grid, position_ids=places, return_dict=True).pooler_output
+        places = {name: place.to(parameter.device) for name, place in self._places(tower, grid).items()}
+        out = self._rows(tower(patches, grid_thw=grid, return_dict=True, **places))
         return list(out.split((grid.prod(-1) // tower.spatial_merge_size**2).tolist()))
+
+    def _places(self, tower: nn.Module, grid: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the tower would make of the grid."""
+        return {"position_ids": get_vision_position_ids(grid, tower.spatial_merge_size)}
+
+    def _rows(self, out: ModelOutput) -> torch.Tensor:
+        """(tokens, E) of all images, of what the tower returns."""
+        return out.pooler_output
 
     def patches(self, image: Image.Image, device: torch.device) -> torch.Tensor:
         """(patches, values) as the stock processor makes them, on the device: a byte a value goes there, not four."""
@@ -152,9 +167,8 @@ class Qwen25VL(ChatFamily):
     ) -> str:
         entries = []
         for box in boxes:
-            (w, h), (width, height) = seen[box.image], original[box.image]
-            scale = (w / width, h / height, w / width, h / height)
-            numbers = ",".join(str(round(v * s)) for v, s in zip(box.xyxy, scale, strict=True))
+            there = from_original(self.box_format, box.xyxy, seen[box.image], original[box.image])
+            numbers = ",".join(str(round(value)) for value in there)
             entries.append(f'{{"bbox_2d": [{numbers}]' + (f', "image": {box.image + 1}' if box.image else "") + "}")
         return "[" + ", ".join(entries) + "]"
 

@@ -7,7 +7,6 @@ image processor are used on their own.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch
 from PIL import Image
 from torch import nn
 from transformers import AutoConfig
-from transformers.utils import cached_file
 
 from hart_lite.errors import HartError
 from hart_lite.models.families.chat import ChatFamily
@@ -31,8 +29,6 @@ class TiledFamily(ChatFamily):
 
     position_rows = 1
     vision_linears: str  # of one block of the tower, as a pattern
-    tile: int  # its side in pixels
-    min_pixels: int  # of the smallest grid of tiles
     # Modules kept in 16 bit under 4-bit quantisation (see Qwen25VL).
     unquantised = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 
@@ -44,15 +40,7 @@ class TiledFamily(ChatFamily):
                 f"{source} does not fit together: {self.placeholder} is token {self.image_id} of its tokenizer and "
                 f"{self.config.image_token_id} in its config"
             )
-        # Where it is there, the stock processor goes by it, and the tokenizer may hold the language model's own.
-        template = self._file("chat_template.json")
-        if template:
-            self.tokenizer.chat_template = json.loads(template.read_text(encoding="utf-8"))["chat_template"]
-
-    def _file(self, name: str) -> Path | None:
-        """A file of the base's repository, or None where it has none of that name."""
-        found = cached_file(self.source, name, revision=self.revision, _raise_exceptions_for_missing_entries=False)
-        return Path(found) if found else None
+        self._use_template_of_processor()
 
     def save_processor(self, folder: Path) -> None:
         super().save_processor(folder)
@@ -78,13 +66,6 @@ class TiledFamily(ChatFamily):
         return torch.arange(len(tokens))[None]
 
     # -- images ----------------------------------------------------------------------------------------------------
-
-    def _check_budget(self, pixels: int) -> None:
-        if pixels < self.min_pixels:
-            raise HartError(
-                f"{self.title} is shown tiles of {self.tile} x {self.tile}, {self.min_pixels} pixels at least, and a "
-                f"budget is {pixels}; raise pixels.full and pixels.crop to {self.min_pixels} or more"
-            )
 
     def _on_device(self, model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         parameter = next(model.model.vision_tower.parameters())

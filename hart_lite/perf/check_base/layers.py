@@ -2,7 +2,7 @@
 
 Seen from outside: hooks on the linear layers of the decoder and a wrapper around its attention. The decoder's norms are
 not called as modules, so the residual stream is added up again from what its two sources, `o_proj` and `down_proj`,
-return.
+return, and what an image adds to it after the first layers.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class _Watch:
         self.layers = torch.zeros(len(policy.decoder.layers), len(COLUMNS), device=policy.device)
         self.vision = torch.zeros((), device=policy.device)
         self.stream = torch.zeros((), device=policy.device)
+        self.added: list[Tensor] = []
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -59,7 +60,8 @@ class _Watch:
             for n, layer in enumerate(self.policy.decoder.layers):
                 down, out = layer.mlp.down_proj, layer.self_attn.o_proj
                 hooks = [down.register_forward_pre_hook(lambda _, given, n=n: self._note(n, PRODUCT, given[0]))]
-                hooks += [part.register_forward_hook(lambda *a, n=n: self._add(n, a[-1])) for part in (out, down)]
+                hooks.append(out.register_forward_hook(lambda *a, n=n: self._add(n, a[-1])))
+                hooks.append(down.register_forward_hook(lambda *a, n=n: self._add(n, a[-1] + self._of_images(n))))
                 for hook in hooks:
                     stack.callback(hook.remove)
             for module in self.policy.family.vision(self.policy.model).modules():
@@ -75,8 +77,12 @@ class _Watch:
             self._note(layer, SCORES, largest_scores(q[0], k[0]))
             return attend(q[0], k[0], v[0], tree, policy.decoder.scale)[None]
 
-        self.stream = policy.embed(torch.tensor(prompt.ids), prompt.slots)[None]
-        policy.decoder(self.stream, policy.family.positions(prompt)[:, None].to(policy.device), watched)
+        inputs = policy.embed(torch.tensor(prompt.ids), prompt.slots)[None]
+        self.stream, *self.added = inputs.split(policy.decoder.hidden, -1)
+        policy.decoder(inputs, policy.family.positions(prompt)[:, None].to(policy.device), watched)
+
+    def _of_images(self, layer: int) -> Tensor | int:
+        return self.added[layer] if layer < len(self.added) else 0
 
     def _note(self, layer: int, column: int, values: Tensor) -> None:
         self.layers[layer, column] = torch.maximum(self.layers[layer, column], values.abs().amax().float())

@@ -38,7 +38,7 @@ class Count:
         """The pairs, in passes of one token. A backward pass costs attention two of its forward passes, and the
         rollout's prompts have about the pairs of the update."""
         passes = 5 + work.preset.gradient_checkpointing
-        language = passes * self.pairs * work.dims.layers * work.dims.hidden
+        language = passes * self.pairs * work.dims.layers * work.dims.q_width
         tower = self.patch_pairs * len(work.preset.vision["fullatt_block_indexes"]) * work.dims.vision.hidden
         return 2 * (language + tower) / work.dims.linears
 
