@@ -111,7 +111,7 @@
     if (!to) return;
     // Corners lie around the box, so that what is in a small one is seen and can be taken hold of.
     const scale = size[0] / (svg.getBoundingClientRect().width || size[0]);
-    const unit = scale * (matchMedia("(pointer: coarse)").matches ? 30 : 14);
+    const unit = scale * (matchMedia("(pointer: coarse)").matches ? 24 : 14);
     const set = (shape, ...values) => ["x", "y", "width", "height"].forEach((name, n) => shape.setAttribute(name, values[n]));
     for (const shape of [casing, frame]) set(shape, to[0], to[1], to[2] - to[0], to[3] - to[1]);
     corners.forEach((corner, n) => set(corner, n % 2 ? Math.min(to[2], size[0] - unit) : Math.max(to[0] - unit, 0),
