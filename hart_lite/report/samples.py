@@ -87,7 +87,8 @@ def samples(run: Run, pictures: Pictures) -> list[Sample]:
 
 def _is_transcript(row: dict) -> bool:
     match row:
-        case {"question": str(), "answer": str(), "choices": list(), "photo": str(), "size": [int(), int()], "crops": list(), "boxes": list(),
+        case {"question": str(), "answer": str(), "choices": list(), "photo": str(),
+              "size": [int(), int()], "crops": list(), "boxes": list(),
               "turns": [*_, {"kind": str(), "text": str()}], "reward": int() | float()}:  # fmt: skip
             return all(isinstance(b, list) and len(b) == 5 and all(isinstance(v, int | float) for v in b)
                        for b in row["boxes"])  # fmt: skip

@@ -107,6 +107,8 @@ def test_a_picture_opens_large_beside_the_one_before(page):
     assert shown.count() == 2 and [t.strip() for t in shown.locator(".when").all_inner_texts()] == ["before", "after"]
     assert shown.nth(1).locator("svg").bounding_box()["width"] > 1.4 * width
     assert viewer.locator("h3").inner_text() == cards(page)[0]
+    said, photo = shown.nth(1).locator("figcaption").bounding_box(), shown.nth(1).locator("svg").bounding_box()
+    assert said["y"] + said["height"] <= photo["y"]
     # Crops of the box and of the truth, at their own pixels.
     crop = shown.nth(1).locator(".crop img").first
     assert crop.bounding_box()["width"] >= int(crop.get_attribute("width"))
@@ -176,7 +178,10 @@ def test_a_report_that_is_watched_is_read_again_by_the_browser(open_page, tmp_pa
     address = write_report(tmp_path, refresh=1).as_uri()
     page = open_page(address, address)
     assert page.locator("h1").inner_text().startswith("first")
-    page.locator(".look").first.click()
+    chart = page.locator(".look").first
+    width = chart.locator("img").bounding_box()["width"]
+    chart.click()
+    assert page.locator("dialog img").bounding_box()["width"] > 1.5 * width
     text = (tmp_path / "recipe.yaml").read_text().replace("first", "second")
     (tmp_path / "recipe.yaml").write_text(text)
     write_report(tmp_path, refresh=1)

@@ -94,6 +94,7 @@ def test_training_leaves_a_report_of_everything(finished):
         assert title in found.text, title
     # Two rollouts of the first and the last logged step, and each chart for a light and a dark page.
     assert [text.count(f'"when">1-rl, step {step}</span>') for step in (1, 5, 8)] == [2, 0, 2]
+    assert found.text.count("Right is ") == 4 + 4  # of the tracked questions, and of the sampled ones
     drawings = [v for v in found.values("img", "src") if v.startswith("data:image/svg")]
     assert len(found.values("source", "srcset")) == len(drawings) == 15
 
