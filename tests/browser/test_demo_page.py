@@ -133,7 +133,7 @@ def test_the_box_that_the_model_named_is_moved_and_answered_from(page):
     """The gesture that shows the method: from another box comes another answer."""
     page.locator("[data-example]").first.click()
     settled(page, 2)
-    base, trained = (page.locator(f"article[data-who={who}]") for who in ("base", "trained"))
+    base, trained = (page.locator(f"#result article[data-who={who}]") for who in ("base", "trained"))
 
     def lies_on_the_photo(column) -> list[float]:
         frame = column.locator("rect.frame.c1").first
