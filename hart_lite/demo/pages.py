@@ -24,7 +24,8 @@ TITLES = {BASE: "Base, adapter off", TRAINED: "Trained, adapter on", ONLY: ""}
 
 @dataclass(frozen=True)
 class Column:
-    """What one of those who answer saw and said; `look` is None while the answer is not there."""
+    """What one of those who answer saw and said; `look` is None while the answer is not there. `boxes`: those that it
+    named and a person can move, "left,top,right,bottom" in original pixels."""
 
     who: str
     title: str
@@ -36,6 +37,7 @@ class Column:
     located: str = ""
     text: str = ""
     failure: str = ""
+    boxes: Sequence[str] = ()
 
 
 def demo_page(demo: Demo, about: str) -> str:
@@ -99,6 +101,7 @@ def _column(who: str, answer: Answer, request: Request, image: Image.Image, pict
         cut(answer.located),
         cut(answer.text) if answer.text.strip() != text else "",
         answer.failure,
+        [] if request.boxes else [",".join(f"{value:.1f}" for value in box.xyxy) for box in answer.boxes],
     )
 
 

@@ -20,7 +20,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from hart_lite.errors import DataError
 from hart_lite.eval.grounding import IOU_THRESHOLDS, summarise_grounding
 from hart_lite.eval.results import Evaluation
-from hart_lite.report.reader import Run, StageRows
+from hart_lite.report.reader import Run
+from hart_lite.runs.metrics_file import StageRows
 
 POINTS = 240  # drawn of a line; longer ones are averaged in bins
 SMOOTH = 12  # the strong line is a mean over such a part of the run

@@ -1,11 +1,12 @@
-"""What a run took: seconds of each phase, tokens, memory, the machine, and how long the rest of it will take."""
+"""What a run took: seconds of each phase, tokens, memory and the machine."""
 
 from __future__ import annotations
 
 from statistics import fmean
 
-from hart_lite.report.reader import Run, StageRows
-from hart_lite.report.warnings import values
+from hart_lite.report.reader import Run
+from hart_lite.runs.metrics_file import StageRows, values
+from hart_lite.runs.time_left import duration
 
 PHASES = ("rollout", "reference", "update")
 HARDWARE = ("device", "processor", "cores", "memory")  # keys of versions.json
@@ -18,44 +19,12 @@ def cost(run: Run) -> list[tuple[str, str]]:
     evaluations = sum(seconds for _, seconds in run.evaluation_seconds)
     steps = [(stage, sum(values(stage.rows, "seconds_step"))) for stage in run.stages if stage.rows]
     pairs = [("in all", f"{duration(evaluations + sum(s for _, s in steps))} in steps and evaluations")]
-    if not run.finished and (left := seconds_left(run)):
+    if not run.finished and (left := run.seconds_left):
         pairs.append(("still to go", f"about {duration(left)}, if later steps take as long as those so far"))
     pairs += [(stage.name, f"{duration(seconds)}, {stage.done:,} steps{_phases(stage)}") for stage, seconds in steps]
     if run.evaluation_seconds:
         pairs.append(("evaluations", f"{duration(evaluations)}, {len(run.evaluation_seconds)} of them"))
     return pairs + _tokens(run) + [(name, str(run.versions[name])) for name in HARDWARE if name in run.versions]
-
-
-def seconds_left(run: Run) -> float | None:
-    """By the pace of each stage's own last steps; a stage that has not begun goes by those of its kind, or by all. None
-    before the first step."""
-    paces = {stage.kind: pace for stage in run.stages if (pace := _pace(stage)) is not None}
-    if not paces:
-        return None
-    steps = sum((stage.steps - stage.done) * paces.get(stage.kind, fmean(paces.values())) for stage in run.stages)
-    return steps + _evaluations_left(run) * (
-        fmean(seconds for _, seconds in run.evaluation_seconds) if run.evaluation_seconds else 0.0
-    )
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _pace(stage: StageRows) -> float | None:
-    taken = values(stage.rows, "seconds_step")[-20:]
-    return fmean(taken) if taken else None
-
-
-def _evaluations_left(run: Run) -> int:
-    every, done = run.recipe.evaluate.every, {name for name, _ in run.evaluation_seconds}
-    due = {"before", *(f"after-{stage.name}" for stage in run.stages)}
-    for stage in run.stages if every else ():
-        due |= {f"during-{stage.name}-{step:05d}" for step in range(every, stage.steps, every)}
-    return len(due - done) if done else 0
 
 
 def _phases(stage: StageRows) -> str:

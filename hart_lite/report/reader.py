@@ -13,6 +13,8 @@ from hart_lite.eval.prediction import Prediction, read_prediction
 from hart_lite.eval.results import is_finished, read_evaluation
 from hart_lite.eval.run_summary import run_metrics
 from hart_lite.runs.layout import ADAPTER, EVALUATION, METRICS, QUESTIONS, TIMING, TRACKED, VERSIONS, read_recipe
+from hart_lite.runs.metrics_file import StageRows, read_metrics, rows_by_stage
+from hart_lite.runs.time_left import read_timing, seconds_left
 from hart_lite.utils.jsonl import read_jsonl, read_object
 
 _NAME = re.compile(r"(before|after|during)(?:-(\d{1,4})-(rl|sft)(?:-(\d{1,9}))?)?")
@@ -26,22 +28,6 @@ class Moment:
     name: str
     at: int
     title: str
-
-
-@dataclass(frozen=True)
-class StageRows:
-    """A stage's rows of metrics.jsonl. `begins` is the number of steps of the stages before it."""
-
-    name: str
-    kind: str
-    begins: int
-    steps: int
-    rows: Sequence[dict]
-
-    @property
-    def done(self) -> int:
-        """Steps taken."""
-        return max((row["step"] for row in self.rows), default=0)
 
 
 @dataclass(frozen=True)
@@ -66,6 +52,10 @@ class Run:
         return (self.folder / ADAPTER).is_dir()
 
     @property
+    def seconds_left(self) -> float | None:
+        return seconds_left(self.recipe, self.stages, self.evaluation_seconds)
+
+    @property
     def rl(self) -> list[tuple[StageRows, RLStage]]:
         pairs = zip(self.stages, self.recipe.stages, strict=True)
         return [(rows, spec) for rows, spec in pairs if isinstance(spec, RLStage)]
@@ -74,7 +64,7 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Raises `DataError` for a folder that holds no run, and for a file in it that is not what it should be."""
     recipe = read_recipe(folder)
-    stages = _stages(recipe, _metrics(folder / METRICS))
+    stages = rows_by_stage(recipe, read_metrics(folder / METRICS))
     moments = [m for m in _moments(folder / EVALUATION, stages) if is_finished(folder / EVALUATION / m.name)]
     evaluations = {moment: read_evaluation(folder / EVALUATION / moment.name) for moment in moments}
     ends = moments[:1] + moments[1:][-1:]
@@ -90,51 +80,12 @@ def read_run(folder: Path) -> Run:
         asked.get("questions", []),
         asked.get("held_out", True),
         {moment: _predictions(tracked / f"{moment.name}.jsonl") for moment in _moments(tracked, stages)},
-        _seconds(folder / TIMING),
+        read_timing(folder / TIMING),
     )
 
 
 def _predictions(path: Path) -> list[Prediction]:
     return [read_prediction(row, f"{path}:{number}") for number, row in read_jsonl(path)]
-
-
-def _metrics(path: Path) -> list[dict]:
-    """The rows that can be read: the last line of a killed run breaks off."""
-    rows = [row for _, row in read_jsonl(path, skip_broken=True)] if path.is_file() else []
-    return [row for row in rows if _is_step(row)]
-
-
-def _is_step(row: dict) -> bool:
-    return type(row.get("step")) is int and row["step"] >= 0 and isinstance(row.get("stage"), str)
-
-
-def _seconds(path: Path) -> list[tuple[str, float]]:
-    rows = [row for _, row in read_jsonl(path, skip_broken=True)] if path.is_file() else []
-    found: dict[str, float] = {}
-    for row in rows:
-        match row:
-            case {"evaluation": str(name), "seconds": int() | float() as seconds}:
-                found[name] = found.get(name, 0.0) + seconds
-    return list(found.items())
-
-
-def _stages(recipe: Recipe, rows: Sequence[dict]) -> list[StageRows]:
-    stages, begins = [], 0
-    for number, spec in enumerate(recipe.stages, 1):
-        name = f"{number}-{spec.kind}"
-        own = [row for row in rows if row["stage"] == name]
-        steps = spec.steps or _steps_of_epochs(own, spec.epochs)
-        stages.append(StageRows(name, spec.kind, begins, steps, own))
-        begins += steps
-    return stages
-
-
-def _steps_of_epochs(rows: Sequence[dict], epochs: float) -> int:
-    """By how far the last step got in an epoch; 0 before the first step."""
-    for row in reversed(rows):
-        if isinstance(row.get("epoch"), float) and row["epoch"] > 0:
-            return max(row["step"], round(row["step"] / row["epoch"] * epochs))
-    return max((row["step"] for row in rows), default=0)
 
 
 def _moments(folder: Path, stages: Sequence[StageRows]) -> list[Moment]:

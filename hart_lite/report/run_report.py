@@ -12,13 +12,14 @@ from hart_lite.errors import HartError
 from hart_lite.eval.results import is_evaluation
 from hart_lite.report.before_after import numbers, table, verdict
 from hart_lite.report.charts import charts
-from hart_lite.report.cost import cost, duration, seconds_left
+from hart_lite.report.cost import cost
 from hart_lite.report.eval_report import evaluation_page
 from hart_lite.report.html import Pictures, page, save_page
 from hart_lite.report.reader import Run, read_run
 from hart_lite.report.samples import samples, tracked
 from hart_lite.report.warnings import cautions
 from hart_lite.runs.layout import EVALUATION, RECIPE, TRACKED, is_run
+from hart_lite.runs.time_left import duration
 
 TITLES = {
     "watch": "What to look out for",
@@ -108,7 +109,7 @@ def _where(run: Run) -> list[str]:
         f"at step {begun[-1].done:,} of {begun[-1].steps:,} in {begun[-1].name}" if begun else "before its first step"
     )
     lines = [f"When this page was written the run was {place}."]
-    if left := seconds_left(run):
+    if left := run.seconds_left:
         lines.append(f"About {duration(left)} of work are left in the whole run.")
     return lines
 

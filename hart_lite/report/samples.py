@@ -40,6 +40,7 @@ class Tracked:
 @dataclass(frozen=True)
 class Sample:
     text: str
+    right: str
     look: Look
 
 
@@ -68,7 +69,7 @@ def _tracked(run: Run, number: int, question: dict, pictures: Pictures) -> Track
 
 def _caption(moment: Moment, row: Prediction) -> tuple[str, list[tuple[str, bool | None]], str]:
     answer = [(cut(row.text), row.strict)] if row.boxes else [("no box", None)]
-    return moment.title, answer, f"IoU {100 * row.grounding.iou:.0f} %" if row.grounding else ""
+    return moment.title, answer, f"IoU {100 * row.grounding.iou:.0f}\N{NO-BREAK SPACE}%" if row.grounding else ""
 
 
 def samples(run: Run, pictures: Pictures) -> list[Sample]:
@@ -86,7 +87,8 @@ def samples(run: Run, pictures: Pictures) -> list[Sample]:
 
 def _is_transcript(row: dict) -> bool:
     match row:
-        case {"question": str(), "photo": str(), "size": [int(), int()], "crops": list(), "boxes": list(),
+        case {"question": str(), "answer": str(), "choices": list(), "photo": str(),
+              "size": [int(), int()], "crops": list(), "boxes": list(),
               "turns": [*_, {"kind": str(), "text": str()}], "reward": int() | float()}:  # fmt: skip
             return all(isinstance(b, list) and len(b) == 5 and all(isinstance(v, int | float) for v in b)
                        for b in row["boxes"])  # fmt: skip
@@ -108,7 +110,8 @@ def _sample(folder: Path, when: str, rows: list[dict[str, Any]], pictures: Pictu
         )
     photo = _url(folder, rows[0]["photo"], SIDE, pictures)
     look = Look(photo, tuple(rows[0]["size"]), frames, crops).saying(when, answers)
-    return Sample(cut(rows[0]["question"]), look)
+    right = with_choice(rows[0]["answer"], rows[0]["choices"])
+    return Sample(cut(rows[0]["question"]), right, look)
 
 
 def _crops(folder: Path, names: list[Any], numbers: list[int], pictures: Pictures) -> list[Crop]:

@@ -12,10 +12,10 @@ from statistics import fmean, stdev
 
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import RLStage
-from hart_lite.report.reader import Run, StageRows
+from hart_lite.report.reader import Run
+from hart_lite.runs.metrics_file import StageRows, values, without_signal
 
 FEW_STEPS = 8  # fewer say nothing of a trend
-FIRST_STEPS = 3  # so many without any signal are worth a word
 TENTH = 10  # a trend is the last part of so many against the first
 GROWN, LARGE = 1.5, 0.1  # coverage: times what it was, and share of the image, from which it is worth a word
 FLAT = 0.6  # share of groups without a signal
@@ -37,12 +37,6 @@ class Caution:
 def cautions(run: Run) -> list[Caution]:
     found = [w for rows, spec in run.rl for check in _OF_STAGE for w in check(rows, spec, run.recipe)]
     return found + [w for check in _OF_RUN for w in check(run)]
-
-
-def values(rows: Sequence[dict], key: str) -> list[float]:
-    """The finite ones, in order."""
-    found = (row.get(key) for row in rows)
-    return [float(v) for v in found if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
 
 
 def first_and_last(series: Sequence[float]) -> tuple[Sequence[float], Sequence[float]] | None:
@@ -71,7 +65,7 @@ def _coverage(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Cauti
 def _no_signal(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
     """From the first steps on: such a run only costs time."""
     reward = values(stage.rows, "reward")
-    if _without_signal(stage) and not any(reward):
+    if without_signal(stage.rows) and not any(reward):
         yield Caution(
             "No sample has earned a reward",
             f"The reward of {stage.name} was 0 in each of its {len(reward):,} steps: nothing can be learned from that.",
@@ -79,7 +73,7 @@ def _no_signal(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caut
             "rollout.max_tokens_locate. Wrong answers: begin with easier questions, give more pixels, or train SFT "
             "first. Right answers that are not paid: look at `answer` and `choices` in the data, or at your reward.",
         )
-    elif _without_signal(stage):
+    elif without_signal(stage.rows):
         yield Caution(
             "Every group is flat",
             f"In each of the {len(reward):,} steps of {stage.name} all samples of a question earned the same (the mean "
@@ -89,14 +83,9 @@ def _no_signal(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caut
         )
 
 
-def _without_signal(stage: StageRows) -> bool:
-    flat = values(stage.rows, "flat_groups")
-    return len(flat) >= FIRST_STEPS and min(flat) == 1
-
-
 def _flat(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
     flat, reward = values(stage.rows, "flat_groups"), values(stage.rows, "reward")
-    if len(flat) < FEW_STEPS or not reward or _without_signal(stage):
+    if len(flat) < FEW_STEPS or not reward or without_signal(stage.rows):
         return
     last = fmean(flat[-len(flat) // 4 :])
     if last <= FLAT:
@@ -186,7 +175,7 @@ def _skipped(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Cautio
 
 def _nothing_learned(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
     ends = first_and_last(values(stage.rows, "reward"))
-    if not ends or _without_signal(stage):
+    if not ends or without_signal(stage.rows):
         return
     (first, last), gain = ends, fmean(ends[1]) - fmean(ends[0])
     noise = math.sqrt(stdev(first) ** 2 / len(first) + stdev(last) ** 2 / len(last))

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hart_lite.report.cost import duration, seconds_left
 from hart_lite.report.reader import Run, read_run
 from hart_lite.report.run_report import write_report
 from hart_lite.runs.layout import ADAPTER, EVALUATION, METRICS, TRACKED
+from hart_lite.runs.time_left import duration
 
 
 def watch(run: str | Path, every: int, pause: Callable[[float], None] = time.sleep) -> Iterator[str]:
@@ -45,6 +45,6 @@ def _progress(run: Run) -> str:
     begun = [stage for stage in run.stages if stage.rows]
     if not begun:
         return "before its first step"
-    left = seconds_left(run)
+    left = run.seconds_left
     about = f", about {duration(left)} left in the whole run" if left else ""
     return f"{begun[-1].name}, step {begun[-1].done:,} of {begun[-1].steps:,}{about}"

@@ -23,11 +23,20 @@ from hart_lite.models.fingerprint import fingerprint
 from hart_lite.models.loading import load_policy
 from hart_lite.rl.rewards import Reward, load_reward, with_rewards
 from hart_lite.runs.checkpoints import newest_checkpoint, step_of
-from hart_lite.runs.layout import ADAPTER, BEFORE, METRICS, ROLLOUTS, STAGES
-from hart_lite.runs.metrics_file import rewind_metrics
+from hart_lite.runs.layout import ADAPTER, BEFORE, METRICS, ROLLOUTS, STAGES, TIMING
+from hart_lite.runs.metrics_file import rewind_metrics, rows_by_stage
 from hart_lite.runs.run_dir import held_run, open_run, save_adapter
 from hart_lite.runs.splits import Splits, load_splits
-from hart_lite.training.callbacks import AtSteps, LiveProgress, MetricsFile, StopAfterStep, highest_of_all
+from hart_lite.runs.time_left import read_timing, seconds_left
+from hart_lite.training.callbacks import (
+    AtSteps,
+    LiveProgress,
+    MetricsFile,
+    StopAfterStep,
+    WarnWithoutSignal,
+    highest_of_all,
+    step_in_words,
+)
 from hart_lite.training.checkpointing import train_from
 from hart_lite.training.evaluation import RunEvaluator, failed_before_training, summarise
 from hart_lite.training.failures import translate_errors
@@ -153,8 +162,10 @@ class Stage:
         """The stage's trainer with its callbacks; an evaluator is needed where the recipe evaluates along the way."""
         make = self._rl_trainer if isinstance(self.spec, RLStage) else self._sft_trainer
         trainer = make(runner, examples)
-        trainer.add_callback(MetricsFile(self.run / METRICS, self.name))
-        self.live = LiveProgress(self.name, _live_metrics)
+        steps = MetricsFile(self.run / METRICS, self.name)
+        trainer.add_callback(steps)
+        trainer.add_callback(WarnWithoutSignal(steps))
+        self.live = LiveProgress(self.name, lambda metrics: step_in_words(metrics, self._seconds_left(steps.rows)))
         trainer.add_callback(self.live)
         trainer.add_callback(StopAfterStep(self.stop))  # first: after it, what is due is left to the resumed run
         every = self.recipe.evaluate.every
@@ -162,6 +173,10 @@ class Stage:
             evaluate = partial(self._evaluate, evaluator)
             trainer.add_callback(AtSteps(lambda step: step % every == 0, evaluate, self.stop))
         return trainer
+
+    def _seconds_left(self, rows: Sequence[dict]) -> float | None:
+        """Until the whole run is finished; `rows` are its metrics so far."""
+        return seconds_left(self.recipe, rows_by_stage(self.recipe, rows), read_timing(self.run / TIMING))
 
     def _during(self, step: int) -> str:
         return f"during-{self.name}-{step:05d}"
@@ -211,25 +226,3 @@ class Stage:
             fp16=False,
             gradient_checkpointing=False,
         )
-
-
-def _live_metrics(logs: dict) -> dict[str, str]:
-    """What the progress bar shows of a step of either kind of stage, the most important first."""
-    names = {
-        "reward": "reward",
-        "valid_box": "valid",
-        "coverage": "cover",
-        "flat_groups": "flat",
-        "kl": "kl",
-        "loss": "loss",
-        "mean_token_accuracy": "tokens right",
-        "peak_memory_gib": "GiB",
-        "peak_reserved_gib": "GiB reserved",
-        "tokens_per_second": "tok/s",
-        "tokens_locate": "tok1",
-        "tokens_verify": "tok2",
-        "seconds_rollout": "roll s",
-        "seconds_reference": "ref s",
-        "seconds_update": "upd s",
-    }
-    return {short: f"{logs[name]:.3g}" for name, short in names.items() if name in logs}

@@ -81,7 +81,7 @@ def test_what_is_asked_from_a_box_is_answered_from_its_crop_alone(page, photo):
     drag(page, (thing.x1 / 672, thing.y1 / 672), (thing.x2 / 672, thing.y2 / 672))
     settled(page, 2, "#yours")
     assert page.locator("#result .answer").count() == 0
-    own = page.locator("rect.own.frame")
+    own = page.locator("#box .frame")
     drawn = [float(own.get_attribute(name)) for name in ("x", "y", "width", "height")]
     assert drawn == pytest.approx([thing.x1, thing.y1, thing.width, thing.height], abs=3)
     left, top, right, bottom = expand(Box(drawn[0], drawn[1], drawn[0] + drawn[2], drawn[1] + drawn[3]), 0.1,
@@ -101,24 +101,66 @@ def test_what_is_asked_from_a_box_is_answered_from_its_crop_alone(page, photo):
     assert own.is_hidden() and page.locator("#yours .answer").count() == 0
 
 
+def drawn(page: Page) -> list[float]:
+    """Left, top, width and height of the box on the photo, in shares of it."""
+    return [float(page.locator("#box .frame").get_attribute(name)) / 672 for name in ("x", "y", "width", "height")]
+
+
 def test_a_box_is_moved_and_resized_by_dragging(page, photo):
     put(page, photo)
     page.get_by_label("Question").fill("What?")
     drag(page, (0.2, 0.2), (0.4, 0.5))
     drag(page, (0.3, 0.3), (0.5, 0.3))
-    own = page.locator("rect.own.frame")
-
-    def box() -> list[float]:
-        return [float(own.get_attribute(name)) / 672 for name in ("x", "y", "width", "height")]
-
-    assert box() == pytest.approx([0.4, 0.2, 0.2, 0.3], abs=0.01)
-    drag(page, (0.6, 0.5), (0.8, 0.9))
-    assert box() == pytest.approx([0.4, 0.2, 0.4, 0.7], abs=0.01)
+    assert drawn(page) == pytest.approx([0.4, 0.2, 0.2, 0.3], abs=0.01)
+    area = page.locator("#stage svg").bounding_box()
+    for n, right, down in ((0, -0.1, -0.1), (1, 0.1, -0.05), (2, 0.05, 0.1), (3, 0.1, 0.2)):
+        left, top, width, height = drawn(page)
+        corner = page.locator("#box .corner").nth(n).bounding_box()
+        start = ((corner["x"] - area["x"] + corner["width"] / 2) / area["width"],
+                 (corner["y"] - area["y"] + corner["height"] / 2) / area["height"])  # fmt: skip
+        drag(page, start, (start[0] + right, start[1] + down))
+        sides = [left + (n % 2 == 0) * right, top + (n < 2) * down]
+        sides += [width + (right if n % 2 else -right), height + (down if n > 1 else -down)]
+        assert drawn(page) == pytest.approx(sides, abs=0.01)
     settled(page, 2, "#yours")
     page.get_by_role("button", name="Larger").first.click()
     assert page.locator(".area").evaluate(
         "area => area.scrollWidth > area.clientWidth || area.scrollHeight > area.clientHeight"
     )
+
+
+def test_the_box_that_the_model_named_is_moved_and_answered_from(page):
+    """The gesture that shows the method: from another box comes another answer."""
+    page.locator("[data-example]").first.click()
+    settled(page, 2)
+    base, trained = (page.locator(f"#result article[data-who={who}]") for who in ("base", "trained"))
+
+    def lies_on_the_photo(column) -> list[float]:
+        frame = column.locator("rect.frame.c1").first
+        named = [float(frame.get_attribute(name)) / 672 for name in ("x", "y", "width", "height")]
+        assert drawn(page) == pytest.approx(named, abs=0.001)
+        assert page.locator("#box").get_attribute("class") == "model"
+        return named
+
+    lies_on_the_photo(trained)
+    base.get_by_role("button", name="Move").first.click()
+    left, top, width, height = lies_on_the_photo(base)
+    assert page.locator("#yours .answer").count() == 0
+    thing = EXAMPLE.boxes[0]
+    middle, goal = (left + width / 2, top + height / 2), ((thing.x1 + thing.x2) / 1344, (thing.y1 + thing.y2) / 1344)
+    drag(page, middle, goal)
+    settled(page, 2, "#yours")
+    assert page.locator("#box").get_attribute("class") == "own"
+    box = page.locator("#box .frame")
+    x, y, w, h = (float(box.get_attribute(name)) for name in ("x", "y", "width", "height"))
+    assert ((x + w / 2) / 672, (y + h / 2) / 672) == pytest.approx(goal, abs=0.01)
+    here = Box(*[float(f"{v:.1f}") for v in (x, y, x + w, y + h)])
+    toy = open_model("toy", device="cpu")
+    [said] = ask(toy, EXAMPLE.images[0], [EXAMPLE.question], EXAMPLE.choices, boxes=[here])
+    answered = page.locator("#yours article[data-who=base]")
+    assert answered.locator(".answer").inner_text() == said.choice
+    assert ("right" in answered.locator(".verdict").inner_text()) == (said.answer == EXAMPLE.answer)
+    assert base.locator(".answer").is_visible()  # what it answered first
 
 
 def test_a_photo_asked_of_the_toy_base_is_warned_about(page, photo):

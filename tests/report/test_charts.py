@@ -17,7 +17,8 @@ from hart_lite.errors import DataError
 from hart_lite.eval.grounding import IOU_THRESHOLDS
 from hart_lite.eval.results import read_evaluation
 from hart_lite.report.charts import DARK, POINTS, charts, iou_chart, iou_curves, write_iou_curve
-from hart_lite.report.reader import Moment, Run, StageRows
+from hart_lite.report.reader import Moment, Run
+from hart_lite.runs.metrics_file import StageRows
 
 
 def a_run(rows: list[dict], evaluations: dict | None = None) -> Run:

@@ -26,13 +26,14 @@ from hart_lite.config.sections import PixelBudgets
 from hart_lite.errors import HartError
 from hart_lite.eval.metrics import metrics as metrics_of
 from hart_lite.eval.results import read_evaluation
-from hart_lite.report.cost import cost, duration, seconds_left
+from hart_lite.report.cost import cost
 from hart_lite.report.eval_report import page_of
 from hart_lite.report.html import Pictures
 from hart_lite.report.reader import Moment, read_run
 from hart_lite.report.run_report import run_page, write_report
 from hart_lite.report.warnings import cautions
 from hart_lite.report.watch import watch
+from hart_lite.runs.time_left import duration
 from hart_lite.toy.scenes import World, examples
 from hart_lite.training.evaluation import failed_before_training
 from hart_lite.training.sample_tracking import SampleTracker, quarters, select_tracked
@@ -93,6 +94,7 @@ def test_training_leaves_a_report_of_everything(finished):
         assert title in found.text, title
     # Two rollouts of the first and the last logged step, and each chart for a light and a dark page.
     assert [text.count(f'"when">1-rl, step {step}</span>') for step in (1, 5, 8)] == [2, 0, 2]
+    assert found.text.count("Right is ") == 4 + 4  # of the tracked questions, and of the sampled ones
     drawings = [v for v in found.values("img", "src") if v.startswith("data:image/svg")]
     assert len(found.values("source", "srcset")) == len(drawings) == 15
 
@@ -140,10 +142,10 @@ def test_the_time_left_counts_what_each_stage_and_evaluation_takes(finished):
     rows = [{"stage": "1-rl", "step": n, "seconds_step": 2.0} for n in range(1, 5)]
     stages = [replace(run.stages[0], rows=rows), replace(run.stages[1], rows=[])]
     run = replace(run, stages=stages, evaluation_seconds=[("before", 8.0), ("during-1-rl-00004", 12.0)])
-    assert seconds_left(run) == pytest.approx(4 * 2 + 2 * 2 + 2 * 10)
+    assert run.seconds_left == pytest.approx(4 * 2 + 2 * 2 + 2 * 10)
     known = [{"stage": "2-sft", "step": 1, "seconds_step": 5.0}]
-    assert seconds_left(replace(run, stages=[stages[0], replace(stages[1], rows=known)])) == pytest.approx(8 + 5 + 20)
-    assert seconds_left(replace(run, stages=[replace(s, rows=[]) for s in stages])) is None
+    assert replace(run, stages=[stages[0], replace(stages[1], rows=known)]).seconds_left == pytest.approx(8 + 5 + 20)
+    assert replace(run, stages=[replace(s, rows=[]) for s in stages]).seconds_left is None
 
 
 def test_the_table_is_the_summary_with_a_verdict(finished):

@@ -19,11 +19,12 @@ from hart_lite.models.loading import load_policy
 from hart_lite.runs.checkpoints import KEPT, SEAL, damage, newest_checkpoint, seal
 from hart_lite.runs.metrics_file import rewind_metrics
 from hart_lite.training import rl_trainer as rl
-from hart_lite.training.callbacks import LiveProgress
+from hart_lite.training.callbacks import LiveProgress, MetricsFile, WarnWithoutSignal, step_in_words
 from hart_lite.training.checkpointing import train_from
 from hart_lite.training.train import train
 from hart_lite.utils import files
 from hart_lite.utils.files import write_whole
+from hart_lite.utils.jsonl import write_jsonl
 
 
 def checkpoint(folder, step: int):
@@ -263,7 +264,7 @@ def test_saving_and_loading_on_the_toy_base_warns_of_nothing(tmp_path, monkeypat
 
 # -- progress ------------------------------------------------------------------------------------------------------
 
-FIGURES = {"reward": "0.512", "valid": "0.98", "cover": "0.034", "flat": "0.25", "kl": "0.0123", "GiB": "14.2"}
+FIGURES = ["3 h 5 min left in the run", "reward 0.51", "coverage 0.034", "KL 0.012", "14 GiB", "loss -0.2"]
 
 
 @pytest.mark.parametrize(("columns", "shown"), [(20, 0), (60, 1), (80, 3), (160, 6), (None, 6)])
@@ -279,9 +280,36 @@ def test_the_bar_shows_whole_figures_as_far_as_the_terminal_goes(columns, shown,
     progress.on_train_end(None, state, None)
     assert line.startswith("1-rl 120/500 ")
     assert columns is None or len(line.rstrip()) <= columns
-    assert line.count("=") == shown
-    for name, value in list(FIGURES.items())[:shown]:
-        assert f", {name}={value}" in line
+    assert line.rstrip().endswith("".join(f", {text}" for text in FIGURES[:shown]))
+    assert [text in line for text in FIGURES] == [n < shown for n in range(6)]
+
+
+def test_the_bar_of_a_step_has_room_for_the_time_left_the_reward_and_the_seconds_of_each_phase():
+    """At 120 columns, in a run of hours."""
+    metrics = {"loss": -0.244, "reward": 0.515625, "coverage": 0.0494, "kl": 0.0826, "valid_box": 1.0, "skipped": 0.0,
+               "seconds_rollout": 9.648, "seconds_reference": 2.153, "seconds_update": 12.21,
+               "tokens_per_second": 1649.7}  # fmt: skip
+    texts = step_in_words(metrics, 9000)
+    assert texts[:3] == ["2 h 30 min left in the run", "reward 0.52", "rollout 9.6 + reference 2.2 + update 12 s"]
+    assert texts[3:] == ["box coverage 0.049", "valid boxes 1", "KL 0.083", "loss -0.24", "tokens a second 1,650"]
+    assert len(", ".join(["1-rl 1200/2500 ████████", *texts[:3]])) <= 120
+    assert step_in_words({"loss": 0.3, "mean_token_accuracy": 0.9}, None) == ["loss 0.3", "tokens right 0.9"]
+
+
+@pytest.mark.parametrize(("flat", "said"), [([1, 1, 1, 1], 1), ([1, 1], 0), ([1, 0.9, 1, 1], 0), ([], 0)])
+def test_first_steps_without_any_signal_are_said_once(flat, said, tmp_path, caplog):
+    steps, state = MetricsFile(tmp_path / "metrics.jsonl", "2-rl"), TrainerState(is_world_process_zero=True)
+    write_jsonl(tmp_path / "metrics.jsonl", [{"stage": "1-rl", "step": 1, "flat_groups": 1.0}] * 3)
+    steps.on_train_begin(None, state, None)
+    warn = WarnWithoutSignal(steps)
+    for state.global_step, share in enumerate(flat, 1):
+        for callback in (steps, warn):
+            callback.on_log(None, state, None, logs={"flat_groups": share, "reward": 0.25})
+    message = (
+        f"2-rl: in each of its first 3 steps all samples of a question earned the same (0.25 on average), and "
+        f"nothing can be learned from that. What to do: hart-lite report {tmp_path}"
+    )
+    assert caplog.messages == [message] * said
 
 
 def test_a_program_that_wants_no_messages_sees_no_bar(capsys):

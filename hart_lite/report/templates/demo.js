@@ -3,8 +3,12 @@
 (() => {
   const find = (query) => document.querySelector(query);
   const svg = find("#stage svg"), image = find("#photo"), question = find("#question"), choices = find("#choices");
-  const shapes = [...svg.querySelectorAll("rect")], clear = find("[data-do=clear]");
-  let source = null, size = [1, 1], box = null, zoom = 1, asking = null;
+  const shown = find("#box"), [casing, frame, ...corners] = shown.children, clear = find("[data-do=clear]");
+  const hints = { none: "Drag on the photo to draw a box, and see what is answered from it alone.",
+    model: "Here the model looked. Drag the box, or a corner, and see what is answered from it alone.",
+    own: "What lies in this box is all that is looked at." };
+  const asking = new Map();  // from the place of the answers to what ends the question
+  let source = null, size = [1, 1], box = null, whose = "own", zoom = 1;
 
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
   const say = (home, text) => {
@@ -21,6 +25,7 @@
   const take = async (file, example) => {
     const chosen = source = { file, words: example === undefined ? {} : { example } };
     find("#stage").hidden = true;
+    for (const one of asking.values()) one.abort();
     find("#result").replaceChildren();
     find("#yours").replaceChildren();
     place(null);
@@ -53,9 +58,9 @@
   // -- questions
   const ask = async (home, words) => {
     if (!source) return say(home, "there is no photo; drop one first");
-    asking?.abort();
-    asking = new AbortController();
-    const { signal } = asking;
+    asking.get(home)?.abort();
+    asking.set(home, new AbortController());
+    const { signal } = asking.get(home);
     try {
       const answer = await post("/ask", { question: question.value, choices: choices.value, ...words }, signal);
       if (!answer.ok) return say(home, await answer.text());
@@ -70,12 +75,25 @@
     } catch (error) {
       if (error.name !== "AbortError") say(home, "the server is gone; start it again");
     }
+    return signal;
   };
   const askAll = async () => {
-    await ask(find("#result"), {});
+    place(null);
+    find("#yours").replaceChildren();
+    const signal = await ask(find("#result"), {});
     find("#result").scrollIntoView({ block: "nearest" });
+    const named = find("#result section article:last-child [data-box]");
+    if (named && !box && signal && !signal.aborted) place(named.dataset.box.split(",").map(Number), "model");
   };
-  find("#ask").onsubmit = (event) => { event.preventDefault(); find("#yours").replaceChildren(); askAll(); };
+  // A box that a model named goes onto the photo, to be moved.
+  find("#result").addEventListener("click", (event) => {
+    const button = event.target.closest("[data-box]");
+    if (!button) return;
+    place(button.dataset.box.split(",").map(Number), "model");
+    svg.scrollIntoView({ block: "center" });
+    svg.focus({ preventScroll: true });
+  });
+  find("#ask").onsubmit = (event) => { event.preventDefault(); askAll(); };
   document.querySelectorAll("[data-example]").forEach((button) => {
     button.onclick = async () => {
       [question.value, choices.value] = [button.dataset.question, button.dataset.choices];
@@ -84,15 +102,20 @@
   });
 
   // -- a box by hand: in original pixels, [left, top, right, bottom]
-  const place = (to) => {
-    box = to;
+  const place = (to, by = "own") => {
+    [box, whose] = [to, by];
     clear.disabled = !to;
-    const unit = Math.max(...size) / 60;
-    for (const shape of shapes) shape.toggleAttribute("hidden", !to);
+    shown.toggleAttribute("hidden", !to);
+    shown.setAttribute("class", whose);
+    find("#hint").textContent = hints[to ? whose : "none"];
     if (!to) return;
-    const [x, y, w, h] = [to[0], to[1], to[2] - to[0], to[3] - to[1]];
-    const at = [[x, y, w, h], [x, y, w, h], [to[2] - unit / 2, to[3] - unit / 2, unit, unit]];
-    at.forEach((values, n) => ["x", "y", "width", "height"].forEach((name, i) => shapes[n].setAttribute(name, values[i])));
+    // Corners lie around the box, so that what is in a small one is seen and can be taken hold of.
+    const scale = size[0] / (svg.getBoundingClientRect().width || size[0]);
+    const unit = scale * (matchMedia("(pointer: coarse)").matches ? 24 : 14);
+    const set = (shape, ...values) => ["x", "y", "width", "height"].forEach((name, n) => shape.setAttribute(name, values[n]));
+    for (const shape of [casing, frame]) set(shape, to[0], to[1], to[2] - to[0], to[3] - to[1]);
+    corners.forEach((corner, n) => set(corner, n % 2 ? Math.min(to[2], size[0] - unit) : Math.max(to[0] - unit, 0),
+      n < 2 ? Math.max(to[1] - unit, 0) : Math.min(to[3], size[1] - unit), unit, unit));
   };
   const point = (event) => {
     const area = svg.getBoundingClientRect();
@@ -110,16 +133,18 @@
   };
   svg.onpointerdown = (event) => {
     if (event.button) return;
-    const start = point(event), from = box, held = shapes.indexOf(event.target);
+    const start = point(event), from = box, by = whose, corner = corners.indexOf(event.target);
+    const fixed = corner < 0 ? start : [from[corner % 2 ? 0 : 2], from[corner < 2 ? 3 : 1]];
+    const grip = corner < 0 ? start : [from[corner % 2 ? 2 : 0], from[corner < 2 ? 1 : 3]];
     svg.setPointerCapture(event.pointerId);
     svg.onpointermove = (move) => {
-      const to = point(move);
-      if (held === 1 && from) place(moved(from, [to[0] - start[0], to[1] - start[1]]));
-      else place(between(held === 2 && from ? from : start, to));
+      const way = point(move).map((value, n) => value - start[n]);
+      if (event.target === frame) return place(moved(from, way));
+      place(between(fixed, grip.map((value, n) => clamp(value + way[n], 0, size[n]))));
     };
     svg.onpointerup = svg.onpointercancel = () => {
       svg.onpointermove = svg.onpointerup = svg.onpointercancel = null;
-      if (box && (box[2] - box[0] < 1 || box[3] - box[1] < 1)) place(from);
+      if (box && (box[2] - box[0] < 1 || box[3] - box[1] < 1)) place(from, by);
       if (box && box !== from) askBox();
     };
   };
@@ -134,9 +159,11 @@
     } else if (event.key === "Enter" && box) askBox();
   };
   clear.onclick = () => { place(null); find("#yours").replaceChildren(); };
+  addEventListener("resize", () => place(box, whose));
   const magnify = (by) => () => {
     zoom = clamp(zoom * by, 1, 8);
     find(".area").style.setProperty("--zoom", zoom);
+    place(box, whose);
   };
   find("[data-do=in]").onclick = magnify(1.5);
   find("[data-do=out]").onclick = magnify(1 / 1.5);

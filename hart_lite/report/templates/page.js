@@ -101,7 +101,8 @@
 (() => {
   const form = document.querySelector(".filters");
   if (!form) return;
-  const PAGE = 12, cards = [...document.querySelectorAll("[data-outcome]")];
+  const PAGE = matchMedia("(max-width: 40rem)").matches ? 6 : 12, buttons = (name) => document.querySelectorAll(`[name=${name}]`);
+  const cards = [...document.querySelectorAll("[data-outcome]")];
   let page = 0;
   const show = () => {
     const asked = [...form.querySelectorAll("select")].map((select) => [select.name, select.value]);
@@ -112,14 +113,14 @@
     for (const card of cards) card.hidden = !shown.has(card);
     for (const part of document.querySelectorAll("section")) part.hidden = !part.querySelector("[data-outcome]:not([hidden])");
     form.querySelector("output").textContent = `${found.length} questions, page ${page + 1} of ${pages}`;
-    form.querySelector("[name=back]").disabled = page === 0;
-    form.querySelector("[name=on]").disabled = page === pages - 1;
+    for (const button of buttons("back")) button.disabled = page === 0;
+    for (const button of buttons("on")) button.disabled = page === pages - 1;
   };
   const turn = (by) => () => { page += by; show(); form.scrollIntoView(); };
-  form.querySelector("[name=back]").onclick = turn(-1);
-  form.querySelector("[name=on]").onclick = turn(1);
+  for (const button of buttons("back")) button.onclick = turn(-1);
+  for (const button of buttons("on")) button.onclick = turn(1);
   form.onchange = () => { page = 0; show(); };
-  form.hidden = false;
+  for (const part of document.querySelectorAll(".filters")) part.hidden = false;
   document.querySelector("nav").hidden = true;
   show();
 })();
