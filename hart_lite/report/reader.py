@@ -15,7 +15,7 @@ from hart_lite.eval.run_summary import run_metrics
 from hart_lite.runs.layout import ADAPTER, EVALUATION, METRICS, QUESTIONS, TIMING, TRACKED, VERSIONS, read_recipe
 from hart_lite.utils.jsonl import read_jsonl, read_object
 
-_NAME = re.compile(r"(before|after|during)(?:-(\d{1,4})-(rl|sft)(?:-(\d{1,9}))?)?")
+_NAME = re.compile(r"(before|after|during)(?:-(\d{1,4})-(rl|sft|distil)(?:-(\d{1,9}))?)?")
 
 
 @dataclass(frozen=True)
