@@ -19,7 +19,7 @@ from hart_lite.perf.model_sizes import Dimensions
 GIB = 2**30
 TEXT_TOKENS = 200  # of a prompt: chat template, instruction, question with its choices
 SCORED_TOKENS = 64  # of the texts that answer one question, where they are scored: letters and texts of its choices
-KL_COPIES = 8  # float32 logits at one time in the backward pass of a KL divergence: the policy's and the teacher's
+KL_COPIES = 7  # float32 logits at one time in the backward pass of a KL divergence: the policy's and the teacher's
 CARDS = (12, 16, 24, 40, 48, 80)  # GB as sold
 # The CUDA context with its kernels takes about half of this and memory the allocator cannot place the rest. Cards also
 # report less than their name in GiB, so a GB is taken as 10^9 bytes.
