@@ -8,97 +8,24 @@ other names; and `typical`, the same with one box a sample.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from hart_lite.config.limits import ENCODE_TOKENS, FEED_TOKENS
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import DistilStage, RLStage, SFTStage
 from hart_lite.perf.memory_model import Cost
 from hart_lite.perf.model_sizes import Dimensions
-
-GIB = 2**30
-TEXT_TOKENS = 200  # of a prompt: chat template, instruction, question with its choices
-SCORED_TOKENS = 64  # of the texts that answer one question, where they are scored: letters and texts of its choices
-KL_COPIES = 7  # float32 logits at one time in the backward pass of a KL divergence: the policy's and the teacher's
-CARDS = (12, 16, 24, 40, 48, 80)  # GB as sold
-# The CUDA context with its kernels takes about half of this and memory the allocator cannot place the rest. Cards also
-# report less than their name in GiB, so a GB is taken as 10^9 bytes.
-RESERVE = 1.0 * GIB
-# What torch's allocator takes of a card for one byte of tensors at the peak, while there is room: 13.2 GiB for 11.2 in
-# a step of `qwen7b_lora` on an H200. What it does not use it gives back before it runs out of memory.
-RESERVED = 1.18
-
-
-@dataclass(frozen=True)
-class Turn:
-    """Tokens of one turn: a prompt's `shared` part, what a sample adds of its `own` to it, and what it samples, or
-    where it is `scored` the texts that are given for that."""
-
-    name: str
-    shared: int
-    own: int
-    sampled: int
-    scored: bool = False
-
-    def __len__(self) -> int:
-        return self.shared + self.own + self.sampled
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What is held in one phase of a run at its most, in bytes."""
-
-    name: str
-    weights: int
-    adapters: int
-    optimizer: int
-    kv: int = 0
-    features: int = 0
-    activations: int = 0
-    logits: int = 0
-
-    @property
-    def total(self) -> int:
-        return sum(value for name, value in vars(self).items() if name != "name")
-
-
-@dataclass(frozen=True)
-class Step:
-    """Work of one RL step: tokens packed, the same without shared prefixes, and floating point operations."""
-
-    stage: str
-    sampled: int
-    packed: int
-    unshared: int
-    rollout_flops: int
-    update_flops: int
-    update_flops_unshared: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    phases: tuple[Phase, ...]
-    steps: tuple[Step, ...]
-    problems: tuple[str, ...] = field(default=())
-
-    @property
-    def largest(self) -> Phase:
-        return max(self.phases, key=lambda phase: phase.total)
-
-    @property
-    def peak(self) -> int:
-        """Bytes of tensors."""
-        return self.largest.total
-
-    @property
-    def reserved(self) -> int:
-        """Bytes that the allocator takes for them where the card has room."""
-        return round(self.peak * RESERVED)
-
-
-def usable(card: int) -> int:
-    """Bytes of a card of so many GB that tensors may take."""
-    return round(card * 10**9 - RESERVE)
+from hart_lite.perf.plan_values import (
+    KL_COPIES,
+    SCORED_TOKENS,
+    TEXT_TOKENS,
+    Phase,
+    Plan,
+    Step,
+    Turn,
+    kv_tokens,
+    prompt_tokens,
+)
 
 
 def plan(recipe: Recipe, dims: Dimensions, boxes: int | None = None) -> Plan:
@@ -118,16 +45,6 @@ def plan(recipe: Recipe, dims: Dimensions, boxes: int | None = None) -> Plan:
         steps.append(estimator.step(name, stage))
         problems += estimator.long_rows(index, stage, estimator.sequences(stage))
     return Plan(tuple(phases), tuple(steps), tuple(problems))
-
-
-def kv_tokens(turn: Turn, questions: int, samples: int) -> int:
-    """Tokens in the rollout's cache: a question's prompt once, and for every sample room for what only it has."""
-    return questions * turn.shared + questions * samples * (turn.own + turn.sampled)
-
-
-def _prompts(turn: Turn, questions: int, samples: int) -> int:
-    """Tokens that are read before sampling begins."""
-    return questions * turn.shared + questions * samples * turn.own
 
 
 class MemoryEstimator:
@@ -220,7 +137,7 @@ class MemoryEstimator:
                 continue
             phases += self._turn(name, turn, questions, samples, features, known)
             if known is not None:
-                known = min(self.recipe.rollout.tokens_per_batch, known + _prompts(turn, questions, samples))
+                known = min(self.recipe.rollout.tokens_per_batch, known + prompt_tokens(turn, questions, samples))
         return phases + self._update(name, stage, features)
 
     def _features(self, image_tokens: int) -> int:
@@ -243,7 +160,7 @@ class MemoryEstimator:
         those of this turn are kept as well then, in the store and in the levels.
         """
         cost, rollout, rows = self.cost, self.recipe.rollout, questions * samples
-        whole, prompts = kv_tokens(turn, questions, samples), _prompts(turn, questions, samples)
+        whole, prompts = kv_tokens(turn, questions, samples), prompt_tokens(turn, questions, samples)
         batch = min(1, max(rollout.tokens_per_batch, len(turn)) / whole)
         read, at_once = math.ceil(batch * prompts), math.ceil(batch * rows)
         others, twice = (0, 0) if known is None else (known, read)

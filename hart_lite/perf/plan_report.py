@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import SFTStage
-from hart_lite.perf.memory_plan import CARDS, GIB, TEXT_TOKENS, Plan, plan, usable
+from hart_lite.perf.memory_plan import plan
 from hart_lite.perf.model_sizes import Dimensions
+from hart_lite.perf.plan_values import CARDS, GIB, TEXT_TOKENS, Plan, usable
 
 PARTS = {
     "weights": "weights",

@@ -163,8 +163,7 @@ def _unscored(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Cauti
     if series and (mass := fmean(series[-10:])) < MASS:
         yield Caution(
             "What is scored is not what would be said",
-            f"In the last steps of {stage.name} the scored texts had {_p(mass)} of the policy's probability: it would "
-            "mostly begin its answers otherwise.",
+            f"In the last steps of {stage.name} the scored texts had {_p(mass)} of the policy's probability.",
             "Rewards are then shares of a small part. Ask for an answer without words around it (prompts.choices), or "
             "use rollout.verify=sample.",
         )
@@ -175,10 +174,8 @@ def _unplaced(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Cauti
     if series and (share := fmean(series[-10:])) > UNPLACED:
         yield Caution(
             "Boxes leave no room for a control region",
-            f"In the last steps of {stage.name} that was so for {_p(share)} of the samples with a box, which earned "
-            "nothing for it.",
-            "Boxes over about half of the image have no control. Look at the coverage; where such boxes are right, use "
-            "rollout.control_region=false.",
+            f"In the last steps of {stage.name} {_p(share)} of the samples with a box earned nothing for that.",
+            "Look at the coverage. Where boxes over half of the image are right, use rollout.control_region=false.",
         )
 
 

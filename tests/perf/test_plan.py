@@ -26,10 +26,11 @@ from hart_lite.models.packing import Pack, pack, trie
 from hart_lite.models.policy import Policy
 from hart_lite.perf import memory_model, memory_plan
 from hart_lite.perf.memory_model import Cost
-from hart_lite.perf.memory_plan import CARDS, GIB, TEXT_TOKENS, Turn, kv_tokens, plan, usable
+from hart_lite.perf.memory_plan import plan
 from hart_lite.perf.model_sizes import PUBLISHED, Dimensions, Vision
 from hart_lite.perf.peak_memory import peak_bytes
 from hart_lite.perf.plan_report import report, suggest, with_overrides
+from hart_lite.perf.plan_values import CARDS, GIB, TEXT_TOKENS, Turn, kv_tokens, usable
 from hart_lite.rl.losses import policy_loss
 from hart_lite.toy.model import build_config
 from hart_lite.types import Tokens

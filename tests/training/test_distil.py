@@ -135,6 +135,26 @@ def test_a_resumed_stage_keeps_its_teacher_and_ends_like_an_unbroken_one(new_pol
     assert same(resumed.teacher, whole.teacher) and same(adapters(resumed), adapters(whole))
 
 
+def test_an_update_that_does_not_fit_is_that_of_half_the_budget(new_trainer, tmp_path, caplog):
+    half = max(len(tokens) for pair in drawn(new_trainer()) for tokens in pair) + 2
+    small, large = (new_trainer(steps=1, save_every=0, tokens_per_pack=n * half) for n in (1, 2))
+    kl, sizes = large.policy.kl, []
+
+    def short(packed, *args):
+        sizes.append(len(packed))
+        if len(packed) > half:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return kl(packed, *args)
+
+    large.policy.kl = short
+    for trainer in (small, large):
+        trainer.train()
+    assert sizes[0] > half >= max(sizes[1:])
+    assert same(adapters(small), adapters(large))
+    assert metrics(tmp_path)[-1]["tokens_per_pack"] == half
+    assert f"memory ran out in the update of step 1 with stages.0.tokens_per_pack={2 * half}" in caplog.text
+
+
 def test_the_adapters_are_the_policys_own_again_whatever_happens(new_trainer):
     trainer = new_trainer()
     policy, before = trainer.policy, adapters(trainer)
