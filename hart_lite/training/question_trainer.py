@@ -44,7 +44,7 @@ class QuestionTrainer(StepTrainer):
         return self.stage.questions_per_step // self.args.world_size
 
     def questions(self, step: int) -> list[Example]:
-        """Processes take turns: each has the next questions after the ones of the process before it."""
+        """Those of this process in a step. Each has the next questions after the ones of the process before it."""
         first = (step * self.args.world_size + self.args.process_index) * self._share
         return [self.examples[self._order[first + n]] for n in range(self._share)]
 

@@ -119,9 +119,8 @@ class RLTrainer(QuestionTrainer):
         clock.lap("update")
         metrics = update.metrics | {"skipped": float(skipped)}
         self.step_metrics = measure(first_groups, replaced, update.packs, metrics, clock)
-        self.step_metrics |= self.budgets() | {
-            "seconds_images": views.waited - waited
-        }  # a part of those of the rollout
+        # Seconds of images are a part of those of the rollout.
+        self.step_metrics |= self.budgets() | {"seconds_images": views.waited - waited}
         every = self.stage.log_rollouts_every
         if every and self.state.is_world_process_zero and (step % every == 0 or step + 1 == self.stage.steps):
             save_rollouts(self.folder, step, groups)
