@@ -114,6 +114,8 @@ class DistilTrainer(QuestionTrainer):
             )
             for example in questions
         }
+        if not self.policy.trains_vision:  # all at one time: how they are packed then changes nothing of them
+            self.policy.encode([slot.view for sight in sights.values() for slot in sight.slots])
         lengths = torch.tensor([len(turn.response) for turn in turns])
         weights = token_weights(lengths.view(len(questions), -1)).flatten() / self.args.world_size
         pairs = zip(repeated, turns, strict=True)

@@ -220,6 +220,7 @@ def test_a_scored_step_reads_every_answer_and_trains_where_it_looks(work, folder
         scored.step(question(TINY, folder, 0))
     finally:
         policy.decoder = decode
+    hart.step(question(TINY, folder, 0))
     found, sampled = our_count(work, scored.groups), our_count(work, hart.groups)
     [group] = scored.groups
     assert group.rewards == [0.0, 1.0, 0.0, 1.0] and not any(t.turns[1].response for t in group.trajectories)
