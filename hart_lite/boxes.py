@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -13,6 +14,8 @@ from hart_lite.types import Box
 
 Size = tuple[int, int]
 BoxLike = Box | Sequence[float]
+CONTROL_IOU = 0.1  # a control region overlaps every chosen box by less
+PLACES = 200  # that are tried for it
 
 
 def _as_box(box: BoxLike) -> Box:
@@ -76,6 +79,24 @@ def coverage(boxes: Iterable[Box], size: Size) -> float:
             reach = max(reach, y2)
         area += covered * (right - left)
     return area / (size[0] * size[1])
+
+
+def control_boxes(boxes: Sequence[Box], sizes: Sequence[Size], rng: random.Random) -> tuple[Box, ...] | None:
+    """Boxes of the same sizes elsewhere on the same images, in order: each overlaps all of `boxes` by an IoU below 0.1.
+
+    `sizes` are those of the images. None where `PLACES` draws find no such place for one of them, as for a box over
+    more than half of its image.
+    """
+    found = []
+    for box in boxes:
+        width, height = sizes[box.image]
+        corners = ((rng.uniform(0, width - box.width), rng.uniform(0, height - box.height)) for _ in range(PLACES))
+        places = (Box(x, y, x + box.width, y + box.height, box.image) for x, y in corners)
+        free = next((place for place in places if all(iou(place, chosen) < CONTROL_IOU for chosen in boxes)), None)
+        if free is None:
+            return None
+        found.append(free)
+    return tuple(found)
 
 
 def valid_boxes(

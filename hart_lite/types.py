@@ -209,6 +209,8 @@ class Trajectory:
     reward: float = 0.0
     rejected: int = 0  # boxes the text named that were refused
     crops: tuple[ImageView, ...] = ()
+    # What the reward was made of, where it is more than the grade of an answer, by the name of its metric.
+    terms: dict[str, float] = field(default_factory=dict)
     # Sequences to train on. A turn that continues the one before it is part of that turn's sequence.
     sequences: tuple[Tokens, ...] = field(default=(), repr=False)
 
@@ -220,10 +222,12 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Group:
-    """G trajectories of one question."""
+    """G trajectories of one question. Rewards that differ by less than `flat_below` are taken for equal: the spread of
+    a group is divided by, so that a tiny one would make much of noise."""
 
     example: Example
     trajectories: tuple[Trajectory, ...]
+    flat_below: float = 0.0
 
     @property
     def rewards(self) -> list[float]:
@@ -231,4 +235,5 @@ class Group:
 
     @property
     def flat(self) -> bool:
-        return len(set(self.rewards)) <= 1
+        spread = max(self.rewards) - min(self.rewards)
+        return spread == 0 or spread < self.flat_below

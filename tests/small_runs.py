@@ -63,6 +63,10 @@ def sft_stage(**changes) -> dict:
     return stage | {"keep_locate": 0.3} | changes
 
 
+def distil_stage(**changes) -> dict:
+    return {"kind": "distil", "steps": 3, "questions_per_step": 2, "lr": 1e-2, "save_every": 2} | changes
+
+
 def metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from small_runs import rl_stage, sft_stage, small_recipe
+from small_runs import distil_stage, rl_stage, sft_stage, small_recipe
 
 from hart_lite.config.schema import Recipe
 from hart_lite.inference.load import recipe_model
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.policy import Policy
 from hart_lite.runs.splits import load_splits
+from hart_lite.training.distil_trainer import DistilTrainer
 from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.training.sft_trainer import SFTStageTrainer
 from hart_lite.training.train import Stage
@@ -34,7 +35,12 @@ def sft_trainer(new_policy: NewPolicy, base: Path, run: Path, model=None, **stag
     return trainer_of(recipe, new_policy(**ON_CPU | (model or {})))
 
 
-def trainer_of(recipe: Recipe, policy: Policy) -> RLTrainer | SFTStageTrainer:
+def distil_trainer(new_policy: NewPolicy, base: Path, run: Path, adapter_std: float = 0.05, **stage) -> DistilTrainer:
+    recipe = small_recipe(base, run, [distil_stage(**stage)])
+    return trainer_of(recipe, new_policy(adapter_std, **ON_CPU))
+
+
+def trainer_of(recipe: Recipe, policy: Policy) -> RLTrainer | SFTStageTrainer | DistilTrainer:
     """Of the recipe's first stage."""
     stage, splits = Stage(recipe, 0, recipe.run_dir), load_splits(recipe)
     stage.folder.mkdir(parents=True, exist_ok=True)

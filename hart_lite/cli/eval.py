@@ -46,8 +46,8 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
         "--benchmark", required=True, **several, help="NAME or NAME=SOURCE; see `hart-lite benchmarks`"
     )
     columns.add(command)
-    command.add_argument("--mode", **several, help="full, crops, full+crops (these by default), mgpo, deepeyes, "
-                         "pixel-reasoner")  # fmt: skip
+    command.add_argument("--mode", **several, help="full, crops, full+crops (these by default), crops-noise, "
+                         "crops-control, mgpo, deepeyes, pixel-reasoner")  # fmt: skip
     command.add_argument("--out", type=Path, help="folder of the evaluation; default: runs/eval/MODEL")
     command.add_argument("--as-published", action="store_true", help="reproduce the known faults of peers' protocols")
     command.add_argument(

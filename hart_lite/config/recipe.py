@@ -13,11 +13,13 @@ from pydantic import BaseModel, ValidationError
 
 from hart_lite.config.resources import shipped_recipes
 from hart_lite.config.schema import Recipe
-from hart_lite.config.sections import RLStage, SFTStage
+from hart_lite.config.sections import DistilStage, RLStage, SFTStage
 from hart_lite.config.yaml import parse_yaml
 from hart_lite.errors import ConfigError
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.text import shown
+
+STAGES: dict[str, type[BaseModel]] = {"rl": RLStage, "sft": SFTStage, "distil": DistilStage}
 
 
 def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -154,7 +156,7 @@ def _message(detail: Any) -> list[str]:
     if detail["type"] == "missing":
         return [f"{key} is missing"]
     if detail["type"].startswith("union_tag"):
-        return [f"{key}.kind = {shown(detail['input'].get('kind'))}: should be 'rl' or 'sft'"]
+        return [f"{key}.kind = {shown(detail['input'].get('kind'))}: should be 'rl', 'sft' or 'distil'"]
     if detail["type"] == "string_type" and isinstance(detail["input"], list) and detail["loc"][-1:] == ("str",):
         return []  # the list's own problems are told
     message = detail["msg"].removeprefix("Input ")
@@ -171,7 +173,7 @@ def _unknown(location: list[str], loc: Sequence[str | int]) -> str:
     *parents, key = location
     section: type[BaseModel] = Recipe
     if parents[:1] == ["stages"]:
-        section = RLStage if loc[2] == "rl" else SFTStage
+        section = STAGES[loc[2]]
     else:
         for part in parents:
             section = section if part.isdigit() else _section(section, part)
@@ -204,7 +206,7 @@ def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[st
     for name in section.model_fields:
         yield prefix + name, name
         if name == "stages":
-            for kind, stage in (("rl", RLStage), ("sft", SFTStage)):
+            for kind, stage in STAGES.items():
                 yield from _known_keys(stage, f"stages.N({kind}).")
         elif inner := _section(section, name):
             yield from _known_keys(inner, f"{prefix}{name}.")

@@ -17,6 +17,7 @@ from hart_lite.config.section import Section
 from hart_lite.config.sections import (
     Count,
     DataSection,
+    DistilStage,
     Evaluate,
     Loop,
     ModelSection,
@@ -27,6 +28,8 @@ from hart_lite.config.sections import (
     Rollout,
     SFTStage,
 )
+
+Stage = RLStage | SFTStage | DistilStage
 
 
 class Recipe(Section):
@@ -60,7 +63,7 @@ class Recipe(Section):
     pixels: PixelBudgets = PixelBudgets()
     data: DataSection = DataSection()
     rollout: Rollout = Rollout()
-    stages: list[Annotated[RLStage | SFTStage, Field(discriminator="kind")]] = Field(min_length=1)
+    stages: list[Annotated[Stage, Field(discriminator="kind")]] = Field(min_length=1)
     """What to train, in order."""
     evaluate: Evaluate = Evaluate()
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([])
@@ -114,7 +117,7 @@ def contradictions(recipe: Recipe) -> list[str]:
     return problems
 
 
-def _stage_contradictions(recipe: Recipe, stage: RLStage | SFTStage) -> list[str]:
+def _stage_contradictions(recipe: Recipe, stage: Stage) -> list[str]:
     problems = []
     if stage.lr_scheduler == "constant" and stage.warmup_steps:
         problems.append("lr_scheduler = 'constant' has no warm-up; use 'constant_with_warmup' or warmup_steps = 0")
@@ -123,6 +126,8 @@ def _stage_contradictions(recipe: Recipe, stage: RLStage | SFTStage) -> list[str
             problems.append(
                 f"batch_size = {stage.batch_size} is no multiple of micro_batch_size = {stage.micro_batch_size}"
             )
+        return problems
+    if stage.kind == "distil":
         return problems
     if recipe.rollout.samples < 2:
         problems.append(
@@ -137,6 +142,34 @@ def _stage_contradictions(recipe: Recipe, stage: RLStage | SFTStage) -> list[str
         problems.append("objective = 'ap_grpo' with beta = 0 has no KL to weigh; use beta > 0 or objective = 'grpo'")
     if (stage.loop or recipe.loop) == "direct" and "verify" not in recipe.train_turns:
         problems.append("loop = 'direct' has no locate turn; add 'verify' to train_turns or use another loop")
+    return problems + _reward_contradictions(recipe, stage.loop or recipe.loop)
+
+
+def _reward_contradictions(recipe: Recipe, loop: Loop) -> list[str]:
+    """What boxes cannot be paid by in this loop."""
+    rollout, problems = recipe.rollout, []
+    why = {
+        "direct": "loop = 'direct' has no boxes",
+        "mgpo": "loop = 'mgpo' answers with the image in sight, whatever its boxes show",
+    }
+    scored = {"verify = 'score'": rollout.verify == "score", "control_region = true": rollout.control_region}
+    for key in (key for key, on in scored.items() if on):
+        if loop in why:
+            problems.append(f"rollout.{key} pays crops by what can be answered from them, and {why[loop]}; use "
+                            "loop = 'hart'")  # fmt: skip
+        if recipe.reward is not None:
+            problems.append(f"rollout.{key} knows the probability of an answer and no text to give to reward = "
+                            f"{recipe.reward!r}; leave one of them out")  # fmt: skip
+    if rollout.verify == "score" and "locate" not in recipe.train_turns:
+        problems.append("rollout.verify = 'score' draws no answer, so that only 'locate' can be in train_turns; add it")
+    limits = {"max_overlap": rollout.max_overlap, "box_budget": rollout.box_budget}
+    for key in (key for key, limit in limits.items() if limit is not None and loop == "direct"):
+        problems.append(f"rollout.{key} is about boxes, and {why[loop]}; leave it out or use another loop")
+    if rollout.box_budget is not None and rollout.box_budget >= rollout.max_boxes:
+        problems.append(
+            f"rollout.box_budget = {rollout.box_budget} is never passed, since rollout.max_boxes = {rollout.max_boxes} "
+            "leaves out what is beyond; lower the one or raise the other"
+        )
     return problems
 
 

@@ -173,8 +173,32 @@ class Rollout(Section):
     """Context around a box: share of its width and height added on each side."""
     max_box_share: float = Field(1.0, gt=0, le=1)
     """Boxes over this share of the image are invalid; 1: off."""
+    verify: Literal["sample", "score"] = "sample"
+    """How crops are paid. `sample`: an answer is drawn and graded, as in the paper. `score`: by the probability of the
+    right choice (or of the words of a short open answer), computed in one pass; no answer is drawn, and the locate turn
+    alone is trained. For the loop `hart`, and for answers that need no reasoning before them."""
+    control_region: bool = False
+    """Pay crops only for what crops of the same sizes elsewhere do not give: max(0, r - the probability of the right
+    answer from those). Boxes too large for a place elsewhere earn nothing. For the loop `hart`."""
+    max_overlap: Share | None = None
+    """Two boxes of a sample whose IoU is above this earn nothing; null: off."""
+    box_budget: Count | None = None
+    """A sample with more boxes earns nothing, where `max_boxes` only leaves out those beyond; null: off."""
+    flat_below: Share | None = None
+    """A group whose rewards differ by less teaches nothing and is left out as flat; null: 0.05 where rewards are
+    probabilities (`verify: score`, `control_region`), else 0."""
     resample_flat_groups: CountOrZero = 0
     """How often questions whose samples all earn the same are replaced within a step."""
+
+    @property
+    def scores_answers(self) -> bool:
+        """Whether rewards hold probabilities of answers."""
+        return self.verify == "score" or self.control_region
+
+    @property
+    def least_spread(self) -> float:
+        """Of the rewards of a group that is not flat."""
+        return self.flat_below if self.flat_below is not None else 0.05 * self.scores_answers
 
     def questions_at_once(self, image_tokens: int) -> int:
         """So many, with an image each and one response, fill `tokens_per_batch`."""
@@ -233,11 +257,28 @@ class SFTStage(_Optimisation):
     too, though a box has many times the tokens of a letter. Boxes whose turn was cut off by its limit are left out."""
 
 
+class DistilStage(_Optimisation):
+    kind: Literal["distil"]
+    """On-policy self-distillation: answering at a glance learns from answering with the crops in sight."""
+    steps: Count = 200
+    """Optimizer steps."""
+    questions_per_step: Count = 8
+    """Questions per optimizer step, each with `rollout.samples` answers at a glance. Only those are asked whose boxes
+    led to the right answer before this stage."""
+    teacher: Literal["crops", "full+crops"] = "crops"
+    """What is in sight of the teacher, which is the policy as this stage began."""
+    tokens_per_pack: int = Field(8192, ge=64)
+    """Tokens in one forward and backward pass: sets the peak memory."""
+
+
 class Evaluate(Section):
     every: CountOrZero = 0
     """Steps between evaluations; 0: only before and after training."""
-    modes: list[Literal["full", "crops", "full+crops"]] = Field(["full", "crops", "full+crops"], min_length=1)
-    """What is in sight when answering."""
+    modes: list[Literal["full", "crops", "full+crops", "crops-noise", "crops-control"]] = Field(
+        ["full", "crops", "full+crops"], min_length=1
+    )
+    """What is in sight when answering. `crops-noise` shows noise in place of the crops, and `crops-control` crops of
+    the same sizes from other places: beside `crops` they say what the crops are worth."""
     watch: CountOrZero = 4
     """Held-out questions (without any: of those trained on) that are answered before, in the quarters of an RL stage
     and after each stage, to show in the report where the model looked; 0: none."""

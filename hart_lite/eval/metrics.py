@@ -13,6 +13,7 @@ from hart_lite.eval.prediction import Grounding, Prediction
 from hart_lite.eval.results import Evaluation
 from hart_lite.eval.statistics import bootstrap_interval, permutation_test
 from hart_lite.grading import normalise
+from hart_lite.inference.protocols.registry import ARMS
 from hart_lite.utils.text import cut
 
 SCORES = ("strict", "official")
@@ -20,10 +21,23 @@ SCORES = ("strict", "official")
 
 def metrics(evaluation: Evaluation) -> dict[str, dict[str, dict]]:
     """{benchmark: {mode: figures}}, fit for JSON."""
-    return {
-        benchmark: {mode: mode_metrics(rows, grounding_rows(mode, modes)) for mode, rows in modes.items()}
-        for benchmark, modes in evaluation.parts().items()
-    }
+    out: dict[str, dict[str, dict]] = {}
+    for benchmark, modes in evaluation.parts().items():
+        found = {mode: mode_metrics(rows, grounding_rows(mode, modes)) for mode, rows in modes.items()}
+        for arm in (arm for arm in ARMS if arm in modes and "crops" in modes):
+            found[arm]["crops_worth"] = crops_worth(modes["crops"], modes[arm])
+        out[benchmark] = found
+    return out
+
+
+def crops_worth(crops: Sequence[Prediction], arm: Sequence[Prediction]) -> dict | None:
+    """Right with the crops minus right with what an arm showed in their place, question by question. Questions whose
+    boxes left no room for a control elsewhere are left out; None where no other is there."""
+    instead = {row.id: row for row in arm if not row.counts.get("control_unplaced")}
+    both = [row for row in crops if row.id in instead]
+    if not both:
+        return None
+    return mean([int(row.strict) - int(instead[row.id].strict) for row in both], _clusters(both))
 
 
 def grounding_rows(mode: str, modes: dict[str, list[Prediction]]) -> dict[str, Prediction]:

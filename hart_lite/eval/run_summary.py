@@ -27,6 +27,9 @@ def run_metrics(evaluation: Evaluation) -> dict:
             values = {key: grounding[key]["value"] for key in ("grounded_per_target", "mean_iou", "coverage")}
             wrong = 1 - grounding["grounded"]["value"]
             figures["grounding"] = {"wrong_grounding": wrong, **values, "iou_curve": grounding["iou_curve"]}
+    worth = {arm: found["crops_worth"]["value"] for arm, found in modes.items() if found.get("crops_worth")}
+    if worth:
+        figures["crops_worth"] = worth
     joint = {mode: found["joint"] for mode, found in modes.items() if "joint" in found}
     if joint:
         figures["joint"] = {
@@ -46,6 +49,8 @@ def figures_of(summary: dict[str, dict]) -> list[Row]:
     rows: list[Row] = [(f"answers right, {mode}", lambda f, m=mode: f["accuracy"].get(m)) for mode in modes]
     if any("valid_box" in figures for figures in summary.values()):
         rows.append(("valid box", lambda f: f.get("valid_box")))
+    for arm in dict.fromkeys(arm for figures in summary.values() for arm in figures.get("crops_worth", {})):
+        rows.append((f"what the crops are worth, crops - {arm}", lambda f, a=arm: f.get("crops_worth", {}).get(a)))
     if any("grounding" in figures for figures in summary.values()):
         grounding = {
             "wrong grounding (IoGT <= 0.3)": "wrong_grounding",

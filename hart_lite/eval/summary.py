@@ -46,7 +46,8 @@ def summary_table(found: dict[str, Modes]) -> str:
                 shares = (1 - looked["grounded"]["value"], looked["mean_iou"]["value"], looked["coverage"]["value"])
                 where = [f"{100 * share:.1f}" for share in shares]
             rows.append([name, mode, f"{figures['questions']:,}", *right, *where])
-    return markdown_table(head, rows, words=2)
+    lines = [f"{plain(name)}: {worth}" for name, modes in found.items() if (worth := _worth(modes))]
+    return "\n\n".join([markdown_table(head, rows, words=2), *lines])
 
 
 def summary_text(evaluation: Evaluation, found: dict[str, Modes], own: dict[str, Modes]) -> str:
@@ -108,10 +109,25 @@ def _benchmark(name: str, modes: Modes, own: Modes) -> str:
         parts += [_table(looked, "where it looked", _GROUNDING), _joint_table(looked)]
     if any(len(f["answers"]["strict"]["categories"]) > 1 for f in modes.values()):
         parts.append(_categories(modes))
+    if worth := _worth(modes):
+        parts.append(worth)
     if "crops" in modes:
         alone = percent(modes["crops"]["answers"]["strict"]["micro"])
         parts.append(f"Answerable from the crops alone: {alone}. {SUB_IMAGE_ALONE if name == 'vstar' else ''}".strip())
     return "\n\n".join(parts)
+
+
+def _worth(modes: Modes) -> str:
+    """A line where an arm was asked beside `crops`."""
+    names = {"crops-control": "control crops", "crops-noise": "noise"}
+    found = {name: modes[arm]["crops_worth"] for arm, name in names.items() if modes.get(arm, {}).get("crops_worth")}
+    said = (f"right with crops minus right with {name} {_difference(value)}" for name, value in found.items())
+    return f"What the crops are worth: {'; '.join(said)}." if found else ""
+
+
+def _difference(found: dict) -> str:
+    interval = "" if found["low"] is None else f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}; "
+    return f"{100 * found['value']:+.1f} ({interval}n {found['n']:,})"
 
 
 def _at_a_glance(mode: str, figures: dict) -> list[str]:

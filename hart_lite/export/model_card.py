@@ -12,13 +12,13 @@ from typing import Literal
 import yaml
 
 from hart_lite.config.prompts import Prompts
-from hart_lite.config.schema import Recipe
-from hart_lite.config.sections import RLStage, SFTStage
+from hart_lite.config.schema import Recipe, Stage
+from hart_lite.config.sections import DistilStage, RLStage, SFTStage
 from hart_lite.errors import CheckpointError
 from hart_lite.eval.run_summary import run_summary_table
 from hart_lite.inference.prompts import fill
 from hart_lite.models.loading import FAMILIES
-from hart_lite.runs.methods import rl_method
+from hart_lite.runs.methods import stage_method
 from hart_lite.runs.record import HUB_ID, PICTURES, Picture, RunRecord
 from hart_lite.utils.text import cut
 
@@ -55,7 +55,7 @@ def _front_matter(record: RunRecord, kind: Kind) -> str:
     if sets := [file.path for file in recipe.data.files if HUB_ID.fullmatch(file.path)] if recipe else []:
         said["datasets"] = sets
     stages = recipe.stages if recipe else []
-    methods = [_method(recipe, stage).lower().replace(" ", "-") for stage in stages]
+    methods = [stage_method(recipe, stage).lower().replace(" ", "-") for stage in stages]
     said["tags"] = list(dict.fromkeys(["hart-lite", "visual-grounding", *methods, *(["lora"] * (kind == "adapter"))]))
     return yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
 
@@ -133,10 +133,6 @@ def _first_turn(record: RunRecord) -> list[str]:
     ]
 
 
-def _method(recipe: Recipe, stage: RLStage | SFTStage) -> str:
-    return "SFT" if isinstance(stage, SFTStage) else rl_method(recipe, stage)
-
-
 def _training(recipe: Recipe, libraries: dict[str, str]) -> str:
     lines = [f"{n}. {_stage(recipe, stage)}" for n, stage in enumerate(recipe.stages, start=1)]
     model, pixels = recipe.model, recipe.pixels
@@ -152,16 +148,16 @@ def _training(recipe: Recipe, libraries: dict[str, str]) -> str:
     return "\n".join(lines) + f"\n\n<details><summary>The whole recipe</summary>\n\n{dumped}\n\n</details>"
 
 
-def _stage(recipe: Recipe, stage: RLStage | SFTStage) -> str:
-    method = _method(recipe, stage)
+def _stage(recipe: Recipe, stage: Stage) -> str:
+    method = stage_method(recipe, stage)
     if isinstance(stage, SFTStage):
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs"
         return f"{method}, {stage.context} in sight: {length} of {stage.batch_size} rows, learning rate {stage.lr:g}"
+    asked = f"{stage.steps} steps of {stage.questions_per_step} questions with {recipe.rollout.samples} samples each"
+    if isinstance(stage, DistilStage):
+        return f"{method} from {stage.teacher} to the full image alone: {asked}, learning rate {stage.lr:g}"
     weights = f"k = {recipe.k:g}, " if (stage.objective or recipe.objective) == "ap_grpo" else ""
-    return (
-        f"{method}: {stage.steps} steps of {stage.questions_per_step} questions with {recipe.rollout.samples} samples "
-        f"each, {weights}beta = {recipe.beta:g}, learning rate {stage.lr:g}"
-    )
+    return f"{method}: {asked}, {weights}beta = {recipe.beta:g}, learning rate {stage.lr:g}"
 
 
 def _data(recipe: Recipe, was_measured: bool) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "choice_lines",
     "final_answer",
     "grade",
+    "letters_of",
     "normalise",
     "read_answer",
     "split_label",

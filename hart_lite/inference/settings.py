@@ -10,7 +10,7 @@ from hart_lite.config.sections import PixelBudgets
 from hart_lite.inference.load import OpenModel
 from hart_lite.inference.prompts import question_text
 from hart_lite.inference.protocols.base import Setting
-from hart_lite.inference.protocols.registry import OURS
+from hart_lite.inference.protocols.registry import ARMS, OURS
 from hart_lite.types import Example
 
 NO_LIMIT = 10**9  # of pixels or tokens: a peer's protocol then goes by its own
@@ -32,7 +32,7 @@ def setting_for(
     mode: str, model: OpenModel, settings: AskSettings, wording: Callable[[Example], str] | None = None
 ) -> Setting:
     """`wording`: a benchmark's own words for question and choices; None: the recipe's."""
-    pixels, decoding, ours = pixel_limits(settings, model), token_limits(settings, model), mode in OURS
+    pixels, decoding, ours = pixel_limits(settings, model), token_limits(settings, model), mode in (*OURS, *ARMS)
     return Setting(
         interface=model.engine.interface,
         prompts=model.prompts,

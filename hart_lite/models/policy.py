@@ -29,6 +29,7 @@ from hart_lite.models.lora import speed_up_adapters
 from hart_lite.models.oom import Budget, within_memory
 from hart_lite.models.packing import Pack
 from hart_lite.models.tree_attention import attend
+from hart_lite.rl.losses import token_kl
 from hart_lite.types import ImageView, Slot
 
 
@@ -80,6 +81,22 @@ class Policy:
             with self.peft.disable_adapter(), torch.no_grad():
                 yield
         finally:
+            self._features = cached
+
+    @contextlib.contextmanager
+    def adapters(self, values: Sequence[torch.Tensor]) -> Iterator[None]:
+        """These values stand in for those of `adapter_parameters` inside, without gradient: the policy as it was."""
+        cached, self._features = self._features, {} if self.trains_vision else self._features
+        parameters = self.adapter_parameters
+        own = [parameter.data for parameter in parameters]
+        try:
+            for parameter, value in zip(parameters, values, strict=True):
+                parameter.data = value
+            with torch.no_grad():
+                yield
+        finally:
+            for parameter, value in zip(parameters, own, strict=True):
+                parameter.data = value
             self._features = cached
 
     # -- images ----------------------------------------------------------------------------------------------------
@@ -149,24 +166,35 @@ class Policy:
 
         `temperature` is the one they were sampled at: the gradient is then that of the policy that acted.
         """
-        return self._logps(*self._predictions(pack), temperature)
+        return self._logps(self.states(pack), pack.targets_N.to(self.device), temperature)
 
     def logps_and_hits(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
         """`logps`, and (N,) whether each token is the model's first choice, as float32 numbers 0 and 1."""
-        hidden, targets = self._predictions(pack)
+        hidden, targets = self.states(pack), pack.targets_N.to(self.device)
         with torch.no_grad():
             first = [self.model.lm_head(tile).argmax(-1) for tile in hidden.split(HEAD_TILE)]
         return self._logps(hidden, targets, 1.0), (torch.cat(first) == targets).float()
 
-    def _predictions(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, H) hidden states that predict the sampled tokens, and the (N,) tokens."""
+    def kl(self, pack: Pack, teacher_N_H: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+        """(N,) KL(policy || teacher) of the distributions that the pack's sampled tokens come from; the teacher's are
+        those of hidden states `teacher_N_H`, as `states` gives them. Logits exist for a tile of tokens at one time."""
+        tiles = zip(self.states(pack).split(HEAD_TILE), teacher_N_H.split(HEAD_TILE), strict=True)
+        return torch.cat([checkpoint(self._head_kl, *tile, temperature, use_reentrant=False) for tile in tiles])
+
+    def _head_kl(self, hidden: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+        with torch.no_grad():
+            taught = self.model.lm_head(teacher).float() / temperature
+        return token_kl(self.model.lm_head(hidden).float() / temperature, taught)
+
+    def states(self, pack: Pack) -> torch.Tensor:
+        """(N, H) hidden states that predict the pack's sampled tokens."""
         tree, decoder = pack.tree(self.device), self.decoder
         hidden = decoder(
             self.embed(pack.ids_T, pack.slots)[None],
             pack.positions_R_T[:, None].to(self.device),
             lambda layer, q, k, v: attend(q[0], k[0], v[0], tree, decoder.scale)[None],
         )[0]
-        return hidden[pack.predict_N.to(self.device)], pack.targets_N.to(self.device)
+        return hidden[pack.predict_N.to(self.device)]
 
     def _logps(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
         if not len(hidden):

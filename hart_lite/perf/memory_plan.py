@@ -8,93 +8,24 @@ other names; and `typical`, the same with one box a sample.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from hart_lite.config.limits import ENCODE_TOKENS, FEED_TOKENS
 from hart_lite.config.schema import Recipe
-from hart_lite.config.sections import RLStage, SFTStage
+from hart_lite.config.sections import DistilStage, RLStage, SFTStage
 from hart_lite.perf.memory_model import Cost
 from hart_lite.perf.model_sizes import Dimensions
-
-GIB = 2**30
-TEXT_TOKENS = 200  # of a prompt: chat template, instruction, question with its choices
-CARDS = (12, 16, 24, 40, 48, 80)  # GB as sold
-# The CUDA context with its kernels takes about half of this and memory the allocator cannot place the rest. Cards also
-# report less than their name in GiB, so a GB is taken as 10^9 bytes.
-RESERVE = 1.0 * GIB
-# What torch's allocator takes of a card for one byte of tensors at the peak, while there is room: 13.2 GiB for 11.2 in
-# a step of `qwen7b_lora` on an H200. What it does not use it gives back before it runs out of memory.
-RESERVED = 1.18
-
-
-@dataclass(frozen=True)
-class Turn:
-    """Tokens of one turn: a prompt's `shared` part, what a sample adds of its `own` to it, and what it samples."""
-
-    name: str
-    shared: int
-    own: int
-    sampled: int
-
-    def __len__(self) -> int:
-        return self.shared + self.own + self.sampled
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What is held in one phase of a run at its most, in bytes."""
-
-    name: str
-    weights: int
-    adapters: int
-    optimizer: int
-    kv: int = 0
-    features: int = 0
-    activations: int = 0
-    logits: int = 0
-
-    @property
-    def total(self) -> int:
-        return sum(value for name, value in vars(self).items() if name != "name")
-
-
-@dataclass(frozen=True)
-class Step:
-    """Work of one RL step: tokens packed, the same without shared prefixes, and floating point operations."""
-
-    stage: str
-    sampled: int
-    packed: int
-    unshared: int
-    rollout_flops: int
-    update_flops: int
-    update_flops_unshared: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    phases: tuple[Phase, ...]
-    steps: tuple[Step, ...]
-    problems: tuple[str, ...] = field(default=())
-
-    @property
-    def largest(self) -> Phase:
-        return max(self.phases, key=lambda phase: phase.total)
-
-    @property
-    def peak(self) -> int:
-        """Bytes of tensors."""
-        return self.largest.total
-
-    @property
-    def reserved(self) -> int:
-        """Bytes that the allocator takes for them where the card has room."""
-        return round(self.peak * RESERVED)
-
-
-def usable(card: int) -> int:
-    """Bytes of a card of so many GB that tensors may take."""
-    return round(card * 10**9 - RESERVE)
+from hart_lite.perf.plan_values import (
+    KL_COPIES,
+    SCORED_TOKENS,
+    TEXT_TOKENS,
+    Phase,
+    Plan,
+    Step,
+    Turn,
+    kv_tokens,
+    prompt_tokens,
+)
 
 
 def plan(recipe: Recipe, dims: Dimensions, boxes: int | None = None) -> Plan:
@@ -106,25 +37,14 @@ def plan(recipe: Recipe, dims: Dimensions, boxes: int | None = None) -> Plan:
         if isinstance(stage, SFTStage):
             phases += estimator.sft(name, stage)
             continue
+        if isinstance(stage, DistilStage):
+            phases += estimator.distil(name, stage)
+            problems += estimator.long_rows(index, stage, estimator.distilled(stage))
+            continue
         phases += estimator.rl(name, stage)
         steps.append(estimator.step(name, stage))
-        longest = max(map(len, estimator.sequences(stage)))
-        if longest > stage.tokens_per_pack:
-            problems.append(
-                f"these budgets allow a sequence of {longest} tokens, and stages.{index}.tokens_per_pack is "
-                f"{stage.tokens_per_pack}: training would stop there; raise it, or lower pixels or max_tokens_*"
-            )
+        problems += estimator.long_rows(index, stage, estimator.sequences(stage))
     return Plan(tuple(phases), tuple(steps), tuple(problems))
-
-
-def kv_tokens(turn: Turn, questions: int, samples: int) -> int:
-    """Tokens in the rollout's cache: a question's prompt once, and for every sample room for what only it has."""
-    return questions * turn.shared + questions * samples * (turn.own + turn.sampled)
-
-
-def _prompts(turn: Turn, questions: int, samples: int) -> int:
-    """Tokens that are read before sampling begins."""
-    return questions * turn.shared + questions * samples * turn.own
 
 
 class MemoryEstimator:
@@ -151,6 +71,16 @@ class MemoryEstimator:
             if budget < least
         ]
 
+    def long_rows(self, index: int, stage: RLStage | DistilStage, turns: list[Turn]) -> list[str]:
+        """Sequences that no pack of the stage holds."""
+        longest = max(map(len, turns))
+        if longest <= stage.tokens_per_pack:
+            return []
+        return [
+            f"these budgets allow a sequence of {longest} tokens, and stages.{index}.tokens_per_pack is "
+            f"{stage.tokens_per_pack}: training would stop there; raise it, or lower pixels or max_tokens_*"
+        ]
+
     # -- tokens ----------------------------------------------------------------------------------------------------
 
     def turns(self, loop: str) -> list[Turn]:
@@ -160,7 +90,11 @@ class MemoryEstimator:
             return [Turn("answer", prompt, 0, rollout.max_tokens_answer)]
         first = Turn("locate", prompt, 0, rollout.max_tokens_locate)
         if loop == "hart":
-            return [first, Turn("verify", TEXT_TOKENS, self.crops, rollout.max_tokens_answer)]
+            scored = Turn("verify", TEXT_TOKENS, self.crops, SCORED_TOKENS, scored=True)
+            control = [replace(scored, name="control")] * rollout.control_region
+            if rollout.verify == "score":
+                return [first, scored, *control]
+            return [first, Turn("verify", TEXT_TOKENS, self.crops, rollout.max_tokens_answer), *control]
         again = first.sampled + max(self.crops, self.full) + TEXT_TOKENS  # without a valid box mgpo repeats the image
         return [first, Turn("verify", prompt, again, rollout.max_tokens_answer)]
 
@@ -169,8 +103,15 @@ class MemoryEstimator:
         loop = stage.loop or self.recipe.loop
         turns = self.turns(loop)
         if loop == "hart":
-            return [turn for turn in turns if turn.name in self.recipe.train_turns]
+            return [turn for turn in turns if turn.name in self.recipe.train_turns and not turn.scored]
         return turns[-1:]
+
+    def distilled(self, stage: DistilStage) -> list[Turn]:
+        """What the student reads of a question, and the teacher."""
+        sampled = self.recipe.rollout.max_tokens_answer
+        crops = self.crops + (self.full if stage.teacher == "full+crops" else 0)
+        prompts = {"answer": self.full, "teacher": crops}
+        return [Turn(name, image + TEXT_TOKENS, 0, sampled) for name, image in prompts.items()]
 
     def packed(self, stage: RLStage) -> int:
         """Tokens of a step's packs when nothing is cut: a question's prompt once."""
@@ -186,14 +127,17 @@ class MemoryEstimator:
     def rl(self, name: str, stage: RLStage) -> list[Phase]:
         loop, samples = stage.loop or self.recipe.loop, self.recipe.rollout.samples
         questions = stage.questions_per_step
-        images = questions * self.full + (loop != "direct") * questions * samples * self.crops
+        images = questions * self.full + (len(self.turns(loop)) - 1) * questions * samples * self.crops
         features = self._features(images)
         phases = self._encode(f"{name}: see images", images)
         known = 0 if loop == "mgpo" else None
         for turn in self.turns(loop):
+            if turn.scored:
+                phases.append(self._scored(name, turn, questions, samples, features))
+                continue
             phases += self._turn(name, turn, questions, samples, features, known)
             if known is not None:
-                known = min(self.recipe.rollout.tokens_per_batch, known + _prompts(turn, questions, samples))
+                known = min(self.recipe.rollout.tokens_per_batch, known + prompt_tokens(turn, questions, samples))
         return phases + self._update(name, stage, features)
 
     def _features(self, image_tokens: int) -> int:
@@ -216,7 +160,7 @@ class MemoryEstimator:
         those of this turn are kept as well then, in the store and in the levels.
         """
         cost, rollout, rows = self.cost, self.recipe.rollout, questions * samples
-        whole, prompts = kv_tokens(turn, questions, samples), _prompts(turn, questions, samples)
+        whole, prompts = kv_tokens(turn, questions, samples), prompt_tokens(turn, questions, samples)
         batch = min(1, max(rollout.tokens_per_batch, len(turn)) / whole)
         read, at_once = math.ceil(batch * prompts), math.ceil(batch * rows)
         others, twice = (0, 0) if known is None else (known, read)
@@ -232,6 +176,17 @@ class MemoryEstimator:
             Phase(f"{name}: read for {turn.name}", **kept, kv=cost.kv(read + others), activations=reading),
             Phase(f"{name}: sample {turn.name}", **kept, **sampling),
         ]
+
+    def _scored(self, name: str, turn: Turn, questions: int, samples: int, features: int) -> Phase:
+        """Passes of at most `FEED_TOKENS`, or one prompt with an answer that is longer, which keep nothing. A layer
+        holds most, or the head."""
+        tokens = min(max(FEED_TOKENS, len(turn)), kv_tokens(turn, questions, samples))
+        kept = {**self.still, "features": features}
+        reading = self.cost.reading(tokens) + self.cost.features(tokens)
+        in_layer = Phase(f"{name}: score {turn.name}", **kept, activations=reading)
+        logits = self.cost.logits(min(tokens, questions * samples * turn.sampled), copies=2)
+        at_head = replace(in_layer, activations=self.cost.features(tokens), logits=logits)
+        return max(in_layer, at_head, key=lambda phase: phase.total)
 
     def _update(self, name: str, stage: RLStage, features: int) -> list[Phase]:
         """The reference pass, then the two heights of the update: at the head, and inside the last layer."""
@@ -269,6 +224,26 @@ class MemoryEstimator:
         tower = self.cost.tower_kept(self._patches(rows * images))
         return seen + self._backward(name, rows * row, rows * said, features, tower)
 
+    def distil(self, name: str, stage: DistilStage) -> list[Phase]:
+        """Sampling, the teacher's pass, and the update, which holds what the teacher saw of each sampled token. The
+        teacher's adapters are there all the time; the crops are those of one greedy answer for each question."""
+        student, teacher = self.distilled(stage)
+        questions, samples = stage.questions_per_step, self.recipe.rollout.samples
+        images, sampled = questions * (self.full + self.crops), questions * samples * student.sampled
+        features, taught = self._features(images), self.cost.features(sampled)
+        read, packed = (min(stage.tokens_per_pack, kv_tokens(t, questions, samples)) for t in (teacher, student))
+        reading = self.cost.reading(read) + self.cost.features(read) + taught
+        tower, in_pack = self.cost.tower_kept(self._patches(packed)), min(packed, sampled)
+        at_head, in_layer = self._backward(name, packed, in_pack, features, tower)
+        at_head = replace(at_head, logits=self.cost.logits(in_pack, copies=KL_COPIES))
+        phases = [
+            *self._encode(f"{name}: see images", images),
+            *self._turn(name, student, questions, samples, features),
+            Phase(f"{name}: teacher", **self.still, features=features, activations=reading),
+            *(replace(phase, activations=phase.activations + taught) for phase in (at_head, in_layer)),
+        ]
+        return [replace(phase, adapters=phase.adapters + self.cost.adapters()) for phase in phases]
+
     def evaluation(self) -> list[Phase]:
         """One greedy sample a question; the widest prompt is the image with its crops."""
         rollout = self.recipe.rollout
@@ -287,8 +262,9 @@ class MemoryEstimator:
         unshared = questions * samples * sum(map(len, sequences))
         trained = questions * samples * sum(turn.sampled for turn in sequences)
         token, head = 2 * self.dims.linears, 2 * self.dims.vocab * self.dims.hidden
-        images = questions * self.full + (len(turns) > 1) * questions * samples * self.crops
-        sampled = questions * samples * sum(turn.sampled for turn in turns)
+        images = questions * self.full + (len(turns) - 1) * questions * samples * self.crops
+        sampled = questions * samples * sum(turn.sampled for turn in turns if not turn.scored)
+        scored = questions * samples * sum(turn.sampled for turn in turns if turn.scored)
         read = sum(kv_tokens(turn, questions, samples) for turn in turns)
         # Reference, forward and backward; recomputing is one forward more. A frozen base needs no gradient of its own
         # weights, so that a backward pass costs what a forward pass does. The head is always recomputed.
@@ -299,7 +275,7 @@ class MemoryEstimator:
             sampled=sampled,
             packed=packed,
             unshared=unshared,
-            rollout_flops=read * token + sampled * head + round(2 * self._patches(images) * self.dims.tower),
+            rollout_flops=read * token + (sampled + scored) * head + round(2 * self._patches(images) * self.dims.tower),
             update_flops=passes * packed * token + heads,
             update_flops_unshared=passes * unshared * token + heads,
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hart_lite.config.schema import Recipe
-from hart_lite.config.sections import RLStage
-from hart_lite.perf.memory_plan import CARDS, GIB, TEXT_TOKENS, Plan, plan, usable
+from hart_lite.config.sections import SFTStage
+from hart_lite.perf.memory_plan import plan
 from hart_lite.perf.model_sizes import Dimensions
+from hart_lite.perf.plan_values import CARDS, GIB, TEXT_TOKENS, Plan, usable
 
 PARTS = {
     "weights": "weights",
@@ -40,7 +41,7 @@ def _gentler(recipe: Recipe, dims: Dimensions) -> Iterator[Override]:
     if recipe.model.quant == "none":
         yield "model.quant", "nf4"
     for n, stage in enumerate(recipe.stages):
-        if isinstance(stage, RLStage) and stage.tokens_per_pack >= 2 * FEWEST_TOKENS:
+        if not isinstance(stage, SFTStage) and stage.tokens_per_pack >= 2 * FEWEST_TOKENS:
             yield f"stages.{n}.tokens_per_pack", stage.tokens_per_pack // 2
     if recipe.rollout.tokens_per_batch >= 2 * FEWEST_TOKENS:
         yield "rollout.tokens_per_batch", recipe.rollout.tokens_per_batch // 2
@@ -51,10 +52,11 @@ def _gentler(recipe: Recipe, dims: Dimensions) -> Iterator[Override]:
         if half >= recipe.pixels.min and dims.vision.tokens(half) >= FEWEST_TOKENS and half >= dims.vision.min_pixels:
             yield f"pixels.{name}", half
     for n, stage in enumerate(recipe.stages):
-        if isinstance(stage, RLStage) and stage.questions_per_step > 1:
+        if isinstance(stage, SFTStage):
+            if stage.micro_batch_size % 2 == 0:
+                yield f"stages.{n}.micro_batch_size", stage.micro_batch_size // 2
+        elif stage.questions_per_step > 1:
             yield f"stages.{n}.questions_per_step", stage.questions_per_step // 2
-        elif not isinstance(stage, RLStage) and stage.micro_batch_size % 2 == 0:
-            yield f"stages.{n}.micro_batch_size", stage.micro_batch_size // 2
     if recipe.rollout.samples > 2:
         yield "rollout.samples", recipe.rollout.samples // 2
 

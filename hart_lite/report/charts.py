@@ -101,6 +101,8 @@ _KINDS = (
     _Kind("SFT loss", "Of the answer tokens. It should fall, and not to nothing.", [("", "loss")], stages="sft"),
     _Kind("SFT tokens right", "Answer tokens that were the model's first choice.", [("", "mean_token_accuracy")],
           percent=True, stages="sft"),
+    _Kind("Distillation loss", "KL from the teacher, in nats a token: how much more the crops tell. It should fall.",
+          [("", "loss")], stages="distil"),
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from hart_lite.runs.metrics_file import StageRows, read_metrics, rows_by_stage
 from hart_lite.runs.time_left import read_timing, seconds_left
 from hart_lite.utils.jsonl import read_jsonl, read_object
 
-_NAME = re.compile(r"(before|after|during)(?:-(\d{1,4})-(rl|sft)(?:-(\d{1,9}))?)?")
+_NAME = re.compile(r"(before|after|during)(?:-(\d{1,4})-(rl|sft|distil)(?:-(\d{1,9}))?)?")
 
 
 @dataclass(frozen=True)

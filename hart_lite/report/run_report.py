@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from hart_lite.config.schema import Recipe
-from hart_lite.config.sections import RLStage, SFTStage
+from hart_lite.config.schema import Recipe, Stage
+from hart_lite.config.sections import DistilStage, RLStage
 from hart_lite.errors import HartError
 from hart_lite.eval.results import is_evaluation
 from hart_lite.report.before_after import numbers, table, verdict
@@ -91,11 +91,13 @@ def _what(recipe: Recipe) -> str:
     return f"{base}: {', then '.join(_stage(recipe, stage) for stage in recipe.stages)}"
 
 
-def _stage(recipe: Recipe, stage: RLStage | SFTStage) -> str:
+def _stage(recipe: Recipe, stage: Stage) -> str:
     if isinstance(stage, RLStage):
         loop, objective = stage.loop or recipe.loop, stage.objective or recipe.objective
         k = f", k = {recipe.k:g}" if objective == "ap_grpo" else ""
         return f"{stage.steps:,} steps of RL (loop {loop}, {objective}{k})"
+    if isinstance(stage, DistilStage):
+        return f"{stage.steps:,} steps of distillation (teacher: {stage.teacher})"
     length = f"{stage.steps:,} steps" if stage.steps else f"{stage.epochs:g} epochs"
     return f"{length} of SFT ({stage.context})"
 

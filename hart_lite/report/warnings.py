@@ -22,6 +22,8 @@ FLAT = 0.6  # share of groups without a signal
 KL = 1.0  # nats a token
 GAP = 0.05  # nats a token between the distribution that is sampled and the one that is trained
 VALID = 0.9  # share of samples with a usable box
+MASS = 0.3  # of the probability of a policy that says what is scored
+UNPLACED = 0.2  # share of samples whose boxes have no control region
 AT_LIMIT = 0.95  # of the longest response allowed, on average
 FEW_QUESTIONS = 50
 WORSE = 0.03  # share of the held-out questions
@@ -145,6 +147,27 @@ def _valid(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]
         )
 
 
+def _unscored(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
+    series = values(stage.rows, "answers_mass")
+    if series and (mass := fmean(series[-10:])) < MASS:
+        yield Caution(
+            "What is scored is not what would be said",
+            f"In the last steps of {stage.name} the scored texts had {_p(mass)} of the policy's probability.",
+            "Rewards are then shares of a small part. Ask for an answer without words around it (prompts.choices), or "
+            "use rollout.verify=sample.",
+        )
+
+
+def _unplaced(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
+    series = values(stage.rows, "control_unplaced")
+    if series and (share := fmean(series[-10:])) > UNPLACED:
+        yield Caution(
+            "Boxes leave no room for a control region",
+            f"In the last steps of {stage.name} {_p(share)} of the samples with a box earned nothing for that.",
+            "Look at the coverage. Where boxes over half of the image are right, use rollout.control_region=false.",
+        )
+
+
 def _cut_short(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterator[Caution]:
     limits = {"locate": recipe.rollout.max_tokens_locate}
     limits |= dict.fromkeys(("verify", "answer"), recipe.rollout.max_tokens_answer)
@@ -190,7 +213,8 @@ def _nothing_learned(stage: StageRows, spec: RLStage, recipe: Recipe) -> Iterato
 
 
 _OF_STAGE: tuple[Callable[[StageRows, RLStage, Recipe], Iterator[Caution]], ...] = (
-    *(_no_signal, _nothing_learned, _coverage, _flat, _kl, _sampling_gap, _valid, _cut_short, _skipped),
+    *(_no_signal, _nothing_learned, _coverage, _flat, _kl, _sampling_gap, _valid, _unscored, _unplaced, _cut_short),
+    _skipped,
 )
 
 

@@ -72,3 +72,13 @@ def token_nll(*, logps_T: Tensor, hits_T: Tensor, weights_T: Tensor) -> tuple[Te
     """
     loss = -(weights_T * logps_T).sum()
     return loss, {"mean_token_accuracy": (weights_T * hits_T).sum().detach()}
+
+
+def token_kl(logits_N_V: Tensor, teacher_logits_N_V: Tensor) -> Tensor:
+    """(N,) KL(policy || teacher) between two next-token distributions over all V words, in the precision of the logits.
+
+    On-policy distillation takes it in this direction on the policy's own tokens (GKD, arXiv 2306.13649): what the
+    policy would say is to be what the teacher would. No gradient reaches the teacher.
+    """
+    logps_N_V, teacher_N_V = logits_N_V.log_softmax(-1), teacher_logits_N_V.detach().log_softmax(-1)
+    return (logps_N_V.exp() * (logps_N_V - teacher_N_V)).sum(-1)

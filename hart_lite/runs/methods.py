@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart_lite.config.schema import Recipe
+from hart_lite.config.schema import Recipe, Stage
 from hart_lite.config.sections import RLStage
 from hart_lite.runs.layout import is_run, read_recipe
 
@@ -32,13 +32,15 @@ def trained(model: str) -> Trained | None:
     rl = [stage for stage in stages if isinstance(stage, RLStage)]
     weighted = any((stage.objective or recipe.objective) == "ap_grpo" for stage in rl)
     return Trained(
-        " + ".join(rl_method(recipe, stage) if isinstance(stage, RLStage) else "SFT" for stage in stages),
+        " + ".join(stage_method(recipe, stage) for stage in stages),
         recipe.k if weighted else None,
         any((stage.loop or recipe.loop) == "hart" for stage in rl),
     )
 
 
-def rl_method(recipe: Recipe, stage: RLStage) -> str:
+def stage_method(recipe: Recipe, stage: Stage) -> str:
+    if not isinstance(stage, RLStage):
+        return {"sft": "SFT", "distil": "distillation"}[stage.kind]
     loop, objective = stage.loop or recipe.loop, stage.objective or recipe.objective
     usual = {("hart", "ap_grpo"): "AP-GRPO", ("mgpo", "grpo"): "MGPO", ("direct", "grpo"): "GRPO"}
     return usual.get((loop, objective), f"{objective} in the loop {loop}")

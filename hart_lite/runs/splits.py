@@ -41,7 +41,7 @@ def load_splits(recipe: Recipe) -> Splits:
         rl = split_by_image(pool, data.rl_size, recipe.seed)[0]
     elif kinds == {"rl"}:
         rl, sft = split_by_image(pool, data.rl_size, recipe.seed)[0], []
-    elif kinds == {"sft"}:
+    elif "rl" not in kinds:
         rl, sft = [], pool
     else:
         rl, sft = split_by_image(pool, data.rl_size, recipe.seed, share_if_small=True)

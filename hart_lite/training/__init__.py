@@ -1,1 +1,1 @@
-"""The stages of a recipe: RL, SFT, and everything around a step."""
+"""The stages of a recipe: RL, SFT, distillation, and everything around a step."""

@@ -54,6 +54,9 @@ def _shares(groups: Sequence[Group], replaced: Sequence[Group]) -> Shares:
         shares["valid_box"] = (sum(bool(t.boxes) for _, t in looked), len(looked))
         shares["rejected_boxes"] = (sum(t.rejected for _, t in looked), len(looked))
         shares["coverage"] = (sum(coverage_share(e, t.boxes) for e, t in looked), len(looked))
+    for name in dict.fromkeys(name for t in trajectories for name in t.terms):  # how the reward came about
+        values = [t.terms[name] for t in trajectories if name in t.terms]
+        shares[name] = (sum(values), len(values))
     for name in dict.fromkeys(turn.kind for turn in turns):
         lengths = [len(turn.response) for turn in turns if turn.kind == name]
         shares[f"tokens_{name}"] = (sum(lengths), len(lengths))

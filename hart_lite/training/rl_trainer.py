@@ -18,14 +18,13 @@ from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import RLStage
 from hart_lite.errors import NotFiniteError
 from hart_lite.inference.rollout import Runner
-from hart_lite.models.oom import Budget
 from hart_lite.models.packing import Pack, pack
 from hart_lite.rl.advantages import ap_weights, group_advantages
 from hart_lite.rl.losses import Metrics, policy_loss, token_weights
 from hart_lite.training.metrics import Clock, measure
-from hart_lite.training.question_order import QuestionOrder
+from hart_lite.training.question_trainer import QuestionTrainer
 from hart_lite.training.rollout_log import save_rollouts
-from hart_lite.training.step_trainer import StepTrainer, Update
+from hart_lite.training.step_trainer import Update
 from hart_lite.types import Example, Group, Tokens
 from hart_lite.utils.phase import begin_phase
 
@@ -80,11 +79,8 @@ def weigh(groups: Sequence[Group], k: float, beta: float, num_nonflat_groups_glo
     )
 
 
-class RLTrainer(StepTrainer):
-    """Trains `runner.policy` on `examples` as `recipe` and its `stage` say. `folder` receives the rollouts.
-
-    `number` is the stage's place in the recipe: a second stage asks in another order and draws other samples.
-    """
+class RLTrainer(QuestionTrainer):
+    """Its `folder` receives the rollouts."""
 
     def __init__(
         self,
@@ -97,13 +93,10 @@ class RLTrainer(StepTrainer):
         number: int = 0,
         **kwargs,
     ) -> None:
-        self.runner, self.examples, self.recipe, self.stage, self.folder = runner, examples, recipe, stage, folder
+        self.folder = folder
         self.loop = stage.loop or recipe.loop
         self.k = recipe.k if (stage.objective or recipe.objective) == "ap_grpo" else 0.0
-        self._seed = f"{recipe.seed}/{number}"
-        self._order = QuestionOrder(len(examples), stage.questions_per_step, self._seed, [e.id for e in examples])
-        budget = Budget(f"stages.{number}.tokens_per_pack", stage.tokens_per_pack)
-        super().__init__(runner.policy, args, budget, [runner.engine.budget], **kwargs)
+        super().__init__(runner, examples, recipe, stage, args, number, **kwargs)
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -126,22 +119,12 @@ class RLTrainer(StepTrainer):
         clock.lap("update")
         metrics = update.metrics | {"skipped": float(skipped)}
         self.step_metrics = measure(first_groups, replaced, update.packs, metrics, clock)
-        budgets = {"tokens_per_pack": self.budget.value, "tokens_per_batch": self.runner.engine.budget.value}
-        self.step_metrics |= budgets | {"seconds_images": views.waited - waited}  # a part of those of the rollout
+        # Seconds of images are a part of those of the rollout.
+        self.step_metrics |= self.budgets() | {"seconds_images": views.waited - waited}
         every = self.stage.log_rollouts_every
         if every and self.state.is_world_process_zero and (step % every == 0 or step + 1 == self.stage.steps):
             save_rollouts(self.folder, step, groups)
         return self.reported(skipped)
-
-    @property
-    def _share(self) -> int:
-        """How many questions of a step are this process's."""
-        return self.stage.questions_per_step // self.args.world_size
-
-    def questions(self, step: int) -> list[Example]:
-        """Those of this process in a step. Each has the next questions after the ones of the process before it."""
-        first = (step * self.args.world_size + self.args.process_index) * self._share
-        return [self.examples[self._order[first + n]] for n in range(self._share)]
 
     def _groups(self, questions: Sequence[Example], step: int) -> tuple[list[Group], list[Group], list[Group]]:
         """(the first draw, groups to train on, groups drawn instead of flat ones); nothing where the policy's scores
@@ -156,9 +139,8 @@ class RLTrainer(StepTrainer):
     def rollout(self, examples: Sequence[Example], step: int, attempt: int = 0) -> list[Group]:
         """One group for each question; each process draws what one process would have drawn for its questions."""
         begin_phase("rollout")
-        seed = random.Random(f"{self._seed}/{step}" + f"/{attempt}" * bool(attempt)).getrandbits(60)
         first = self.args.process_index * self._share
-        return self.runner.rollout(examples, self.loop, self.recipe.rollout.samples, seed, first)
+        return self.runner.rollout(examples, self.loop, self.recipe.rollout.samples, self.seed_of(step, attempt), first)
 
     def replace_flat(self, groups: Sequence[Group], step: int) -> tuple[list[Group], list[Group]]:
         """(groups to train on, groups drawn instead of flat ones): questions whose samples all earn the same are
@@ -191,9 +173,7 @@ class RLTrainer(StepTrainer):
         return self.update_within_memory(attempt, longest, f"a sequence of {longest} tokens")
 
     def _pass(self, batch: Weighted, longest: int, clock: Clock) -> Update:
-        """Within the budget, but for a single sequence that is longer: the recipe allows it, so it is tried."""
-        most = min(max(self.budget.value, longest), self.stage.tokens_per_pack)
-        packs = pack(batch.sequences, self.policy.family.positions, most)
+        packs = pack(batch.sequences, self.policy.family.positions, self.most_tokens(longest))
         references = self._reference_logps(packs)
         clock.lap("reference")
         begin_phase("update")

@@ -69,7 +69,8 @@ def draw_rollout(example: Example, trajectories: Sequence[Trajectory]) -> Image.
 
 def _said(trajectory: Trajectory) -> str:
     sign = "\N{CHECK MARK}" if trajectory.reward > 0.5 else "\N{BALLOT X}"
-    return f"{trajectory.answer or 'no answer'} {sign}" if trajectory.answered else "no box"
+    answer = trajectory.answer or trajectory.turns[-1].text or "no answer"
+    return f"{answer} {sign}" if trajectory.answered else "no box"
 
 
 def _save(path: Path, image: Image.Image) -> None:

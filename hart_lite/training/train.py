@@ -15,10 +15,11 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from hart_lite.config.environment import check_machine
 from hart_lite.config.schema import Recipe
-from hart_lite.config.sections import RLStage, SFTStage
+from hart_lite.config.sections import DistilStage, RLStage, SFTStage
 from hart_lite.errors import HartError
 from hart_lite.inference.load import recipe_model
 from hart_lite.inference.rollout import Runner
+from hart_lite.inference.scoring import check_scorable
 from hart_lite.models.fingerprint import fingerprint
 from hart_lite.models.loading import load_policy
 from hart_lite.rl.rewards import Reward, load_reward, with_rewards
@@ -38,6 +39,7 @@ from hart_lite.training.callbacks import (
     step_in_words,
 )
 from hart_lite.training.checkpointing import train_from
+from hart_lite.training.distil_trainer import DistilTrainer
 from hart_lite.training.evaluation import RunEvaluator, failed_before_training, summarise
 from hart_lite.training.failures import translate_errors
 from hart_lite.training.question_order import QuestionOrder
@@ -61,6 +63,11 @@ def train(
     after Ctrl-C, SIGTERM or `max_minutes`, with what was done saved, and `HartError` where the run cannot go on.
     """
     check_machine(recipe)
+    if reward is not None and recipe.rollout.scores_answers:
+        raise HartError(
+            "rollout.verify = 'score' and rollout.control_region know the probability of an answer and no text to give "
+            "to a reward function; leave out reward=, or use rollout.verify=sample and rollout.control_region=false"
+        )
     reward = reward or load_reward(recipe.reward)
     splits = load_splits(recipe)
     run = recipe.run_dir
@@ -126,11 +133,14 @@ class Stage:
                 f"stage {self.name} has no questions: data.rl_size = {self.recipe.data.rl_size} left none for it "
                 "(questions on one image stay together); lower data.rl_size, or give data.sft"
             )
-        if isinstance(self.spec, RLStage):
-            ids = [example.id for example in splits.rl]
-            QuestionOrder(len(ids), self.spec.questions_per_step, self.recipe.seed, ids)  # raises if these are too few
+        if isinstance(self.spec, SFTStage):
+            return
+        ids = [example.id for example in self._examples(splits)]
+        QuestionOrder(len(ids), self.spec.questions_per_step, self.recipe.seed, ids)  # raises if these are too few
+        if isinstance(self.spec, RLStage) and self.recipe.rollout.scores_answers:
+            check_scorable(splits.rl)
         processes = PartialState().num_processes
-        if isinstance(self.spec, RLStage) and self.spec.questions_per_step % processes:
+        if self.spec.questions_per_step % processes:
             raise HartError(
                 f"stage {self.name}: questions_per_step does not divide by {processes} processes; make it a multiple"
             )
@@ -160,7 +170,7 @@ class Stage:
 
     def trainer(self, runner: Runner, examples: Sequence[Example], evaluator: RunEvaluator | None) -> StepTrainer:
         """The stage's trainer with its callbacks; an evaluator is needed where the recipe evaluates along the way."""
-        make = self._rl_trainer if isinstance(self.spec, RLStage) else self._sft_trainer
+        make = {"rl": self._rl_trainer, "sft": self._sft_trainer, "distil": self._distil_trainer}[self.spec.kind]
         trainer = make(runner, examples)
         steps = MetricsFile(self.run / METRICS, self.name)
         trainer.add_callback(steps)
@@ -194,11 +204,19 @@ class Stage:
         if spec.steps:  # no more than the stage will read
             order = sorted(examples, key=lambda e: e.id)
             examples = random.Random(self.recipe.seed).sample(order, min(spec.steps * spec.batch_size, len(order)))
-        with PartialState().main_process_first():
-            found = locate_once(runner, examples, self.folder / "located.json")
-        rows = SFTRows(runner, examples, found, spec, self.recipe.seed)
+        rows = SFTRows(runner, examples, self._located(runner, examples), spec, self.recipe.seed)
         args = self._arguments(sft_steps(len(rows), spec))
         return SFTStageTrainer(runner, rows, spec, args, self.index)
+
+    def _distil_trainer(self, runner: Runner, examples: Sequence[Example]) -> DistilTrainer:
+        spec: DistilStage = self.spec
+        located = self._located(runner, examples)
+        args = self._arguments(spec.steps)
+        return DistilTrainer(runner, examples, located, self.recipe, spec, args, self.index)
+
+    def _located(self, runner: Runner, examples: Sequence[Example]) -> dict[str, dict]:
+        with PartialState().main_process_first():
+            return locate_once(runner, examples, self.folder / "located.json")
 
     def _arguments(self, steps: int) -> TrainingArguments:
         spec = self.spec

@@ -103,7 +103,7 @@ def test_the_baselines_are_overrides(loop):
         ("pixels.crop=783", "pixels.crop = 783: should be greater than or equal to 784"),
         ("pixels.full=100", "pixels.full = 100: should be greater than or equal to 784"),
         ("stages.1.keep_locate=1.5", "stages.1.keep_locate = 1.5: should be less than or equal to 1"),
-        ("stages.0.kind=rll", "stages.0.kind = 'rll': should be 'rl' or 'sft'"),
+        ("stages.0.kind=rll", "stages.0.kind = 'rll': should be 'rl', 'sft' or 'distil'"),
         ("stages.3.steps=4", "'3' should be the index of an item, 0 to 2"),
         ("name=a/b", "name = 'a/b': String should match pattern"),
         ("seed.x=1", "seed = {'x': 1}: should be a valid integer"),
@@ -124,6 +124,20 @@ def test_a_mistake_is_named_with_the_way_out(override, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["rollout.verify=score", "loop=mgpo"],
+            "stages.0: rollout.verify = 'score' pays crops by what can be answered from them, and loop = 'mgpo' "
+            "answers with the image in sight",
+        ),
+        (["rollout.verify=score", "stages.0.loop=direct"], "and loop = 'direct' has no boxes; use loop = 'hart'"),
+        (["rollout.control_region=true", "loop=mgpo"], "rollout.control_region = true pays crops by what"),
+        (["rollout.verify=score", "reward=a.py:b"], "no text to give to reward = 'a.py:b'; leave one of them out"),
+        (["rollout.verify=score", "train_turns=[verify]"], "only 'locate' can be in train_turns; add it"),
+        (
+            ["rollout.max_overlap=0.5", "loop=direct"],
+            "rollout.max_overlap is about boxes, and loop = 'direct' has no boxes",
+        ),
+        (["rollout.box_budget=4"], "rollout.box_budget = 4 is never passed, since rollout.max_boxes = 4"),
         (
             ["rollout.top_p=0.7"],
             "stages.0: rollout.top_p = 0.7 draws from a part of the words",
@@ -175,7 +189,7 @@ def test_files_that_are_no_recipes(tmp_path):
         ("seed: 1\nseed: 2\n", "key 'seed' is given twice"),
         ("seed: 1\n", "stages is missing"),
         ("stages: [3]\n", "stages.0 = 3: should be a valid dictionary"),
-        ("stages: [{steps: 3}]\n", "stages.0.kind = None: should be 'rl' or 'sft'"),
+        ("stages: [{steps: 3}]\n", "stages.0.kind = None: should be 'rl', 'sft' or 'distil'"),
         ("stages: []\n", "stages = []: List should have at least 1 item"),
     ]:
         path.write_text(content)

@@ -12,7 +12,7 @@ from family_kits import ALL_PARTS, KINDS, KITS, Kit, check_log_probs, everything
 from peft import PeftModel
 from pictures import drawn, packed_logps
 from safetensors.torch import load_file, save_file
-from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe
+from small_runs import distil_stage, make_up, metrics, rl_stage, sft_stage, small_recipe
 from transformers import GenerationConfig
 
 from hart_lite.config.sections import ModelSection, PixelBudgets, Rollout
@@ -263,17 +263,17 @@ def test_a_checkpoint_that_is_not_whole_is_refused(kit, base, tmp_path):
 # -- whole jobs ----------------------------------------------------------------------------------------------------
 
 
-def test_both_kinds_of_stages_train_it_and_a_resumed_run_finds_it_done(kit, base, tmp_path, monkeypatch):
+def test_all_kinds_of_stages_train_it_and_a_resumed_run_finds_it_done(kit, base, tmp_path, monkeypatch):
     make_up(monkeypatch.setattr, kit.family)
-    stages = [rl_stage(steps=2), sft_stage(steps=2)]
+    stages = [rl_stage(steps=2), sft_stage(steps=2), distil_stage(steps=1)]
     pixels = {"full": 4 * kit.tile**2, "crop": kit.tile**2, "min": 784}
     recipe = small_recipe(base, tmp_path / "run", stages, pixels=pixels, rollout={"samples": 5})
     summary = train(recipe)
     rows = metrics(tmp_path / "run")
-    assert [row["stage"] for row in rows] == ["1-rl"] * 2 + ["2-sft"] * 2
+    assert [row["stage"] for row in rows] == ["1-rl"] * 2 + ["2-sft"] * 2 + ["3-distil"]
     moved = [row["stage"] for row in rows if row["grad_norm"] > 0]  # no step whose groups all agree
-    assert "1-rl" in moved and moved.count("2-sft") == 2
-    assert set(summary) == {"before", "after-1-rl", "after-2-sft"}
+    assert "1-rl" in moved and moved.count("2-sft") == 2 and "3-distil" in moved
+    assert set(summary) == {"before", "after-1-rl", "after-2-sft", "after-3-distil"}
     for name in ("preprocessor_config.json", "processor_config.json"):
         assert (tmp_path / "run" / "adapter" / name).is_file() == (base / name).is_file()
     assert train(recipe, resume=True) == summary

@@ -61,11 +61,12 @@ def test_the_report_has_every_row(monkeypatch, tmp_path, capsys):
     assert text.strip() in capsys.readouterr().out
     for row in (
         *("| update pass, unpacked / packed |", "| step, `hart` / stock |", "| step, `direct` / stock |"),
+        "| step, `hart, scored` / stock |",
         "| memory of an update for one more sample, in tokens |",
         *(f"| peak of the update planned / measured, `{loop}` |" for loop in ("direct", "mgpo", "hart")),
         *(f"| packed - unpacked, {loop}, one image |" for loop in ("direct", "mgpo", "hart")),
         *(f"| packed - unpacked, {loop}, two images |" for loop in ("direct", "mgpo", "hart")),
-        *(f"| {name} |" for name in ("stock `trl.GRPOTrainer`", "`direct`", "`mgpo`", "`hart`")),
+        *(f"| {name} |" for name in ("stock `trl.GRPOTrainer`", "`direct`", "`mgpo`", "`hart`", "`hart, scored`")),
         *("| samples 2 -> 4 |", "| full_tokens 9 -> 36 |", "times its floor of", "matrices alone take"),
     ):
         assert row in text, row
@@ -201,3 +202,28 @@ def test_an_image_token_costs_the_small_tower_what_it_costs_that_of_the_7b(tmp_p
     config_of(PRESETS["cpu"]).save_pretrained(tmp_path)
     shares = [d.vision.patches * d.tower / d.linears for d in (Dimensions.of(str(tmp_path)), SEVEN)]
     assert shares[0] == pytest.approx(shares[1], rel=0.02)
+
+
+def test_a_scored_step_reads_every_answer_and_trains_where_it_looks(work, folder, hart):
+    """Its counts, against what passes through the decoder."""
+    scored, sizes = Ours(work, "hart", folder, verify="score"), []
+    policy = work.runner.policy
+    decode = policy.decoder
+
+    def counted(embeds, *args):
+        sizes.append(embeds.shape[0] * embeds.shape[1])
+        return decode(embeds, *args)
+
+    counted.scale = decode.scale
+    policy.decoder = counted
+    try:
+        scored.step(question(TINY, folder, 0))
+    finally:
+        policy.decoder = decode
+    hart.step(question(TINY, folder, 0))
+    found, sampled = our_count(work, scored.groups), our_count(work, hart.groups)
+    [group] = scored.groups
+    assert group.rewards == [0.0, 1.0, 0.0, 1.0] and not any(t.turns[1].response for t in group.trajectories)
+    # The last token of a response is never fed; the update reads its packs twice, once as the reference.
+    assert sum(sizes) == found.rollout - TINY.samples + 2 * found.update
+    assert found.update < 0.7 * sampled.update and found.images == sampled.images

@@ -27,10 +27,11 @@ from hart_lite.models.packing import Pack, pack, trie
 from hart_lite.models.policy import Policy
 from hart_lite.perf import memory_model, memory_plan
 from hart_lite.perf.memory_model import Cost
-from hart_lite.perf.memory_plan import CARDS, GIB, TEXT_TOKENS, Turn, kv_tokens, plan, usable
+from hart_lite.perf.memory_plan import plan
 from hart_lite.perf.model_sizes import PUBLISHED, Dimensions, Qwen3Vit, Vision
 from hart_lite.perf.peak_memory import peak_bytes
 from hart_lite.perf.plan_report import report, suggest, with_overrides
+from hart_lite.perf.plan_values import CARDS, GIB, TEXT_TOKENS, Turn, kv_tokens, usable
 from hart_lite.rl.losses import policy_loss
 from hart_lite.toy.model import build_config
 from hart_lite.types import Tokens
@@ -425,3 +426,64 @@ def test_mistakes_get_one_clear_message(capsys):
     assert "base 'no/such' are not known here" in capsys.readouterr().err
     assert cli.main(["plan", "qwen7b_lora", "rollout.sample=4"]) == 1
     assert "did you mean rollout.samples?" in capsys.readouterr().err
+
+
+# -- scored verification and distillation --------------------------------------------------------------------------
+
+
+def test_scored_answers_are_neither_drawn_nor_trained():
+    dims = Dimensions.of(SEVEN)
+    scored_by = ["rollout.verify=score"], ["rollout.verify=score", "rollout.control_region=true"]
+    sampled, scored, control = (plan(load_recipe("qwen7b_lora", changes), dims) for changes in ([], *scored_by))
+    names = [phase.name for phase in scored.phases]
+    assert "1-rl: score verify" in names and "1-rl: sample verify" not in names
+    assert "1-rl: score control" in [phase.name for phase in control.phases]
+    one, other = sampled.steps[0], scored.steps[0]
+    assert (one.sampled, other.sampled) == (8 * 8 * (256 + 256), 8 * 8 * 256)
+    prompt = dims.vision.tokens(1280 * 784) + TEXT_TOKENS
+    assert other.packed == 8 * (prompt + 8 * 256)  # the locate turn alone
+    assert one.packed > 2 * other.packed and one.update_flops > 2 * other.update_flops
+    assert control.steps[0].rollout_flops > other.rollout_flops
+    assert scored.peak <= sampled.peak
+
+
+@pytest.mark.parametrize("dims", [FEW_WORDS, MANY_WORDS], ids=["in a layer", "at the head"])
+def test_a_scoring_pass_is_predicted_within_a_tenth(dims):
+    section = ModelSection(dtype="float32", device="cpu")
+    made, cost = policy_of(dims, section), Cost(dims, section)
+    row = group(made, 16)
+    with torch.no_grad():
+        made.logps(row)
+        measured = peak_bytes(lambda: made.logps(row))
+    tokens, sampled = len(row), len(row.targets_N)
+    at_head = cost.features(tokens) + cost.logits(sampled, copies=2)
+    compared("scoring", measured, max(cost.reading(tokens) + cost.features(tokens), at_head))
+
+
+def test_a_kl_divergence_is_predicted_within_a_tenth():
+    """Where the logits of both are most of what is held."""
+    section = ModelSection(dtype="float32", device="cpu", gradient_checkpointing=True)
+    made, cost = policy_of(MANY_WORDS, section), Cost(MANY_WORDS, section)
+    row = group(made, 4)
+    with torch.no_grad():
+        taught = made.states(row) + 0.1
+    made.model.train()
+    made.kl(row, taught).sum().backward()
+    measured = peak_bytes(lambda: made.kl(row, taught).sum().backward())
+    tokens, sampled = len(row), len(row.targets_N)
+    kept = cost.kept(tokens) + cost.around(tokens, sampled) + cost.head_backward(tokens, sampled)
+    compared("KL", measured, kept + cost.logits(sampled, copies=memory_plan.KL_COPIES))
+
+
+def test_a_stage_that_distils_is_planned():
+    dims, recipe = Dimensions.of(SEVEN), load_recipe("qwen7b_lora", ["stages.1={kind: distil}"])
+    found = plan(recipe, dims)
+    own = {phase.name: phase for phase in found.phases if phase.name.startswith("2-distil")}
+    assert [name.partition(": ")[2] for name in own] == [
+        *("see images", "read for answer", "sample answer", "teacher", "update, at the head", "update, in a layer")
+    ]
+    rl = next(phase for phase in found.phases if phase.name == "1-rl: update, in a layer")
+    assert own["2-distil: update, in a layer"].adapters == rl.adapters + Cost(dims, recipe.model).adapters()
+    [problem] = plan(with_overrides(recipe, {"stages.1.tokens_per_pack": 2048}), dims).problems
+    assert "stages.1.tokens_per_pack is 2048: training would stop there" in problem
+    assert report(recipe, dims)["worst"]["peak"] == found.peak

@@ -29,10 +29,11 @@ from hart_lite.models.families.qwen3_vl import Qwen3VL
 from hart_lite.models.loading import load_policy
 from hart_lite.models.lora import speed_up_adapters
 from hart_lite.perf.memory_model import Cost
-from hart_lite.perf.memory_plan import plan, usable
+from hart_lite.perf.memory_plan import plan
 from hart_lite.perf.model_sizes import PUBLISHED, Dimensions
 from hart_lite.perf.peak_memory import peak_bytes
 from hart_lite.perf.plan_report import report
+from hart_lite.perf.plan_values import usable
 from hart_lite.perf.vision_sizes import InternVit, Qwen3Vit, Siglip
 from hart_lite.types import ImageView
 

@@ -488,6 +488,8 @@ def test_a_sound_run_has_no_warning(finished):
         ({"kl": lambda done: 4 * done}, "The policy has left its base"),
         ({"sampling_gap": lambda done: 0.06 + 0 * done}, "What is sampled is not what is trained"),
         ({"valid_box": lambda done: 1 - 0.3 * done}, "Many samples name no usable box"),
+        ({"answers_mass": lambda done: 0.2 + 0 * done}, "What is scored is not what would be said"),
+        ({"control_unplaced": lambda done: 0.5 * done}, "Boxes leave no room for a control region"),
         ({"tokens_locate": 4.0}, "Responses are cut short"),
         ({"tokens_verify": 3.0}, "Responses are cut short"),
         ({"skipped": lambda done: float(done > 0.9)}, "Steps were lost"),
@@ -506,6 +508,8 @@ def test_each_trouble_of_a_stage_is_named(finished, series, title):
         {"coverage": 0.4},  # large from the start
         {"kl": lambda done: 3.0 if done == 0.5 else 0.1},  # a single jump
         {"sampling_gap": lambda done: 0.03 + 0 * done},  # rounding of bfloat16
+        {"answers_mass": lambda done: 0.5 + 0 * done},
+        {"control_unplaced": lambda done: 0.1 + 0 * done},
         {"tokens_locate": 3.5},
         {"valid_box": lambda done: done},  # learned to name one
     ],

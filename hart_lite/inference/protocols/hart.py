@@ -6,14 +6,21 @@ full+crops  locate, then a new context that holds the whole image and the crops
 mgpo        locate, then the crops in the same conversation, which keeps the whole image; a loop of training
 given       crops, with boxes that somebody else drew: nothing is located
 
+Two arms of an evaluation say what the crops are worth. They locate as `crops` does and show something else:
+noise       crops filled with noise: what is still right did not come from them (LFPC, arXiv 2603.27494)
+control     crops of the same sizes from other places: what can be answered without looking in the right place
+
 Boxes are read in the model's own format. Without a usable box `crops` has no second turn and no answer; the others
 answer from the whole image.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Generator, Sequence
 
+from hart_lite.boxes import control_boxes
+from hart_lite.data.noise import Noise
 from hart_lite.inference.prompts import fill, locate_content, question_text
 from hart_lite.inference.protocols.base import Outcome, Protocol, ProtocolRun, Say, Setting
 from hart_lite.models.families.base import Content
@@ -36,10 +43,22 @@ def locate(example: Example, setting: Setting) -> ProtocolRun:
 
 def crops(example: Example, setting: Setting) -> ProtocolRun:
     boxes, views, counts = yield from _locate(example, setting)
-    if not boxes:
-        return Outcome("", counts=counts)
-    text = yield _answer(example, setting, setting.prompts.verify, views)
-    return Outcome(text, boxes, views, counts)
+    return (yield from _from_views(example, setting, boxes, views, counts))
+
+
+def noise(example: Example, setting: Setting) -> ProtocolRun:
+    boxes, views, counts = yield from _locate(example, setting)
+    seeds = (f"{example.id}/{n}" for n in range(len(views)))
+    filled = tuple(ImageView(Noise(seed, *view.size), view.size) for seed, view in zip(seeds, views, strict=True))
+    return (yield from _from_views(example, setting, boxes, filled, counts))
+
+
+def control(example: Example, setting: Setting) -> ProtocolRun:
+    """Boxes that leave no room for others elsewhere are counted as `control_unplaced`, without an answer."""
+    boxes, _, counts = yield from _locate(example, setting)
+    others = control_boxes(boxes, [image.size() for image in example.images], random.Random(example.id))
+    views = _crops(example, others or (), setting)
+    return (yield from _from_views(example, setting, boxes, views, counts | {"control_unplaced": int(others is None)}))
 
 
 def full_and_crops(example: Example, setting: Setting) -> ProtocolRun:
@@ -64,6 +83,16 @@ def given(boxes: Sequence[Box]) -> Protocol:
         return Outcome(text, tuple(boxes), views)
 
     return from_given_boxes
+
+
+def _from_views(
+    example: Example, setting: Setting, boxes: tuple[Box, ...], views: Views, counts: dict[str, int]
+) -> ProtocolRun:
+    """The answer from these views alone; without any there is no turn and no answer."""
+    if not views:
+        return Outcome("", boxes, counts=counts)
+    text = yield _answer(example, setting, setting.prompts.verify, views)
+    return Outcome(text, boxes, views, counts)
 
 
 def _full(example: Example, setting: Setting) -> Views:

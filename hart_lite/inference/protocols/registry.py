@@ -12,11 +12,14 @@ from hart_lite.inference.protocols.pixel_reasoner import pixel_reasoner
 from hart_lite.utils.text import shown
 
 OURS = ("full", "crops", "full+crops")
+ARMS = ("crops-noise", "crops-control")  # which say what the crops of `crops` are worth
 LOOPS: dict[str, Protocol] = {"hart": hart.crops, "mgpo": hart.keep_image, "direct": hart.full}
 PROTOCOLS: dict[str, Protocol] = {
     "full": hart.full,
     "crops": hart.crops,
     "full+crops": hart.full_and_crops,
+    "crops-noise": hart.noise,
+    "crops-control": hart.control,
     "mgpo": mgpo,
     "deepeyes": deepeyes,
     "pixel-reasoner": pixel_reasoner,

@@ -60,8 +60,11 @@ def our_count(work: Workload, groups: Sequence[Group]) -> Count:
     """A prefix once in each turn of the rollout and once in the update, an image once in a step."""
     turns = [turn for group in groups for t in group.trajectories for turn in t.turns]
     rollout = sum(len(turn.response) for turn in turns)
-    for kind in {turn.kind for turn in turns}:
+    for kind in {turn.kind for turn in turns if turn.response}:
         rollout += size(trie([turn.prompt for turn in turns if turn.kind == kind]))
+    asked = [(turn.prompt, g.example) for g in groups for t in g.trajectories for turn in t.turns if not turn.response]
+    scored = work.runner.scorer.sequences([prompt for prompt, _ in asked], [example for _, example in asked])
+    rollout += size(trie([tokens for own in scored for tokens in own]))
     encoded = {slot.view: slot.length for turn in turns for slot in turn.prompt.slots}.values()
     packs = pack(sequences_of(groups), work.runner.policy.family.positions, work.tokens_per_pack)
     pairs = sum(packed.tree(torch.device("cpu")).pairs for packed in packs)

@@ -127,7 +127,11 @@ class FixedLength(Qwen25VL):
 
     def __init__(self, source: str, revision: str | None = None) -> None:
         super().__init__(source, revision)
-        self.eos_ids = ()
+        self.end_id, self.eos_ids = self.eos_ids[0], ()
+
+    def response_ids(self, text: str) -> tuple[int, ...]:
+        """A text that is given rather than drawn has its end all the same."""
+        return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id)
 
     def text(self, ids: Sequence[int]) -> str:
         rng, (width, height) = random.Random(str(tuple(ids))), self.seen

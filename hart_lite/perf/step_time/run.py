@@ -22,7 +22,9 @@ from hart_lite.types import Example, Tokens
 
 log = logging.getLogger(__name__)
 
-SYSTEMS = ("stock", "direct", "mgpo", "hart")
+LOOPS = ("direct", "mgpo", "hart")
+SCORED = "hart, scored"  # the loop `hart` with rollout.verify=score
+SYSTEMS = ("stock", *LOOPS, SCORED)
 GROWTH_ROUNDS = 2
 
 
@@ -80,10 +82,11 @@ def bench(preset: Preset, rounds: int) -> Results:
         log.info("bench: a random model in memory, twice")
         work = workload(preset, folder)
         systems = {"stock": Stock(work, random_model(preset), folder)}
-        systems |= {loop: Ours(work, loop, folder) for loop in SYSTEMS[1:]}
+        systems |= {loop: Ours(work, loop, folder) for loop in LOOPS}
+        systems[SCORED] = Ours(work, "hart", folder, verify="score")
         examples = [question(preset, folder, n) for n in range(rounds + 1)]
         steps = _steps(work, systems, examples)
-        groups = {loop: sequences_of(systems[loop].groups) for loop in SYSTEMS[1:]}
+        groups = {loop: sequences_of(systems[loop].groups) for loop in LOOPS}
         turn = systems["direct"].groups[0].trajectories[0].turns[0]
         passes = _passes(work, groups["direct"], rounds)
         log.info("bench: equivalence, memory, decoding")

@@ -1,4 +1,4 @@
-"""One optimizer step, four ways: stock `trl.GRPOTrainer`, and our `direct`, `mgpo` and `hart`.
+"""One optimizer step, five ways: stock `trl.GRPOTrainer`, and our `direct`, `mgpo`, `hart` and `hart` scored.
 
 All share base, adapter, image, pixel budget, samples and response length; half of the samples of a question are given
 a reward, so that no group is flat. A step is timed from its begin to its end, the optimizer's own part included. The
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,7 +23,8 @@ from trl import GRPOConfig, GRPOTrainer
 from hart_lite.config.prompts import Prompts
 from hart_lite.config.schema import Recipe
 from hart_lite.inference.prompts import question_text
-from hart_lite.perf.step_time.models import Workload
+from hart_lite.inference.rollout import Runner
+from hart_lite.perf.step_time.models import Workload, alternate_rewards
 from hart_lite.perf.step_time.presets import TOKEN
 from hart_lite.toy.model import build_processor
 from hart_lite.training.rl_trainer import RLTrainer
@@ -61,20 +63,32 @@ def alternate(rewards: int) -> list[float]:
 
 
 class RecordingTrainer(RLTrainer):
-    """Keeps the groups of the last step, which were drawn once: there is nothing to draw them again for."""
+    """Keeps the groups of the last step, which were drawn once: there is nothing to draw them again for. Half of a
+    group is right, however it was verified."""
 
     def rollout(self, examples, step, attempt=0) -> list[Group]:
-        self.groups = super().rollout(examples, step, attempt)
+        drawn = super().rollout(examples, step, attempt)
+        self.groups = [replace(g, trajectories=tuple(alternate_rewards((), g.trajectories))) for g in drawn]
         return self.groups
 
 
 class Ours:
     """`hart`, `mgpo` or `direct` on the workload's policy: steps of so many `questions`, in packs of the workload's
-    room unless `tokens_per_pack` says another."""
+    room unless `tokens_per_pack` says another. `verify` as a recipe has it."""
 
     def __init__(
-        self, work: Workload, loop: str, folder: Path, questions: int = 1, tokens_per_pack: int | None = None
+        self,
+        work: Workload,
+        loop: str,
+        folder: Path,
+        questions: int = 1,
+        tokens_per_pack: int | None = None,
+        verify: str = "sample",
     ) -> None:
+        runner = work.runner
+        if verify != runner.model.rollout.verify:
+            rollout = runner.model.rollout.model_copy(update={"verify": verify})
+            runner = Runner(replace(runner.model, rollout=rollout), runner.rewarded)
         stage = {"kind": "rl", "steps": 1, "questions_per_step": questions, "log_rollouts_every": 0, "save_every": 0}
         recipe = Recipe.model_validate(
             {
@@ -82,7 +96,7 @@ class Ours:
                 "beta": BETA,
                 "loop": loop,
                 "objective": "ap_grpo" if loop == "hart" else "grpo",
-                "rollout": work.runner.model.rollout,
+                "rollout": runner.model.rollout,
                 "stages": [stage | {"tokens_per_pack": tokens_per_pack or work.tokens_per_pack}],
             }
         )
@@ -90,7 +104,7 @@ class Ours:
         args = arguments(TrainingArguments, work, folder, per_device_train_batch_size=questions)
         callbacks = [self.clock]
         asked = [Example(str(n), (), "stands in until `step` is given the questions", "") for n in range(questions)]
-        self.trainer = RecordingTrainer(work.runner, asked, recipe, recipe.stages[0], args, folder, callbacks=callbacks)
+        self.trainer = RecordingTrainer(runner, asked, recipe, recipe.stages[0], args, folder, callbacks=callbacks)
         self.trainer.remove_callback(PrinterCallback)
         self.figures: dict[str, float] = {}  # what the last step logged
 

@@ -15,7 +15,7 @@ from hart_lite.eval.results import Evaluation, is_evaluation, read_evaluation
 from hart_lite.eval.summary import flat
 from hart_lite.report.paper_tables.published import BENCHMARKS, OF_TABLE
 from hart_lite.runs.layout import METRICS, read_recipe
-from hart_lite.runs.methods import rl_method, trained
+from hart_lite.runs.methods import stage_method, trained
 from hart_lite.utils.jsonl import read_jsonl
 from hart_lite.utils.markdown import plain
 
@@ -201,7 +201,7 @@ def _cost(number: int, columns: Sequence[Column], one: Source) -> Iterator[dict[
         if "peak_memory_gib" in step:
             steps.setdefault(step["stage"], []).append(step)
     for stage, measured in steps.items():
-        name = rl_method(recipe, recipe.stages[int(stage.partition("-")[0]) - 1])
+        name = stage_method(recipe, recipe.stages[int(stage.partition("-")[0]) - 1])
         seconds = [sum(v for key, v in step.items() if key.startswith("seconds_")) for step in measured]
         time = mean(seconds, [str(n) for n in range(len(seconds))])
         peak = max(step["peak_memory_gib"] for step in measured) * MIB_IN_GIB
