@@ -317,10 +317,13 @@ def test_the_code_of_the_card_asks_in_the_words_of_the_recipe():
 
 
 @pytest.mark.slow
-def test_the_code_of_a_merged_card_runs(merged, tmp_path):
-    """With the folder in the place of the repository."""
-    card = plan_upload(merged, "me/small").card
-    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace('"me/small"', repr(str(merged)))
+@pytest.mark.parametrize("kind", ["merged", "adapter"])
+def test_the_code_of_a_card_runs_without_hart_lite(run, merged, tmp_path, kind):
+    """With folders in the place of the repository, and of the base that an adapter's card names."""
+    folder = merged if kind == "merged" else run / "adapter"
+    base = json.loads((run / "adapter/adapter_config.json").read_text())["base_model_name_or_path"]
+    code = re.search(r"```python\n(.*?)```", plan_upload(folder, "me/small").card, re.DOTALL)[1]
+    code = re.sub(r'"path/to/[^"]*"', repr(base), code.replace('"me/small"', repr(str(folder))))
     Image.linear_gradient("L").convert("RGB").resize((112, 112)).save(tmp_path / "photo.jpg")
     before = 'import sys\nsys.modules["hart_lite"] = None\n' + PLAIN_PROCESSOR
     done = python(before + code.replace("max_new_tokens=256", "max_new_tokens=4"), cwd=tmp_path)
