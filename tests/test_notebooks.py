@@ -1,4 +1,5 @@
-"""Every code cell of every notebook runs, with the tiny model standing in through one variable, RECIPE.
+"""Every code cell of every notebook runs, with the tiny model standing in through the variable RECIPE, and drawn
+scenes for what notebooks take from the Hub (ROWS, SPLIT, BENCH).
 
 Cells run in order in one namespace. `!hart-lite ..` is the command in this process, any other `!` line a shell's, and
 `%pip` lines are collected (tests/test_notebook_install.py asks pip about them). What only the platforms have is small
@@ -22,11 +23,15 @@ import matplotlib
 import PIL.Image
 import pytest
 import transformers
+from datasets import Dataset, Features, Value
+from datasets import Image as Picture
 from hub_stand_in import TOKEN, Hub
 from notebook_cells import FOLDER, ON_A_CARD, ON_CPU, as_python, cells, source
 from packaging.version import Version
 
 from hart_lite.cli.main import main
+from hart_lite.config.recipe import load_recipe
+from hart_lite.toy.scenes import World, examples
 
 SHORT = "stages.0.steps=1 stages.0.questions_per_step=2 rollout.samples=2 stages.1.steps=1"
 RECIPES = {
@@ -91,12 +96,27 @@ PLATFORMS = {
 }
 
 
+def stand_in_rows(path: str, count: int) -> None:
+    """Drawn scenes in the columns of the data set that the notebooks name."""
+    found = examples(World(), range(count), 1)
+    columns = {
+        "image": [example.images[0].load() for example in found],
+        "question": [example.question for example in found],
+        "answer": [example.choices["ABCDE".index(example.answer)] for example in found],
+    }
+    features = Features(image=Picture(), question=Value("string"), answer=Value("string"))
+    Dataset.from_dict(columns, features).to_parquet(path)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Runs a notebook in a folder of its own; (its names, what it displayed, the lines that began with %)."""
     monkeypatch.chdir(tmp_path)
     for variable in ("HF_TOKEN", "CUDA_VISIBLE_DEVICES"):  # notebooks set them; this takes them away again
         monkeypatch.setenv(variable, "")
+    for variable, value in {"ROWS": "stand_in.parquet", "SPLIT": "train[:8]", "BENCH": "toy"}.items():
+        monkeypatch.setenv(variable, value)
+    stand_in_rows("stand_in.parquet", 10)
     matplotlib.use("agg")
 
     def go(name: str, recipe: str) -> tuple[dict, Displays, list[str]]:
@@ -166,9 +186,10 @@ def test_from_install_to_push(run, monkeypatch, capsys, name):
     assert {"adapter_model.safetensors", "README.md", "training.json"} <= set(pushed.files) and pushed.private
     assert json.loads(pushed.files["training.json"])["recipe"]["model"]["quant"] == "nf4"
     assert len(displays.pictures) == 2 and "wrong grounding" in displays.texts[0]
-    assert magics == [f'pip install -q -c keep.txt "hart-lite @ {names["SOURCE"]}"']
+    assert magics == [f'pip install -q -c keep.txt "{names["SOURCE"]}"']
     out = capsys.readouterr().out
-    assert "16 GB" in out and TOKEN not in out
+    assert "No card: choose" in out and "8 of 8 rows are good" in out
+    assert "16 GB" in out and "McNemar" in out and TOKEN not in out
     if name == "kaggle_t4x2":
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
     else:
@@ -177,17 +198,46 @@ def test_from_install_to_push(run, monkeypatch, capsys, name):
 
 @pytest.mark.parametrize("name", ON_A_CARD)
 def test_what_it_says_of_memory_is_what_the_plan_says(name, capsys):
-    assert main(["plan", RECIPES_AS_SHIPPED[name].split()[0]]) == 0
+    assert main(["plan", "qwen7b_16gb"]) == 0
     peak = re.search(r"peak ([\d.]+ GiB)", capsys.readouterr().out)[1]
     text = source(cells(name, "markdown")[0])
     assert f"{peak} at most" in text and "Not run on a card yet" in text
 
 
-def default_recipe(name: str) -> str:
-    return re.search(r'os\.environ\.get\("RECIPE", "(.+?)"\)', source(cells(name)[0]))[1]
+@pytest.mark.parametrize("name", ON_A_CARD)
+@pytest.mark.parametrize(
+    ("card", "recipe"),
+    [
+        ("Tesla T4, 15360", "qwen7b_16gb"),
+        ("NVIDIA L4, 23034", "qwen7b_lora"),
+        ("NVIDIA A100-SXM4-40GB, 40960", "qwen7b_lora"),
+        ("NVIDIA A100-SXM4-80GB, 81920", "qwen7b_80gb"),
+        ("", "qwen7b_16gb"),
+    ],
+)
+def test_the_recipe_is_the_cards(name, card, recipe, tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho '{card}'\n" if card else "#!/bin/sh\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("RECIPE", raising=False)
+    [cell] = [source(cell) for cell in cells(name) if "nvidia-smi" in source(cell)]
+    names: dict = {"os": os}
+    exec(cell, names)
+    chosen, *overrides = names["RECIPE"].split()
+    assert chosen == recipe
+    assert load_recipe(chosen, overrides).stages[0].steps == 20
 
 
-RECIPES_AS_SHIPPED = {name: default_recipe(name) for name in (*ON_CPU, *ON_A_CARD)}
+@pytest.mark.parametrize("name", ON_A_CARD)
+def test_the_badge_opens_what_is_installed(name):
+    settings = source(cells(name)[0])
+    address = re.search(r'"SOURCE", "git\+https://github.com/([^"]+)"', settings)[1]
+    [badge] = re.findall(r"\[!\[Open in \w+\]\(\S+\)\]\((\S+)\)", source(cells(name, "markdown")[0]))
+    assert re.search(rf"github(?:\.com)?/{address}/blob/main/notebooks/{name}\.ipynb$", badge)
+    text = "".join(source(cell) for cell in cells(name, "markdown"))
+    for data in (re.search(r'"ROWS", "([^"]+)"', settings)[1], "craigwu/vstar_bench"):
+        assert f"https://huggingface.co/datasets/{data}" in text
 
 
 # -- what is stored ------------------------------------------------------------------------------------------------
