@@ -39,14 +39,18 @@ class Trackers:
         makers: dict[str, Callable[[Recipe, Path], Any]] = {"tensorboard": TensorBoard, "wandb": Wandb}
         names = recipe.report_to if PartialState().is_main_process else []
         self.run, self.writers = run, [makers[name](recipe, run) for name in names if name in OURS]
-        self.begins = self.step = 0
+        self.begins = 0
+        self.step = self._steps_but("")  # a run that is gone on with has some already
+
+    def _steps_but(self, stage: str) -> int:
+        """Steps of all stages but this one. Their last row says how many, and patience may have ended them early."""
+        path = self.run / METRICS
+        rows = [row for _, row in read_jsonl(path, skip_broken=True)] if path.is_file() and self.writers else []
+        return sum({row["stage"]: row["step"] for row in rows if row["stage"] != stage}.values())
 
     def begin(self, stage: str, step: int) -> None:
         """A stage goes on after so many of its steps; what was tracked of later ones is tracked anew."""
-        path = self.run / METRICS
-        rows = [row for _, row in read_jsonl(path)] if path.is_file() and self.writers else []
-        done = {row["stage"]: row["step"] for row in rows if row["stage"] != stage}
-        self.begins = sum(done.values())
+        self.begins = self._steps_but(stage)
         self.step = self.begins + step
         for writer in self.writers:
             writer.begin(self.step + 1)

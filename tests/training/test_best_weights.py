@@ -54,23 +54,27 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / WEIGHTS)
 
 
-@pytest.fixture
-def weights_at(tiny_base, tmp_path):
-    """{step: adapter} of a run that keeps its last weights, from its checkpoints."""
-    run = tmp_path / "plain"
-    recipe = recipe_in(tiny_base, run, [rl_stage(steps=4, log_rollouts_every=0, save_every=1)], keep_best=None)
-    found = {}
-    real = checkpointing.drop_old_checkpoints
+def recorded(recipe) -> dict[int, dict[str, torch.Tensor]]:
+    """Trains; {step: adapter} of its first stage, from checkpoints of each step."""
+    found: dict[int, dict[str, torch.Tensor]] = {}
+    drop = checkpointing.drop_old_checkpoints
 
     def keep(folder):
-        for path in folder.glob("checkpoint-*"):
+        for path in folder.glob("checkpoint-*") if folder.name == "1-rl" else ():
             found.setdefault(int(path.name.split("-")[1]), adapter(path))
-        real(folder)
+        drop(folder)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpointing, "drop_old_checkpoints", keep)
         train(recipe)
     return found
+
+
+@pytest.fixture
+def weights_at(tiny_base, tmp_path):
+    """Of a run that keeps its last weights."""
+    stages = [rl_stage(steps=4, log_rollouts_every=0, save_every=1)]
+    return recorded(recipe_in(tiny_base, tmp_path / "plain", stages, keep_best=None))
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -99,16 +103,16 @@ def test_wrong_grounding_is_better_when_it_is_lower(tiny_base, tmp_path, monkeyp
     assert same(adapter(recipe.run_dir / "adapter"), weights_at[3])
 
 
-def test_patience_ends_a_stage_and_the_next_begins_with_its_best(tiny_base, tmp_path, monkeypatch, weights_at):
+def test_patience_ends_a_stage_and_the_next_begins_with_its_best(tiny_base, tmp_path, monkeypatch):
     valued(monkeypatch, during("1-rl", 0.9, 0.2, 0.3, 0.95) | during("2-sft", 0.1, 0.2, 0.3))
-    stages = [rl_stage(steps=4, log_rollouts_every=0), sft_stage(steps=2)]
+    stages = [rl_stage(steps=4, log_rollouts_every=0, save_every=1), sft_stage(steps=2)]
     recipe = recipe_in(tiny_base, tmp_path / "run", stages, patience=2)
-    train(recipe)
+    found = recorded(recipe)
     assert [(row["stage"], row["step"]) for row in metrics(recipe.run_dir)] == [
         *(("1-rl", 1), ("1-rl", 2), ("1-rl", 3)),
         *(("2-sft", 1), ("2-sft", 2)),
     ]
-    assert same(adapter(recipe.run_dir / "stages" / "1-rl" / "adapter"), weights_at[1])
+    assert same(adapter(recipe.run_dir / "stages" / "1-rl" / "adapter"), found[1]) and not same(found[1], found[3])
 
 
 @pytest.mark.slow

@@ -19,6 +19,10 @@ def _made_up(monkeypatch):
     make_up(monkeypatch.setattr)
 
 
+class Killed(BaseException):
+    """What nothing catches."""
+
+
 def recipe_in(base, run, *trackers: str):
     stages = [rl_stage(steps=3, log_rollouts_every=0), sft_stage(steps=2)]
     evaluate = {"every": 2, "modes": ["full", "crops"], "watch": 0}
@@ -29,16 +33,19 @@ def test_tensorboard_gets_all_stages_as_one_run(tiny_base, tmp_path, monkeypatch
     recipe = recipe_in(tiny_base, tmp_path / "run", "tensorboard")
     rollout, calls = rl_trainer.RLTrainer.rollout, []
 
-    def stopped(self, *args, **kwargs):
+    def ended(self, *args, **kwargs):
         calls.append(1)
-        if len(calls) == 3:  # in step 3, with a checkpoint of step 2
+        if len(calls) == 2:  # in step 2, before any checkpoint: step 1 is taken again
+            raise Killed
+        if len(calls) == 5:  # in the stage's last step: it is evaluated when the run goes on
             os.kill(os.getpid(), signal.SIGTERM)
         return rollout(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rl_trainer.RLTrainer, "rollout", stopped)
-        with pytest.raises(Stopped):
-            train(recipe)
+        patch.setattr(rl_trainer.RLTrainer, "rollout", ended)
+        for how in (Killed, Stopped):
+            with pytest.raises(how):
+                train(recipe, resume=True)
     train(recipe, resume=True)
     events = EventAccumulator(str(recipe.run_dir / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
