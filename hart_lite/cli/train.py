@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   hart-lite train tiny_cpu
   hart-lite train qwen7b_lora data.train=my/rows.jsonl data.eval=my/held_out.jsonl output=runs/mine
   hart-lite train runs/mine/recipe.yaml --resume
-  hart-lite train qwen7b_lora stages.0.steps=50 evaluate.every=10 evaluate.keep_best=crops evaluate.patience=2
+  hart-lite train tiny_cpu evaluate.every=10 evaluate.keep_best=crops evaluate.patience=2 output=runs/best
   hart-lite train qwen7b_lora model.adapter=runs/mine/adapter output=runs/further
 """
 

@@ -15,7 +15,7 @@ from PIL import Image
 from small_runs import make_up, rl_stage, small_recipe
 
 from hart_lite.cli import main as cli
-from hart_lite.config.recipe import dump_recipe
+from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.resources import shipped_recipes
 from hart_lite.training import train as training
 
@@ -118,6 +118,16 @@ def test_commands_that_need_no_model_import_no_torch(tmp_path):
     calls = "; ".join(f"main({words!r})" for words in commands)
     done = python(f"import sys; from hart_lite.cli.main import main; {calls}; print('torch' in sys.modules)")
     assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_the_examples_of_train_are_recipes(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  hart-lite train ")]
+    assert len(lines) >= 4
+    for _, _, name, *overrides in lines:
+        if "--resume" not in overrides:
+            assert load_recipe(name, overrides).name == name
 
 
 def test_recipes_are_listed_with_what_they_say_of_themselves(capsys):
