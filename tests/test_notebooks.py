@@ -26,7 +26,7 @@ import transformers
 from datasets import Dataset, Features, Value
 from datasets import Image as Picture
 from hub_stand_in import TOKEN, Hub
-from notebook_cells import FOLDER, ON_A_CARD, ON_CPU, as_python, cells, source
+from notebook_cells import FOLDER, ON_A_CARD, ON_CPU, UNSTORED, as_python, cells, source
 from packaging.version import Version
 
 from hart_lite.cli.main import main
@@ -37,6 +37,8 @@ SHORT = "stages.0.steps=1 stages.0.questions_per_step=2 rollout.samples=2 stages
 RECIPES = {
     "tour": f"tiny_cpu {SHORT} stages.2.steps=1 data.toy.scenes=40 data.toy.eval_scenes=2 evaluate.watch=1",
     "own_data": f"tiny_cpu {SHORT} stages.2.steps=1 data.eval_size=4 evaluate.watch=1",
+    "why_hart": 'tiny_cpu stages=[{"kind":"rl","steps":1,"questions_per_step":2}] rollout.samples=2 data.toy.scenes=10 '
+    'data.toy.eval_scenes=2 evaluate.modes=["crops"] evaluate.watch=0',
     # The shipped recipe, its 4 bits and its float16 included, on another base.
     "card": f"qwen7b_16gb {SHORT} stages.1.batch_size=2 model.base=toy model.device=cpu pixels.full=12544 "
     "pixels.crop=4704 pixels.min=784 rollout.max_tokens_locate=12 rollout.max_tokens_answer=4 data.eval_size=2 "
@@ -136,7 +138,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_every_notebook_is_tested():
-    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {*ON_CPU, *ON_A_CARD}
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {*ON_CPU, *ON_A_CARD, *UNSTORED}
 
 
 @pytest.mark.slow
@@ -170,6 +172,16 @@ def test_own_data(run, capsys):
         assert rows["coco"][number]["boxes"] == row["boxes"]
     assert "McNemar" in out and len(displays.pictures) == 2
     assert Path("runs/own/run/report.html").exists()
+
+
+@pytest.mark.slow
+def test_why_hart(run, capsys):
+    names, _, _ = run("why_hart", RECIPES["why_hart"])
+    out = capsys.readouterr().out
+    assert "advantages [1.5, -0.5, -0.5, -0.5]" in out and "mu1        [1.45, 0.85, 0.85, 0.85]" in out
+    assert len(names["found"]) == 2 and all(0 <= share <= 100 for pair in names["found"].values() for share in pair)
+    recipes = [load_recipe(f"runs/why/{number}/recipe.yaml") for number in range(2)]
+    assert [(recipe.loop, recipe.objective) for recipe in recipes] == [("mgpo", "grpo"), ("hart", "ap_grpo")]
 
 
 def read(path: str) -> list[dict]:
@@ -259,7 +271,7 @@ def test_stored_executed(name):
         assert PIL.Image.open(io.BytesIO(base64.b64decode(picture))).width >= 300
 
 
-@pytest.mark.parametrize("name", ON_A_CARD)
+@pytest.mark.parametrize("name", [*ON_A_CARD, *UNSTORED])
 def test_stored_clean(name):
     assert not outputs(name) and not [cell for cell in cells(name) if cell["execution_count"]]
 
