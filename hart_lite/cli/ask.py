@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hart_lite.cli.ask_output import draw, lines, record
 from hart_lite.errors import HartError
 from hart_lite.utils.libraries import quiet_libraries
 from hart_lite.utils.text import printable, shown
 
 if TYPE_CHECKING:
-    from hart_lite.inference.ask import Answer
     from hart_lite.inference.load import OpenModel
-    from hart_lite.types import ImageSource
 
 NO_MODEL = (
     "hart-lite: no --model given, so the toy base answers: it knows the scenes of `hart-lite toy-data`, and "
@@ -145,11 +144,11 @@ def _ask_about(
     if len(photos) > 1 and not arguments.json:
         print(printable(str(photos[number])))
     for asked, place in zip(found, places, strict=True):
-        picture = _picture(asked, image, place) if place and not asked.failure else None
+        picture = draw(asked, image, place) if place and not asked.failure else None
         if arguments.json:
-            print(json.dumps(_record(arguments, photos[number], asked, image.size(), picture)), flush=True)
+            print(json.dumps(record(arguments, photos[number], asked, image.size(), picture)), flush=True)
         else:
-            print("\n".join(_lines(arguments.mode, asked, image.size(), picture)), flush=True)
+            print("\n".join(lines(arguments.mode, asked, image.size(), picture)), flush=True)
     return {asked.failure for asked in found if asked.failure}
 
 
@@ -259,64 +258,3 @@ def _questions(words: Sequence[str]) -> Iterator[str]:
 
 def _choices(words: Sequence[str]) -> list[str]:
     return [word.strip() for word in (words[0].split(",") if len(words) == 1 else words)]
-
-
-def _picture(asked: Answer, image: ImageSource, place: Path) -> str:
-    """Draws it; returns what to say of it."""
-    from hart_lite.report.answer_picture import answer_picture, save_picture
-
-    replaced = place.exists()
-    save_picture(
-        answer_picture(image.load(), asked.boxes, [view.box for view in asked.crops], [asked.question, _answer(asked)]),
-        place,
-    )
-    if replaced:
-        print(f"hart-lite: {printable(str(place))} was there and is replaced", file=sys.stderr)
-    return str(place)
-
-
-def _record(
-    arguments: argparse.Namespace, photo: Path, asked: Answer, size: tuple[int, int], picture: str | None
-) -> dict:
-    return {
-        "image": str(photo),
-        "width": size[0],
-        "height": size[1],
-        "model": arguments.model or "toy",
-        "mode": arguments.mode,
-        "question": asked.question,
-        "choices": list(asked.choices),
-        "answer": asked.answer,
-        "choice": asked.choice,
-        "text": asked.text,
-        "boxes": [[round(value, 2) for value in box.xyxy] for box in asked.boxes],
-        "rejected_boxes": asked.rejected,
-        "located": asked.located,
-        "picture": picture,
-        "failure": asked.failure or None,
-    }
-
-
-def _lines(mode: str, asked: Answer, size: tuple[int, int], picture: str | None) -> Iterator[str]:
-    """What a terminal is shown: nothing that a model wrote moves its cursor."""
-    yield printable(asked.question)
-    if asked.failure:
-        yield "  no answer"
-        return
-    yield f"  answer: {printable(_answer(asked))}"
-    for number, box in enumerate(asked.boxes, 1):
-        corners = ", ".join(f"{value:.0f}" for value in box.xyxy)
-        yield f"  box {number}: {corners} of {size[0]} x {size[1]} pixels"
-    if not asked.boxes:
-        wrote = f"; it wrote {printable(shown(asked.located))}" if asked.located else ""
-        yield "  no box: mode full answers at a glance" if mode == "full" else f"  no box found{wrote}"
-    if asked.rejected:
-        yield f"  boxes refused (outside the photo, empty, too large, or too many): {asked.rejected}"
-    if picture:
-        yield f"  picture: {printable(picture)}"
-
-
-def _answer(asked: Answer) -> str:
-    if asked.answer is not None:
-        return f"{asked.answer}: {asked.choice}" if asked.choices else asked.answer
-    return f"none that can be read; it wrote {shown(asked.text)}" if asked.text.strip() else "none"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hart_lite.perf.model_sizes import Dimensions
 
 CARDS = {"T4": 16, "V100": 16, "L4": 24, "A10": 24, "3090": 24, "4090": 24, "A100": 40, "H100": 80}  # GB, at least
-FOR_CARD = {0: "tiny_cpu", 8: "qwen7b_16gb", 20: "qwen7b_lora", 80: "qwen7b_80gb"}  # from so many GB
+FOR_CARD = {0: "tiny_cpu", 1: "qwen7b_16gb", 20: "qwen7b_lora", 80: "qwen7b_80gb"}  # from so many GB
 ALWAYS = ("kind", "train", "base", "steps", "questions_per_step")  # written though they are the defaults
 PASSES = 3  # of RL over its questions, where there are few
 EXAMPLES = """examples:
@@ -54,6 +54,8 @@ def init(arguments: argparse.Namespace) -> int:
 
     In a terminal it asks for what no flag says; elsewhere a flag that is missing is an error.
     """
+    from hart_lite.data.rows import is_text_file
+
     card = memory(_answer(arguments.card, "card", "Which card: none, auto, its memory in GB, or a name such as T4?"))
     data = _answer(arguments.data, "data", "Which data: a file of rows, a Hub data set, or toy?")
     usual = next(name for least, name in reversed(FOR_CARD.items()) if card >= least)
@@ -66,10 +68,11 @@ def init(arguments: argparse.Namespace) -> int:
     wanted = {"data.train": data, "data.eval": arguments.eval, "data.split": arguments.split}
     wanted |= {"data.image_dir": arguments.image_dir, "data.columns": columns.read(arguments)}
     for source in filter(None, (data, arguments.eval)):
-        _check(source, arguments)
+        _check(source, arguments, named=is_text_file(source) == is_text_file(data))
     recipe = fitting(usual, base, {key: value for key, value in wanted.items() if value}, out.stem, card)
+    said = next_steps(recipe, out, card)
     out.write_text(commented(recipe), encoding="utf-8")
-    print(printable(next_steps(recipe, out, card)))
+    print(printable(said))
     return 0
 
 
@@ -99,9 +102,9 @@ def fitting(usual: str, base: str, wanted: dict[str, object], name: str, card: i
     from hart_lite.perf.model_sizes import Dimensions
     from hart_lite.perf.plan_report import suggest, with_overrides
 
-    usual = "tiny_cpu" if base == "toy" else usual
     own = [path.stem for path in shipped_recipes() if load_recipe(path).model.base == base]
-    start = load_recipe(usual if not base or usual in own or not own else own[0])
+    others = usual if card or not base else "qwen7b_16gb"  # tiny_cpu's budgets are for the toy base alone
+    start = load_recipe(usual if not base or usual in own else own[0] if own else others)
     changes = {"name": name, "output": "runs/{name}", "model.base": base or start.model.base} | wanted
     changes |= {"model.device": "auto", "model.dtype": "auto"} if card else {"model.device": "cpu"}
     recipe = with_overrides(start, changes)
@@ -200,13 +203,15 @@ def next_steps(recipe: Recipe, out: Path, card: int) -> str:
     return "\n".join([*said, "", "next:", *(f"  {command}" for command in commands)])
 
 
-def _check(source: str, arguments: argparse.Namespace) -> None:
-    """Every row of it, as `data check` does. Raises `DataError` where one is bad."""
+def _check(source: str, arguments: argparse.Namespace, named: bool) -> None:
+    """Every row of it, as `data check` does; `named`: `--column` names its fields, as training has it. Raises
+    `DataError` where one is bad."""
     if source == "toy":
         return
     from hart_lite.data.check import check_dataset, format_report
 
-    table = {"columns": columns.read(arguments), "split": arguments.split, "image_dir": arguments.image_dir}
+    theirs = columns.read(arguments) if named else None
+    table = {"columns": theirs, "split": arguments.split if named else None, "image_dir": arguments.image_dir}
     report = check_dataset(source, **table)
     print(printable(format_report(report)))
     if not report.ok:

@@ -86,6 +86,7 @@ def test_without_a_card_and_with_drawn_scenes(place, capsys):
         ([], "--card is missing, and there is no terminal to ask in"),
         (["--card", "none"], "--data is missing, and there is no terminal to ask in"),
         (["--card", "B17", "--data", "toy"], "--card 'B17': give none, auto, its memory in GB (24), or one of T4"),
+        (["--card", "4", "--data", "toy"], "Qwen/Qwen2.5-VL-7B-Instruct does not fit a card of 4 GB"),
         (["--card", "none", "--data", "my/bad.jsonl"], "my/bad.jsonl has 1 bad rows (above) of 2"),
         (["--card", "none", "--data", "no/such.jsonl"], "no/such.jsonl"),
         (["--card", "none", "--data", "toy", "--out", "photo.jpg"], "photo.jpg is there already"),
