@@ -145,6 +145,7 @@ def _training(recipe: Recipe, libraries: dict[str, str]) -> str:
         f"\nThe base had {bits}, model.dtype was {model.dtype}; LoRA of rank {model.lora.r} and alpha "
         f"{model.lora.alpha:g} on: {', '.join(model.lora.parts)}. It saw the whole image at up to {pixels.full:,} "
         f"pixels, crops at up to {pixels.crop:,}."
+        + (f" Training began from another adapter ({plain(model.adapter)})." if model.adapter else "")
     )
     if libraries:
         lines.append("\n" + ", ".join(f"{plain(name)} {plain(number)}" for name, number in libraries.items()) + ".")

@@ -206,6 +206,14 @@ def test_a_recipe_further_up_is_another_ones(run, tmp_path):
     )
 
 
+def test_the_adapter_that_training_began_from_is_told_without_its_place():
+    recipe = load_recipe("qwen7b_lora", ["model.adapter=/home/alice/first/adapter", "data.train=me/q"])
+    public = public_recipe(recipe)
+    assert public.model.adapter == "adapter"
+    assert "Training began from another adapter (adapter)." in model_card(record(recipe=public), "adapter", "me/x")
+    assert "another adapter" not in model_card(record(recipe=load_recipe("qwen7b_lora")), "adapter", "me/x")
+
+
 def test_two_files_of_one_name_stay_two(run):
     from hart_lite.config.recipe import load_recipe
 
