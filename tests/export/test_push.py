@@ -14,7 +14,7 @@ from merging import PLAIN_PROCESSOR, edit_config, make_adapter, make_base, pytho
 from PIL import Image
 from small_runs import make_up, rl_stage, sft_stage, small_recipe
 
-from hart_lite.config.recipe import dump_recipe
+from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.errors import HartError
 from hart_lite.export.merge import merge
 from hart_lite.export.model_card import fenced, model_card, plain
@@ -176,8 +176,6 @@ def test_pictures_are_bounded_jpegs_without_metadata(run, tmp_path):
 
 
 def test_images_whose_licence_forbids_it_are_not_shown(run, tmp_path):
-    from hart_lite.config.recipe import load_recipe
-
     copy = shutil.copytree(run, tmp_path / "run")
     recipe = load_recipe(copy / "recipe.yaml")
     closed = {"train": "full.json", "format": "mme_realworld", "lite": "lite.json"}
@@ -215,8 +213,6 @@ def test_the_adapter_that_training_began_from_is_told_without_its_place():
 
 
 def test_two_files_of_one_name_stay_two(run):
-    from hart_lite.config.recipe import load_recipe
-
     recipe = load_recipe(run / "recipe.yaml")
     data = recipe.data.model_copy(update={"train": "/a/rows.jsonl", "sft": "/b/rows.jsonl", "image_dir": "/a/images"})
     shown = public_recipe(recipe.model_copy(update={"data": data}))
@@ -270,8 +266,6 @@ def test_the_card_of_a_run(run):
 
 
 def test_the_card_of_a_7b_run_on_the_hub(run):
-    from hart_lite.config.recipe import load_recipe
-
     recipe = load_recipe(
         "qwen7b_lora", ["data.train=me/questions", "model.revision=abc123", "model.lora.parts=[vision]"]
     )
