@@ -6,7 +6,7 @@ LOWEST := .venv-lowest
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test test-slow test-lowest browser-tests lint smoke methods mutants reliability notebooks pretrain card-wheels clean
+.PHONY: train test test-slow test-lowest browser-tests lint docs dist smoke methods mutants reliability notebooks pretrain card-wheels clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -48,6 +48,15 @@ browser-tests: $(VENV)/.ready
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The pages as a site with search, in docs/_build; a warning is an error.
+docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build
+
+# A wheel in dist/, for machines that cannot reach the repository.
+dist: $(VENV)/.ready
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 # The whole of `make train` at a size that ends within a minute.
 smoke: $(VENV)/.ready

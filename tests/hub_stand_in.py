@@ -1,4 +1,4 @@
-"""The part of the Hub's API that an upload uses, on loopback: repositories, git files, LFS objects, xet storage.
+"""The parts of the Hub's API that uploads and downloads use, on loopback: repositories, git files, LFS, xet storage.
 
     with Hub() as hub:
         hub.environment()   # for a subprocess that runs the real client against it
@@ -146,8 +146,32 @@ class _Handler(BaseHTTPRequestHandler):
         if repo not in self.hub.repos:
             return self._answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
         found = self.hub.repos[repo]
-        sha = hashlib.sha1("".join(found.commits).encode()).hexdigest()
-        self._answer({"id": repo, "modelId": repo, "private": found.private, "sha": sha, "tags": [], "siblings": []})
+        sha = _sha1("".join(found.commits).encode())
+        siblings = [{"rfilename": name} for name in found.files]
+        about = {"id": repo, "modelId": repo, "private": found.private, "sha": sha, "tags": [], "siblings": siblings}
+        self._answer(about)
+
+    def tree(self, body: bytes, repo: str) -> None:
+        files = self.hub.repos[repo].files.items()
+        self._answer([{"type": "file", "path": name, "size": len(data), "oid": _sha1(data)} for name, data in files])
+
+    def resolve(self, body: bytes, repo: str, name: str) -> None:
+        found = self.hub.repos.get(repo)
+        if found is None or name not in found.files:
+            missing = "RepoNotFound" if found is None else "EntryNotFound"
+            return self._answer({"error": "not found"}, 404, {"X-Error-Code": missing, **self._commit(repo)})
+        data = found.files[name]
+        self.send_response(200)
+        headers = {"ETag": f'"{_sha1(data)}"', "Content-Length": str(len(data)), **self._commit(repo)}
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def _commit(self, repo: str) -> dict[str, str]:
+        found = self.hub.repos.get(repo)
+        return {"X-Repo-Commit": _sha1("".join(found.commits).encode())} if found else {}
 
     def validate(self, body: bytes) -> None:
         self._answer({"errors": [], "warnings": []})
@@ -214,11 +238,17 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer({"result": 1})
 
 
+def _sha1(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()
+
+
 _REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
 _ROUTES = (
     ("POST", "/api/repos/create", _Handler.create),
     ("GET", f"/api/models/{_REPO}", _Handler.info),
-    ("GET", f"/api/models/{_REPO}/revision/main", _Handler.info),
+    ("GET", f"/api/models/{_REPO}/revision/[^/]+", _Handler.info),
+    ("GET", f"/api/models/{_REPO}/tree/[^/]+", _Handler.tree),
+    *((verb, rf"/{_REPO}/resolve/[^/]+/(?P<name>.+)", _Handler.resolve) for verb in ("HEAD", "GET")),
     ("POST", "/api/validate-yaml", _Handler.validate),
     ("POST", f"/api/models/{_REPO}/preupload/main", _Handler.preupload),
     ("POST", f"/api/models/{_REPO}/commit/main", _Handler.commit),

@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
 ON_CPU, ON_A_CARD = ("tour", "own_data"), ("colab_t4", "kaggle_t4x2")
+UNSTORED = ("why_hart",)  # runs on a CPU, and is stored without its outputs
 LINE = re.compile(r"^( *)([!%])(.+)$", re.MULTILINE)
 
 

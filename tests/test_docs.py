@@ -29,7 +29,7 @@ from hart_lite.toy.model import toy_tokenizer
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-TRAIN = {"README.md", "recipes.md"}  # these pages train, which takes ten seconds and more
+TRAIN = {"README.md", "recipes.md", "start.md"}  # these pages train, which takes ten seconds and more
 MARKS = {"card", "network", "minutes", "serves"}
 STANDS_IN = "the tests run it on the toy model"
 

@@ -44,7 +44,7 @@ def install_line(name: str, python: Path, cwd: Path) -> list[str]:
     code = f"SOURCE = 'HERE'\ndef magic(line):\n    print(line)\n{as_python(source(cell))}"
     done = subprocess.run([python, "-c", code], cwd=cwd, capture_output=True, text=True, check=True)
     first, verb, *words = shlex.split(done.stdout)
-    assert (first, verb) == ("pip", "install") and words[-1] == "hart-lite @ HERE"
+    assert (first, verb) == ("pip", "install") and words[-1] == "HERE"
     needs = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     return [*words[:-1], *needs]
 
@@ -74,6 +74,19 @@ def test_pip_would_not_touch_torch(colab, tmp_path):
     assert {"transformers", "trl", "bitsandbytes", "datasets"} <= there
     assert not {"torch", "torchvision", "torchaudio", "triton", "numpy", "pillow"} & there
     assert not [name for name in there if name.startswith("nvidia")]
+
+
+@pytest.mark.slow
+def test_the_source_may_be_a_clone_or_a_wheel(colab, tmp_path):
+    """An address needs a server; pip takes all three in the place of {SOURCE}."""
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", tmp_path, ROOT]
+    subprocess.run(command, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("hart_lite-*.whl")
+    for place in (ROOT, wheel):
+        done = pip(colab, "--no-deps", "--report", "report.json", str(place), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        [item] = json.loads((tmp_path / "report.json").read_text())["install"]
+        assert item["metadata"]["name"] == "hart-lite"
 
 
 def test_a_torch_that_is_too_old_is_an_error_and_not_replaced(colab, tmp_path):

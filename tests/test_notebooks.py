@@ -1,4 +1,5 @@
-"""Every code cell of every notebook runs, with the tiny model standing in through one variable, RECIPE.
+"""Every code cell of every notebook runs, with the tiny model standing in through the variable RECIPE, and drawn
+scenes for what notebooks take from the Hub (ROWS, SPLIT, BENCH).
 
 Cells run in order in one namespace. `!hart-lite ..` is the command in this process, any other `!` line a shell's, and
 `%pip` lines are collected (tests/test_notebook_install.py asks pip about them). What only the platforms have is small
@@ -22,16 +23,22 @@ import matplotlib
 import PIL.Image
 import pytest
 import transformers
+from datasets import Dataset, Features, Value
+from datasets import Image as Picture
 from hub_stand_in import TOKEN, Hub
-from notebook_cells import FOLDER, ON_A_CARD, ON_CPU, as_python, cells, source
+from notebook_cells import FOLDER, ON_A_CARD, ON_CPU, UNSTORED, as_python, cells, source
 from packaging.version import Version
 
 from hart_lite.cli.main import main
+from hart_lite.config.recipe import load_recipe
+from hart_lite.toy.scenes import World, examples
 
 SHORT = "stages.0.steps=1 stages.0.questions_per_step=2 rollout.samples=2 stages.1.steps=1"
 RECIPES = {
     "tour": f"tiny_cpu {SHORT} stages.2.steps=1 data.toy.scenes=40 data.toy.eval_scenes=2 evaluate.watch=1",
     "own_data": f"tiny_cpu {SHORT} stages.2.steps=1 data.eval_size=4 evaluate.watch=1",
+    "why_hart": 'tiny_cpu stages=[{"kind":"rl","steps":1,"questions_per_step":2}] rollout.samples=2 data.toy.scenes=10 '
+    'data.toy.eval_scenes=2 evaluate.modes=["crops"] evaluate.watch=0',
     # The shipped recipe, its 4 bits and its float16 included, on another base.
     "card": f"qwen7b_16gb {SHORT} stages.1.batch_size=2 model.base=toy model.device=cpu pixels.full=12544 "
     "pixels.crop=4704 pixels.min=784 rollout.max_tokens_locate=12 rollout.max_tokens_answer=4 data.eval_size=2 "
@@ -91,12 +98,27 @@ PLATFORMS = {
 }
 
 
+def stand_in_rows(path: str, count: int) -> None:
+    """Drawn scenes in the columns of the data set that the notebooks name."""
+    found = examples(World(), range(count), 1)
+    columns = {
+        "image": [example.images[0].load() for example in found],
+        "question": [example.question for example in found],
+        "answer": [example.choices["ABCDE".index(example.answer)] for example in found],
+    }
+    features = Features(image=Picture(), question=Value("string"), answer=Value("string"))
+    Dataset.from_dict(columns, features).to_parquet(path)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Runs a notebook in a folder of its own; (its names, what it displayed, the lines that began with %)."""
     monkeypatch.chdir(tmp_path)
     for variable in ("HF_TOKEN", "CUDA_VISIBLE_DEVICES"):  # notebooks set them; this takes them away again
         monkeypatch.setenv(variable, "")
+    for variable, value in {"ROWS": "stand_in.parquet", "SPLIT": "train[:8]", "BENCH": "toy"}.items():
+        monkeypatch.setenv(variable, value)
+    stand_in_rows("stand_in.parquet", 10)
     matplotlib.use("agg")
 
     def go(name: str, recipe: str) -> tuple[dict, Displays, list[str]]:
@@ -116,7 +138,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_every_notebook_is_tested():
-    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {*ON_CPU, *ON_A_CARD}
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {*ON_CPU, *ON_A_CARD, *UNSTORED}
 
 
 @pytest.mark.slow
@@ -152,6 +174,16 @@ def test_own_data(run, capsys):
     assert Path("runs/own/run/report.html").exists()
 
 
+@pytest.mark.slow
+def test_why_hart(run, capsys):
+    names, _, _ = run("why_hart", RECIPES["why_hart"])
+    out = capsys.readouterr().out
+    assert "advantages [1.5, -0.5, -0.5, -0.5]" in out and "mu1        [1.45, 0.85, 0.85, 0.85]" in out
+    assert len(names["found"]) == 2 and all(0 <= share <= 100 for pair in names["found"].values() for share in pair)
+    recipes = [load_recipe(f"runs/why/{number}/recipe.yaml") for number in range(2)]
+    assert [(recipe.loop, recipe.objective) for recipe in recipes] == [("mgpo", "grpo"), ("hart", "ap_grpo")]
+
+
 def read(path: str) -> list[dict]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
@@ -166,9 +198,10 @@ def test_from_install_to_push(run, monkeypatch, capsys, name):
     assert {"adapter_model.safetensors", "README.md", "training.json"} <= set(pushed.files) and pushed.private
     assert json.loads(pushed.files["training.json"])["recipe"]["model"]["quant"] == "nf4"
     assert len(displays.pictures) == 2 and "wrong grounding" in displays.texts[0]
-    assert magics == [f'pip install -q -c keep.txt "hart-lite @ {names["SOURCE"]}"']
+    assert magics == [f'pip install -q -c keep.txt "{names["SOURCE"]}"']
     out = capsys.readouterr().out
-    assert "16 GB" in out and TOKEN not in out
+    assert "No card: choose" in out and "8 of 8 rows are good" in out
+    assert "16 GB" in out and "McNemar" in out and TOKEN not in out
     if name == "kaggle_t4x2":
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
     else:
@@ -177,17 +210,46 @@ def test_from_install_to_push(run, monkeypatch, capsys, name):
 
 @pytest.mark.parametrize("name", ON_A_CARD)
 def test_what_it_says_of_memory_is_what_the_plan_says(name, capsys):
-    assert main(["plan", RECIPES_AS_SHIPPED[name].split()[0]]) == 0
+    assert main(["plan", "qwen7b_16gb"]) == 0
     peak = re.search(r"peak ([\d.]+ GiB)", capsys.readouterr().out)[1]
     text = source(cells(name, "markdown")[0])
     assert f"{peak} at most" in text and "Not run on a card yet" in text
 
 
-def default_recipe(name: str) -> str:
-    return re.search(r'os\.environ\.get\("RECIPE", "(.+?)"\)', source(cells(name)[0]))[1]
+@pytest.mark.parametrize("name", ON_A_CARD)
+@pytest.mark.parametrize(
+    ("card", "recipe"),
+    [
+        ("Tesla T4, 15360", "qwen7b_16gb"),
+        ("NVIDIA L4, 23034", "qwen7b_lora"),
+        ("NVIDIA A100-SXM4-40GB, 40960", "qwen7b_lora"),
+        ("NVIDIA A100-SXM4-80GB, 81920", "qwen7b_80gb"),
+        ("", "qwen7b_16gb"),
+    ],
+)
+def test_the_recipe_is_the_cards(name, card, recipe, tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho '{card}'\n" if card else "#!/bin/sh\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("RECIPE", raising=False)
+    [cell] = [source(cell) for cell in cells(name) if "nvidia-smi" in source(cell)]
+    names: dict = {"os": os}
+    exec(cell, names)
+    chosen, *overrides = names["RECIPE"].split()
+    assert chosen == recipe
+    assert load_recipe(chosen, overrides).stages[0].steps == 20
 
 
-RECIPES_AS_SHIPPED = {name: default_recipe(name) for name in (*ON_CPU, *ON_A_CARD)}
+@pytest.mark.parametrize("name", ON_A_CARD)
+def test_the_badge_opens_what_is_installed(name):
+    settings = source(cells(name)[0])
+    address = re.search(r'"SOURCE", "git\+https://github.com/([^"]+)"', settings)[1]
+    [badge] = re.findall(r"\[!\[Open in \w+\]\(\S+\)\]\((\S+)\)", source(cells(name, "markdown")[0]))
+    assert re.search(rf"github(?:\.com)?/{address}/blob/main/notebooks/{name}\.ipynb$", badge)
+    text = "".join(source(cell) for cell in cells(name, "markdown"))
+    for data in (re.search(r'"ROWS", "([^"]+)"', settings)[1], "craigwu/vstar_bench"):
+        assert f"https://huggingface.co/datasets/{data}" in text
 
 
 # -- what is stored ------------------------------------------------------------------------------------------------
@@ -209,7 +271,7 @@ def test_stored_executed(name):
         assert PIL.Image.open(io.BytesIO(base64.b64decode(picture))).width >= 300
 
 
-@pytest.mark.parametrize("name", ON_A_CARD)
+@pytest.mark.parametrize("name", [*ON_A_CARD, *UNSTORED])
 def test_stored_clean(name):
     assert not outputs(name) and not [cell for cell in cells(name) if cell["execution_count"]]
 

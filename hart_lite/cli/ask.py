@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hart_lite.cli.ask_output import draw, lines, record
 from hart_lite.errors import HartError
 from hart_lite.utils.libraries import quiet_libraries
 from hart_lite.utils.text import printable, shown
 
 if TYPE_CHECKING:
-    from hart_lite.inference.ask import Answer
-    from hart_lite.types import ImageSource
+    from hart_lite.inference.load import OpenModel
 
 NO_MODEL = (
     "hart-lite: no --model given, so the toy base answers: it knows the scenes of `hart-lite toy-data`, and "
@@ -28,6 +29,7 @@ EXAMPLES = """examples:
   hart-lite ask street.jpg "Which is it?" --choices STOP,SLOW,EXIT --model Qwen/Qwen2.5-VL-7B-Instruct --quant nf4
   hart-lite ask street.jpg "Who?" --choices "Smith, John" --choices "Doe, Jane" --model runs/qwen7b_lora
   hart-lite ask street.jpg - --json --model runs/qwen7b_lora < questions.txt
+  hart-lite ask photos/ a.jpg "Is there a bicycle?" --json --model runs/qwen7b_lora
 """
 
 
@@ -39,8 +41,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("image", metavar="IMAGE", help="the file of a photo; EXIF orientation counts")
-    command.add_argument("questions", nargs="+", metavar="QUESTION", help="one or more; - reads one a line from stdin")
+    command.add_argument("image", metavar="IMAGE", help="the file of a photo, or a folder of photos")
+    command.add_argument("questions", nargs="+", metavar="QUESTION", help="one or more; - reads one a line from stdin; "
+                         "words before the first question that name files or folders are photos, too")  # fmt: skip
     command.add_argument("--choices", action="append", default=[], metavar="A,B,..",
                          help="what to choose from; given several times, each is one, commas and all")  # fmt: skip
     command.add_argument("--model", help="run directory, adapter, checkpoint, Hub id, `toy` or api:NAME; "
@@ -80,23 +83,24 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def ask(arguments: argparse.Namespace) -> int:
-    """Ask questions about one photo: where the model looked, what it answered, and a picture of both.
+    """Ask questions about photos: where the model looked, what it answered, and a picture of both.
 
     Boxes are pixels of the upright photo: left, top, right, bottom. The exit code is 1 when a server did not answer.
     """
     from hart_lite.data.images import ImageFile
-    from hart_lite.inference.ask import ask as answer
+
+    words = list(arguments.questions)
+    photos = [photo for word in _named_photos(arguments.image, words) for photo in _photos(word)]
+    for photo in photos:  # before anything heavy is imported
+        ImageFile(photo).load()
     from hart_lite.inference.ask import check
     from hart_lite.inference.load import TOY_WARNING, open_model
     from hart_lite.report.answer_picture import picture_places
 
-    questions, choices = list(_questions(arguments.questions)), _choices(arguments.choices)
+    questions, choices = list(_questions(words)), _choices(arguments.choices)
     check(questions, choices, arguments.mode)
-    photo = _photo(arguments.image)
-    image = ImageFile(photo)
-    image.load()
-    wanted = arguments.out is not None or not arguments.json
-    places = picture_places(photo, arguments.out, len(questions)) if wanted else [None] * len(questions)
+    if arguments.out is not None:
+        picture_places(photos, arguments.out, len(photos) * len(questions))  # raises for a place that cannot be
     if arguments.model is None:
         print(NO_MODEL, file=sys.stderr)
     quiet_libraries()
@@ -109,17 +113,43 @@ def ask(arguments: argparse.Namespace) -> int:
     )
     if arguments.model and model.toy:
         print(f"hart-lite: {TOY_WARNING}", file=sys.stderr)
-    found = answer(model, image, questions, choices, arguments.mode)
-    for asked, place in zip(found, places, strict=True):
-        picture = _picture(asked, image, place) if place and not asked.failure else None
-        if arguments.json:
-            print(json.dumps(_record(arguments, asked, image.size(), picture)))
-        else:
-            print("\n".join(_lines(arguments.mode, asked, image.size(), picture)))
-    failures = sorted({asked.failure for asked in found if asked.failure})
-    for failure in failures:
+    failures: set[str] = set()
+    for number in range(len(photos)):
+        failures |= _ask_about(arguments, model, photos, number, questions, choices)
+    for failure in sorted(failures):
         print(f"hart-lite: no answer: {printable(failure)}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _ask_about(
+    arguments: argparse.Namespace,
+    model: OpenModel,
+    photos: Sequence[Path],
+    number: int,
+    questions: Sequence[str],
+    choices: Sequence[str],
+) -> set[str]:
+    """All questions about one of the photos, printed and drawn. Returns why a server did not answer."""
+    from hart_lite.data.images import ImageFile
+    from hart_lite.inference.ask import ask as answer
+    from hart_lite.report.answer_picture import picture_places
+
+    image, count = ImageFile(photos[number]), len(questions)
+    found = answer(model, image, questions, choices, arguments.mode)
+    places: Sequence[Path | None] = [None] * count
+    if arguments.out is not None:
+        places = picture_places(photos, arguments.out, len(photos) * count)[number * count : (number + 1) * count]
+    elif not arguments.json:
+        places = picture_places(photos[number : number + 1], None, count)
+    if len(photos) > 1 and not arguments.json:
+        print(printable(str(photos[number])))
+    for asked, place in zip(found, places, strict=True):
+        picture = draw(asked, image, place) if place and not asked.failure else None
+        if arguments.json:
+            print(json.dumps(record(arguments, photos[number], asked, image.size(), picture)), flush=True)
+        else:
+            print("\n".join(lines(arguments.mode, asked, image.size(), picture)), flush=True)
+    return {asked.failure for asked in found if asked.failure}
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -186,12 +216,30 @@ def _who(model: str, trained: bool) -> str:
     return f"{model} answers" + (", beside its base: the same weights without the adapter." if trained else ".")
 
 
-def _photo(word: str) -> Path:
+def _named_photos(first: str, words: list[str]) -> list[str]:
+    """The first word and those after it that name files or folders; they are taken out of `words`. One word stays: it
+    is the question, whatever is called so."""
+    named = [first]
+    while len(words) > 1 and os.path.exists(words[0]):
+        named.append(words.pop(0))
+    return named
+
+
+def _photos(word: str) -> list[Path]:
+    """The photo that a word names, or those in the folder that it names, by name."""
     if not word.strip():
         raise HartError("IMAGE is empty; give the file of a photo")
     if "://" in word:
         raise HartError(f"{shown(word)} is an address, and nothing is fetched: download the photo and give its file")
-    return Path(word)
+    if not os.path.isdir(word):
+        return [Path(word)]
+    from PIL import Image
+
+    readable = Image.registered_extensions()
+    found = sorted(path for path in Path(word).iterdir() if path.suffix.lower() in readable and path.is_file())
+    if not found:
+        raise HartError(f"there is no photo in the folder {word}; give a file, or a folder with .jpg or .png files")
+    return found
 
 
 def _questions(words: Sequence[str]) -> Iterator[str]:
@@ -210,62 +258,3 @@ def _questions(words: Sequence[str]) -> Iterator[str]:
 
 def _choices(words: Sequence[str]) -> list[str]:
     return [word.strip() for word in (words[0].split(",") if len(words) == 1 else words)]
-
-
-def _picture(asked: Answer, image: ImageSource, place: Path) -> str:
-    """Draws it; returns what to say of it."""
-    from hart_lite.report.answer_picture import answer_picture, save_picture
-
-    replaced = place.exists()
-    save_picture(
-        answer_picture(image.load(), asked.boxes, [view.box for view in asked.crops], [asked.question, _answer(asked)]),
-        place,
-    )
-    if replaced:
-        print(f"hart-lite: {printable(str(place))} was there and is replaced", file=sys.stderr)
-    return str(place)
-
-
-def _record(arguments: argparse.Namespace, asked: Answer, size: tuple[int, int], picture: str | None) -> dict:
-    return {
-        "image": arguments.image,
-        "width": size[0],
-        "height": size[1],
-        "model": arguments.model or "toy",
-        "mode": arguments.mode,
-        "question": asked.question,
-        "choices": list(asked.choices),
-        "answer": asked.answer,
-        "choice": asked.choice,
-        "text": asked.text,
-        "boxes": [[round(value, 2) for value in box.xyxy] for box in asked.boxes],
-        "rejected_boxes": asked.rejected,
-        "located": asked.located,
-        "picture": picture,
-        "failure": asked.failure or None,
-    }
-
-
-def _lines(mode: str, asked: Answer, size: tuple[int, int], picture: str | None) -> Iterator[str]:
-    """What a terminal is shown: nothing that a model wrote moves its cursor."""
-    yield printable(asked.question)
-    if asked.failure:
-        yield "  no answer"
-        return
-    yield f"  answer: {printable(_answer(asked))}"
-    for number, box in enumerate(asked.boxes, 1):
-        corners = ", ".join(f"{value:.0f}" for value in box.xyxy)
-        yield f"  box {number}: {corners} of {size[0]} x {size[1]} pixels"
-    if not asked.boxes:
-        wrote = f"; it wrote {printable(shown(asked.located))}" if asked.located else ""
-        yield "  no box: mode full answers at a glance" if mode == "full" else f"  no box found{wrote}"
-    if asked.rejected:
-        yield f"  boxes refused (outside the photo, empty, too large, or too many): {asked.rejected}"
-    if picture:
-        yield f"  picture: {printable(picture)}"
-
-
-def _answer(asked: Answer) -> str:
-    if asked.answer is not None:
-        return f"{asked.answer}: {asked.choice}" if asked.choices else asked.answer
-    return f"none that can be read; it wrote {shown(asked.text)}" if asked.text.strip() else "none"

@@ -10,6 +10,7 @@ from pathlib import Path
 from hart_lite.cli import columns
 from hart_lite.errors import HartError
 from hart_lite.utils.libraries import quiet_libraries
+from hart_lite.utils.terminal import fitted
 from hart_lite.utils.text import printable
 
 EXAMPLES = """examples:
@@ -138,7 +139,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     result = evaluate_benchmarks(arguments.model, settings, out, arguments.base_path)
     if is_finished(out):  # else there is no answer, and below it says why
         write_evaluation_page(out)
-    print(f"\n{result.table}\n\nevaluation: {out}")
+    print("\n".join(["", fitted(result.table), "", *map(printable, result.notes), f"evaluation: {out}"]))
     if result.bad:
         print(f"{result.bad} rows could not be asked; {out / 'bad_rows.jsonl'} says why")
     for reason, count in result.failures.most_common(5):
@@ -158,7 +159,7 @@ def compare(arguments: argparse.Namespace) -> int:
     from hart_lite.eval.compare import compare_text
     from hart_lite.eval.results import read_evaluation
 
-    print(compare_text(compared(read_evaluation(arguments.a), read_evaluation(arguments.b))), end="")
+    print(fitted(compare_text(compared(read_evaluation(arguments.a), read_evaluation(arguments.b)))), end="")
     return 0
 
 
@@ -167,7 +168,8 @@ def paper_table(arguments: argparse.Namespace) -> int:
     what is known of where each figure comes from."""
     from hart_lite.report.paper_tables.tables import NUMBERS, write_tables
 
-    print(write_tables(arguments.runs, NUMBERS if arguments.number is None else [arguments.number], arguments.out))
+    text = write_tables(arguments.runs, NUMBERS if arguments.number is None else [arguments.number], arguments.out)
+    print(fitted(text))
     return 0
 
 

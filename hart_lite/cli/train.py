@@ -6,20 +6,38 @@ import argparse
 import inspect
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hart_lite.errors import HartError
 from hart_lite.utils.libraries import quiet_libraries
 from hart_lite.utils.phase import begin_phase
+from hart_lite.utils.terminal import fitted
+
+if TYPE_CHECKING:
+    from hart_lite.config.schema import Recipe
 
 log = logging.getLogger(__name__)
 
 MINUTES = 1_000_000  # less than two years
+EXAMPLES = """examples:
+  hart-lite train tiny_cpu
+  hart-lite train qwen7b_lora data.train=my/rows.jsonl data.eval=my/held_out.jsonl output=runs/mine
+  hart-lite train runs/mine/recipe.yaml --resume
+  hart-lite train tiny_cpu evaluate.every=10 evaluate.keep_best=crops evaluate.patience=2 output=runs/best
+  hart-lite train qwen7b_lora model.adapter=runs/mine/adapter output=runs/further
+"""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    about = {"description": inspect.cleandoc(train.__doc__), "formatter_class": argparse.RawDescriptionHelpFormatter}
-    command = commands.add_parser("train", help="run the stages of a recipe", **about)
-    command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe (see `hart-lite recipes`)")
+    command = commands.add_parser(
+        "train",
+        help="run the stages of a recipe",
+        description=inspect.cleandoc(train.__doc__),
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    recipe = command.add_argument("recipe", help="a YAML file, or a shipped recipe's name (see `hart-lite recipes`)")
+    recipe.completer = _recipes_and_files
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. k=0.3 stages.0.steps=20")
     command.add_argument("--resume", action="store_true", help="continue the run in the recipe's output directory")
     command.add_argument(
@@ -29,7 +47,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=train, go_on=go_on)
 
     command = commands.add_parser("plan", help="will it fit? peak memory of a recipe", description=plan.__doc__)
-    command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+    recipe = command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+    recipe.completer = _recipes_and_files
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. rollout.samples=4")
     command.add_argument("--json", action="store_true", help="print everything as JSON, sizes in bytes")
     command.set_defaults(run=plan)
@@ -65,10 +84,34 @@ def train(arguments: argparse.Namespace) -> int:
     from hart_lite.eval.run_summary import run_summary_table
     from hart_lite.training import train as stages
 
-    summary = stages.train(recipe, arguments.resume, arguments.max_minutes)
+    summary = stages.train(recipe, arguments.resume, arguments.max_minutes, predicted=_predicted(recipe))
     _write_report(recipe.run_dir)
-    print(f"\n{run_summary_table(summary)}\n\nrun directory: {recipe.run_dir}")
+    print(f"\n{fitted(run_summary_table(summary))}\n\nrun directory: {recipe.run_dir}")
     return 0
+
+
+def _predicted(recipe: Recipe) -> str:
+    """Memory and time by the plan; nothing of a base whose sizes are not known here."""
+    from contextlib import suppress
+
+    import torch
+
+    from hart_lite.perf.model_sizes import Dimensions
+    from hart_lite.perf.plan_report import predicted
+
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() and recipe.model.device != "cpu" else ""
+    with suppress(HartError):
+        return predicted(recipe, Dimensions.of(recipe.model.base, recipe.model.revision), card)
+    return ""
+
+
+def _recipes_and_files(prefix: str, **_) -> list[str]:
+    """What a shell may complete: names of shipped recipes, files and folders."""
+    from glob import escape, glob
+
+    from hart_lite.config.resources import shipped_recipes
+
+    return [path.stem for path in shipped_recipes()] + glob(escape(prefix) + "*")
 
 
 def _write_report(run: Path) -> None:

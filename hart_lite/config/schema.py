@@ -66,8 +66,9 @@ class Recipe(Section):
     stages: list[Annotated[Stage, Field(discriminator="kind")]] = Field(min_length=1)
     """What to train, in order."""
     evaluate: Evaluate = Evaluate()
-    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([])
-    """Trackers that get the metrics besides metrics.jsonl."""
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clearml", "swanlab"]] = Field([])
+    """Trackers that get the metrics besides metrics.jsonl. `tensorboard` (RUN/tensorboard) and `wandb` get all stages
+    as one run, evaluations and pictures, too; the others are transformers' own callbacks."""
 
     @property
     def run_dir(self) -> Path:
@@ -112,8 +113,31 @@ def contradictions(recipe: Recipe) -> list[str]:
         problems.append(
             "data.format = 'mme_realworld' and data.lite (the JSON of Lite) belong together; set both or neither"
         )
+    problems += _evaluation_contradictions(recipe)
     for index, stage in enumerate(recipe.stages):
         problems += [f"stages.{index}: {problem}" for problem in _stage_contradictions(recipe, stage)]
+    return problems
+
+
+def _evaluation_contradictions(recipe: Recipe) -> list[str]:
+    spec, data, problems = recipe.evaluate, recipe.data, []
+    if spec.patience and not spec.keep_best:
+        problems.append(
+            f"evaluate.patience = {spec.patience} waits for something better; say what by evaluate.keep_best, such as "
+            "crops"
+        )
+    if not spec.keep_best:
+        return problems
+    if not spec.every:
+        problems.append(
+            f"evaluate.keep_best = {spec.keep_best!r} needs evaluations along the way; set evaluate.every, such as 50"
+        )
+    if data.eval is None and data.eval_toy is None and data.train != "toy":
+        problems.append(f"evaluate.keep_best = {spec.keep_best!r} needs held-out questions; give data.eval")
+    looks = set(spec.modes) - {"full"}
+    if spec.keep_best not in spec.modes and (spec.keep_best in ("full", "crops", "full+crops") or not looks):
+        mode = spec.keep_best if spec.keep_best in ("full", "crops", "full+crops") else "crops"
+        problems.append(f"evaluate.keep_best = {spec.keep_best!r} is not measured: add {mode!r} to evaluate.modes")
     return problems
 
 

@@ -39,6 +39,9 @@ class ModelSection(Section):
     """`toy` (the tiny model in this package), a Hub id, or a local path."""
     revision: str | None = None
     """Hub commit, tag or branch."""
+    adapter: str | None = None
+    """Folder of an adapter that training starts from, of this base and with this `lora`; null: a fresh one. The KL
+    divergence is measured from the base all the same."""
     quant: Literal["none", "nf4"] = "none"
     """`nf4`: 4-bit weights with double quantisation, by bitsandbytes."""
     backend: Literal["transformers", "unsloth"] = "transformers"
@@ -279,6 +282,11 @@ class Evaluate(Section):
     )
     """What is in sight when answering. `crops-noise` shows noise in place of the crops, and `crops-control` crops of
     the same sizes from other places: beside `crops` they say what the crops are worth."""
+    keep_best: Literal["full", "crops", "full+crops", "wrong_grounding", "mean_iou"] | None = None
+    """Each stage ends with the weights that were best in its evaluations along the way: by right answers in a mode, or
+    by boxes. null: with the last ones."""
+    patience: Count | None = None
+    """A stage ends when so many evaluations in a row were no better than its best one; null: never early."""
     watch: CountOrZero = 4
     """Held-out questions (without any: of those trained on) that are answered before, in the quarters of an RL stage
     and after each stage, to show in the report where the model looked; 0: none."""

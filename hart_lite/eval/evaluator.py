@@ -23,7 +23,7 @@ from hart_lite.eval.prediction import Key, Prediction, TurnText
 from hart_lite.eval.questions import Question, batches_by_image, read_questions
 from hart_lite.eval.results import EvalFolder, read_evaluation
 from hart_lite.eval.settings import EvalSettings, record, setting_of
-from hart_lite.eval.summary import benchmark_scores, summary_table, summary_text
+from hart_lite.eval.summary import benchmark_scores, no_box_notes, summary_table, summary_text
 from hart_lite.grading import grade, read_answer
 from hart_lite.inference.engine import Conversation
 from hart_lite.inference.load import OpenModel, open_model
@@ -36,13 +36,14 @@ GROUNDED_MODES = [mode for mode in protocols.PROTOCOLS if mode != "full"]  # in 
 
 @dataclass
 class EvalResult:
-    """`failures`: what kept a model behind an API from answering, and how often."""
+    """`failures`: what kept a model behind an API from answering, and how often; `notes`: what to know of the table."""
 
     folder: Path
     table: str
     bad: int
     missing: int
     failures: Counter = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
 
 def evaluate_benchmarks(
@@ -89,17 +90,17 @@ def evaluate(
             for batch in batches_by_image(questions, model.engine.max_batch):
                 run.ask(batch, bar)
         missing = sum(run.failures.values())
-        table = _summarise(folder, missing) if run.done else "no answers"
-        return EvalResult(out, table, len(run.bad), missing, run.failures)
+        table, notes = _summarise(folder, missing) if run.done else ("no answers", [])
+        return EvalResult(out, table, len(run.bad), missing, run.failures, notes)
 
 
-def _summarise(folder: EvalFolder, missing: int) -> str:
-    """Writes summary.json and summary.md; returns what to print."""
+def _summarise(folder: EvalFolder, missing: int) -> tuple[str, list[str]]:
+    """Writes summary.json and summary.md; returns what to print: the table, and what to know of it."""
     evaluation = read_evaluation(folder.folder)
     found, own = metrics(evaluation), benchmark_scores(evaluation)
     counts = {"bad_rows": len(evaluation.bad_rows), "unanswered_failures": missing}
     folder.write_summary({"benchmarks": found, "own": own} | counts, summary_text(evaluation, found, own))
-    return summary_table(found)
+    return summary_table(found), no_box_notes(found)
 
 
 @dataclass

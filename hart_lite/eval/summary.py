@@ -11,6 +11,7 @@ from hart_lite.eval.benchmarks.scores import scores
 from hart_lite.eval.grounding import IOU_THRESHOLDS
 from hart_lite.eval.metrics import SCORES
 from hart_lite.eval.results import Evaluation
+from hart_lite.inference.protocols.registry import OURS
 from hart_lite.utils.markdown import markdown_table, percent, plain, probability
 
 ABOUT = (
@@ -42,7 +43,7 @@ def summary_table(found: dict[str, Modes]) -> str:
             answers, looked = figures["answers"], figures.get("grounding")
             right = [percent(answers[score]["micro"]) for score in SCORES]
             where = ["", "", ""]
-            if looked:
+            if looked and looked["mode"] == mode:  # `full` looks nowhere: what it is held against is another mode's
                 shares = (1 - looked["grounded"]["value"], looked["mean_iou"]["value"], looked["coverage"]["value"])
                 where = [f"{100 * share:.1f}" for share in shares]
             rows.append([name, mode, f"{figures['questions']:,}", *right, *where])
@@ -50,11 +51,23 @@ def summary_table(found: dict[str, Modes]) -> str:
     return "\n\n".join([markdown_table(head, rows, words=2), *lines])
 
 
+def no_box_notes(found: dict[str, Modes]) -> list[str]:
+    """Why a mode has 100 % wrong grounding, where it named no box at all."""
+    return [
+        f"{name}, {mode}: no response holds a box in the format that this mode asks for, so all its grounding is wrong"
+        + ("." if mode in OURS else "; a model that was not trained on these tools and words names none.")
+        for name, modes in found.items()
+        for mode, figures in modes.items()
+        if "grounding" in figures and figures["grounding"]["mode"] == mode and not figures["valid_box"]["value"]
+    ]
+
+
 def summary_text(evaluation: Evaluation, found: dict[str, Modes], own: dict[str, Modes]) -> str:
     """`found` is `metrics(evaluation)`, `own` is `benchmark_scores(evaluation)`."""
     settings = [[key, str(value)] for key, value in flat(evaluation.settings).items()]
     parts = [f"# {plain(evaluation.model)}", ABOUT]
     parts += [_benchmark(name, modes, own.get(name, {})) for name, modes in found.items()]
+    parts += [plain(note) for note in no_box_notes(found)]
     if evaluation.bad_rows:
         parts.append(
             f"Rows of the benchmarks' files that could not be asked (bad_rows.jsonl): {len(evaluation.bad_rows)}"

@@ -87,16 +87,16 @@ def _looks_first(recipe: Recipe | None) -> bool:
 
 def _use(record: RunRecord, kind: Kind, repo: str) -> str:
     merged, toy = kind == "merged", record.base == "toy"
-    base = "TOY_BASE" if toy else json.dumps(record.base if record.on_hub else f"path/to/{record.base}")
+    base = json.dumps(record.base if record.on_hub else f"path/to/{record.base}")
     source = json.dumps(repo) if merged else base
     revision = record.recipe.model.revision if record.recipe and not merged else None
     at = f", revision={json.dumps(revision)}" if revision else ""
     lines = [
-        *(["from hart_lite.config.resources import TOY_BASE"] if toy and not merged else []),
         *([] if merged else ["from peft import PeftModel"]),
         "from PIL import Image",
         "from transformers import AutoModelForImageTextToText, AutoProcessor",
         "",
+        *(["# the toy base is hart_lite/toy/base_model in hart-lite's package"] if not merged and toy else []),
         f'model = AutoModelForImageTextToText.from_pretrained({source}{at}, dtype="auto", device_map="auto")',
         *([] if merged else [f"model = PeftModel.from_pretrained(model, {json.dumps(repo)})"]),
         f"processor = AutoProcessor.from_pretrained({source}{at})",
@@ -141,6 +141,7 @@ def _training(recipe: Recipe, libraries: dict[str, str]) -> str:
         f"\nThe base had {bits}, model.dtype was {model.dtype}; LoRA of rank {model.lora.r} and alpha "
         f"{model.lora.alpha:g} on: {', '.join(model.lora.parts)}. It saw the whole image at up to {pixels.full:,} "
         f"pixels, crops at up to {pixels.crop:,}."
+        + (f" Training began from another adapter ({plain(model.adapter)})." if model.adapter else "")
     )
     if libraries:
         lines.append("\n" + ", ".join(f"{plain(name)} {plain(number)}" for name, number in libraries.items()) + ".")

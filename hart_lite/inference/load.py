@@ -1,7 +1,7 @@
 """What `hart-lite eval` takes for a model, and how it becomes an engine.
 
 RUN          a run directory: the base, precision, budgets and rollout settings of its recipe, with its final adapter
-ADAPTER      a folder with adapter_config.json, which names its base; the recipe of its run where that is known
+ADAPTER      a folder with adapter_config.json, which names its base, or a Hub id; the recipe of its run where known
 CHECKPOINT   a folder with config.json and weights, or a Hub id; a merge goes by the recipe it was trained with
 toy          the tiny model in this package
 api:NAME     a model behind an OpenAI-compatible server (OPENAI_BASE_URL, OPENAI_API_KEY)
@@ -130,7 +130,10 @@ def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:
         return load_recipe("tiny_cpu"), ModelSection(), None
     folder, there = Path(spec), os.path.exists(spec)  # which takes any text for a path
     if not there and _HUB_ID.fullmatch(spec) and not folder.parent.is_dir():  # runs/typo is nobody's model
-        return None, ModelSection(base=spec), None
+        shared = _adapter_on_hub(spec)
+        if shared is None:
+            return None, ModelSection(base=spec), None
+        folder, there = shared, True
     if not there or not folder.is_dir():
         raise HartError(f"there is no model {shown(spec)}; give {_KINDS}")
     if is_run(folder):
@@ -151,6 +154,18 @@ def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:
         f"{spec} holds no model: neither recipe.yaml (a run) nor {ADAPTER_CONFIG} (an adapter) nor config.json "
         "(a checkpoint)"
     )
+
+
+def _adapter_on_hub(repo: str) -> Path | None:
+    """The adapter that is shared under this id, downloaded with its record; None where it is a whole model."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    try:
+        hf_hub_download(repo, ADAPTER_CONFIG)
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError):  # loading a whole model says what is wrong with it
+        return None
+    return Path(snapshot_download(repo, allow_patterns=["*.json", "*.jinja", "*.txt", ADAPTER_WEIGHTS]))
 
 
 def _recorded(folder: Path) -> Recipe | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, set_seed
 from hart_lite.config.resources import TOY_BASE
 from hart_lite.config.sections import ModelSection
 from hart_lite.errors import HartError
-from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
 from hart_lite.models.card import prepare_card
 from hart_lite.models.families.base import Family
 from hart_lite.models.families.internvl3 import InternVL3
@@ -42,6 +43,7 @@ FAMILIES: dict[str, type[Family]] = {
 }
 ADAPTER_BASE = "base.json"  # beside the adapter: the fingerprint of its base, and what its boxes mean
 FRAME = "box_format"
+IN_PEFT = "base_model.model."  # where PEFT's names of tensors have the model
 UNSLOTH_TOKENS = 32_768  # it wants to know the longest sequence; no pack is longer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -71,7 +73,8 @@ def load_policy(
             bnb_4bit_compute_dtype=dtype,
             llm_int8_skip_modules=list(family.unquantised),
         )
-    log.info("base %s: %s, %s, attention %s, on %s", section.base, section.quant, dtype, attention, device)
+    seen = attention["vision_config"]
+    log.info("base %s: quant %s, %s, vision attention %s, on %s", section.base, section.quant, dtype, seen, device)
     set_seed(seed)  # the adapter's first weights are drawn here
     with _readable(section):
         model = _load_unsloth(source, section, how) if section.backend == "unsloth" else family.load_model(**how)
@@ -140,6 +143,8 @@ def keep_differentiable(model: nn.Module) -> None:
 def _with_adapter(family: Family, model: nn.Module, section: ModelSection, adapter: Path | None) -> Policy:
     if adapter is None:
         return Policy(family, model, section.lora, None, section.gradient_checkpointing)
+    targets = family.lora_targets(section.lora.parts)
+    wanted = {name for name, _ in model.named_modules() if re.fullmatch(targets, name)}
     try:
         policy = Policy(family, model, section.lora, str(adapter), section.gradient_checkpointing)
         with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
@@ -152,8 +157,29 @@ def _with_adapter(family: Family, model: nn.Module, section: ModelSection, adapt
             f"the adapter in {adapter} does not fit base {section.base!r}: {len(stored - expected)} of its "
             f"{len(stored)} tensors have no place there, {len(expected - stored)} of {len(expected)} are missing"
         )
+    if section.adapter:
+        _check_lora(adapter, section, {key.removeprefix(IN_PEFT).rpartition(".lora_")[0] for key in stored} ^ wanted)
     check_finite(policy.model, f"the adapter in {adapter}", trained=True)
     return policy
+
+
+def _check_lora(adapter: Path, section: ModelSection, differing: set[str]) -> None:
+    """An adapter that training starts from is what the recipe says. `differing`: modules that carry an adapter in one
+    of the two alone."""
+    config, lora = read_adapter_config(adapter), section.lora
+    pairs = {"r": ("r", lora.r), "alpha": ("lora_alpha", lora.alpha), "dropout": ("lora_dropout", lora.dropout)}
+    problems = [
+        f"its {key} is {config.get(theirs)}, and model.lora.{key} = {ours:g}: set model.lora.{key}={config.get(theirs)}"
+        for key, (theirs, ours) in pairs.items()
+        if config.get(theirs) != ours
+    ]
+    if differing:
+        problems.append(
+            f"it is on other modules than model.lora.parts = {section.lora.parts} names, {min(differing)} for one; "
+            "name the parts that it was trained with"
+        )
+    if problems:
+        raise HartError(f"training cannot start from the adapter in {adapter}: " + "; ".join(problems))
 
 
 def check_adapter(adapter: Path, base: str, base_has_moved: bool = False) -> None:

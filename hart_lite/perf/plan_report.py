@@ -8,6 +8,7 @@ from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import SFTStage
 from hart_lite.perf.memory_plan import plan
 from hart_lite.perf.model_sizes import Dimensions
+from hart_lite.perf.pace import SHOWN, known, lasting, rl_seconds
 from hart_lite.perf.plan_values import CARDS, GIB, TEXT_TOKENS, Plan, usable
 
 PARTS = {
@@ -109,6 +110,33 @@ def report(recipe: Recipe, dims: Dimensions) -> dict:
     }
 
 
+def predicted(recipe: Recipe, dims: Dimensions, card: str = "") -> str:
+    """Peak and, on a card whose speed is known, time, in few words. `card` as its driver names it."""
+    peak = f"peak {plan(recipe, dims).peak / GIB:.1f} GiB by the plan"
+    name = known(card)
+    stages = rl_seconds(recipe, dims, name) if name else []
+    if not stages:
+        return peak
+    total = lasting(sum(seconds * steps for _, seconds, steps in stages))
+    return f"{peak}, RL about {total} at {lasting(stages[0][1])} a step, not measured on this card"
+
+
+def _paces(recipe: Recipe, dims: Dimensions) -> list[str]:
+    """Seconds of a step on cards, of a base that is worth one."""
+    if dims.parameters < 1e9:
+        return []
+    by_card = {card: rl_seconds(recipe, dims, card) for card in SHOWN}
+    return [
+        "time, scaled from one step that was measured on an H200; within a factor of two or so:",
+        *(
+            f"    {card:>5}: {name}, {lasting(seconds)} a step, {lasting(seconds * steps)} for {steps} steps"
+            for card, stages in by_card.items()
+            for name, seconds, steps in stages
+        ),
+        "",
+    ]
+
+
 def _figures(p: Plan) -> dict:
     return {
         "peak": p.peak,
@@ -140,6 +168,7 @@ def text(recipe: Recipe, dims: Dimensions) -> str:
         "where the card has room, and gives back what it does not use where it has not",
         "",
         *(line for step in typical["steps"] for line in _step(step)),
+        *_paces(recipe, dims),
         *_cards(figures["cards"]),
         *(f"\nwarning: {problem}" for problem in worst["problems"]),
     ]

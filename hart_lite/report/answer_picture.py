@@ -18,11 +18,11 @@ def answer_picture(image: Image.Image, boxes: Sequence[Box], crops: Sequence[Box
     return panel(image, numbered(boxes, crops), texts)
 
 
-def picture_places(photo: Path, out: Path | None, count: int) -> list[Path]:
+def picture_places(photos: Sequence[Path], out: Path | None, count: int) -> list[Path]:
     """Where the pictures of `count` answers go: `out`, then `out` with a number; without it new names in the current
-    folder. Raises `HartError` for a place that cannot be written, or is the photo itself."""
+    folder, after the first photo. Raises `HartError` for a place that cannot be written, or is one of the photos."""
     if out is None:
-        names = (Path(f"{photo.stem}.answer{f'-{n}' if n > 1 else ''}.jpg") for n in itertools.count(1))
+        names = (Path(f"{photos[0].stem}.answer{f'-{n}' if n > 1 else ''}.jpg") for n in itertools.count(1))
         return list(itertools.islice((name for name in names if not name.exists()), count))
     places = [out, *(out.with_stem(f"{out.stem}-{n}") for n in range(2, count + 1))]
     writable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.SAVE}
@@ -31,7 +31,7 @@ def picture_places(photo: Path, out: Path | None, count: int) -> list[Path]:
     if not out.parent.is_dir():
         raise HartError(f"--out {out}: there is no folder {out.parent}; make it first")
     for place in places:
-        if place.is_dir() or (place.exists() and place.samefile(photo)):
+        if place.is_dir() or (place.exists() and any(place.samefile(photo) for photo in photos)):
             what = "a folder" if place.is_dir() else "the photo itself"
             raise HartError(f"--out {out}: {place} is {what}; choose another name")
     return places

@@ -144,6 +144,8 @@ def public_recipe(recipe: Recipe, stages: int | None = None) -> Recipe:
     values = recipe.model_dump()
     del values["output"], values["data"]["image_dir"]
     values["model"]["base"] = public_name(recipe.model.base)
+    if recipe.model.adapter:
+        values["model"]["adapter"] = public_name(recipe.model.adapter)
     if isinstance(recipe.data.train, list):
         names = [public_name(file.path) for file in recipe.data.train]
         for n, file in enumerate(values["data"]["train"]):

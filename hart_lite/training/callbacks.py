@@ -43,32 +43,45 @@ class StopAfterStep(TrainerCallback):
             end_with_checkpoint(control)
 
 
+class Enough(Exception):  # noqa: N818, it is no error
+    """Training goes on from a step after which it was to end: there is no step to take."""
+
+
 class AtSteps(TrainerCallback):
-    """Calls `act(step)` after each step that is `due`, the last one of the stage left out.
+    """Calls `act(step)` after each step that is `due`, the last one of the stage left out; then `enough(step)`, which
+    says whether training ends there.
 
     A stop breaks `act` off. The checkpoint is that of a step with something still due, so `act` is called again when
     training goes on from it, and has to do nothing where it was done.
     """
 
-    def __init__(self, due: Callable[[int], bool], act: Callable[[int], None], stop: Stop) -> None:
-        self.due, self.act, self.stop = due, act, stop
+    def __init__(
+        self,
+        due: Callable[[int], bool],
+        act: Callable[[int], None],
+        stop: Stop,
+        enough: Callable[[int], bool] = lambda step: False,
+    ) -> None:
+        self.due, self.act, self.stop, self.enough = due, act, stop, enough
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        if state.global_step:
-            self._act(state)
+        if state.global_step and self._act(state):
+            raise Enough
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         if control.should_training_stop:
             return
         try:
-            self._act(state)
+            control.should_training_stop = self._act(state)
         except Stopped:
             end_with_checkpoint(control)
 
-    def _act(self, state) -> None:
-        if self.due(state.global_step) and state.global_step < state.max_steps:
-            with self.stop.at_once():
-                self.act(state.global_step)
+    def _act(self, state) -> bool:
+        if not self.due(state.global_step) or state.global_step == state.max_steps:
+            return False
+        with self.stop.at_once():
+            self.act(state.global_step)
+        return self.enough(state.global_step)
 
 
 def end_with_checkpoint(control) -> None:

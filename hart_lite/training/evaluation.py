@@ -18,6 +18,7 @@ from hart_lite.eval.run_summary import run_metrics, run_summary_table
 from hart_lite.eval.settings import EvalSettings
 from hart_lite.inference.load import OpenModel
 from hart_lite.runs.layout import BEFORE, EVALUATION, SUMMARY, TIMING
+from hart_lite.training.trackers import Trackers
 from hart_lite.types import Example
 from hart_lite.utils.files import write_whole
 from hart_lite.utils.jsonl import append_jsonl
@@ -27,8 +28,15 @@ from hart_lite.utils.phase import begin_phase
 class RunEvaluator:
     """Evaluates the policy of a run on `examples`, each time into a folder of its own."""
 
-    def __init__(self, run: Path, recipe: Recipe, model: OpenModel, examples: Sequence[Example]) -> None:
-        self.run, self.model = run, model
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        model: OpenModel,
+        examples: Sequence[Example],
+        trackers: Trackers | None = None,
+    ) -> None:
+        self.run, self.model, self.trackers = run, model, trackers
         self.questions = [Question(held_out.BENCHMARK, example) for example in examples]
         benchmarks = {held_out.BENCHMARK.name: str(run)}
         self.settings = EvalSettings(benchmarks=benchmarks, modes=tuple(recipe.evaluate.modes))
@@ -47,6 +55,8 @@ class RunEvaluator:
                 evaluate(self.model, spec, self.settings, self.questions, target, title=name)
                 policy.model.train(training)
                 append_jsonl(self.run / TIMING, {"evaluation": name, "seconds": time.perf_counter() - begun})
+                if self.trackers:
+                    self.trackers.evaluation(read_evaluation(target), self.questions)
 
 
 def failed_before_training(run: Path) -> set[str]:

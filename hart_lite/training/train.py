@@ -22,6 +22,7 @@ from hart_lite.inference.rollout import Runner
 from hart_lite.inference.scoring import check_scorable
 from hart_lite.models.fingerprint import fingerprint
 from hart_lite.models.loading import load_policy
+from hart_lite.models.policy import Policy
 from hart_lite.rl.rewards import Reward, load_reward, with_rewards
 from hart_lite.runs.checkpoints import newest_checkpoint, step_of
 from hart_lite.runs.layout import ADAPTER, BEFORE, METRICS, ROLLOUTS, STAGES, TIMING
@@ -29,8 +30,10 @@ from hart_lite.runs.metrics_file import rewind_metrics, rows_by_stage
 from hart_lite.runs.run_dir import held_run, open_run, save_adapter
 from hart_lite.runs.splits import Splits, load_splits
 from hart_lite.runs.time_left import read_timing, seconds_left
+from hart_lite.training.best_weights import BestWeights, check_measurable
 from hart_lite.training.callbacks import (
     AtSteps,
+    Enough,
     LiveProgress,
     MetricsFile,
     StopAfterStep,
@@ -49,15 +52,21 @@ from hart_lite.training.sft_data import SFTRows, locate_once
 from hart_lite.training.sft_trainer import SFTStageTrainer, sft_steps
 from hart_lite.training.signals import Stop
 from hart_lite.training.step_trainer import StepTrainer
+from hart_lite.training.trackers import OURS, Track, Trackers
 from hart_lite.types import Example
 
 log = logging.getLogger(__name__)
 
 
 def train(
-    recipe: Recipe, resume: bool = False, max_minutes: float | None = None, reward: Reward | None = None
+    recipe: Recipe,
+    resume: bool = False,
+    max_minutes: float | None = None,
+    reward: Reward | None = None,
+    predicted: str = "",
 ) -> dict[str, dict]:
-    """Run all stages; returns the summary {name of evaluation: figures}. `reward` stands in for the recipe's.
+    """Run all stages; returns the summary {name of evaluation: figures}. `reward` stands in for the recipe's;
+    `predicted` is what the plan says of memory and time, for the line that the run begins with.
 
     Everything that can be wrong with recipe, machine and data is said before the model is loaded. Raises `Stopped`
     after Ctrl-C, SIGTERM or `max_minutes`, with what was done saved, and `HartError` where the run cannot go on.
@@ -76,23 +85,36 @@ def train(
     stages = [Stage(recipe, index, run, stop) for index in range(len(recipe.stages))]
     for stage in stages:
         stage.check(splits)
+    check_measurable(recipe.evaluate, splits.eval)
     with stop, held_run(run, recipe, resume), translate_errors(run, splits):
-        return _train(recipe, splits, stages, stop, reward)
+        return _train(recipe, splits, stages, stop, reward, predicted)
 
 
-def _train(recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop, reward: Reward) -> dict[str, dict]:
+def _train(
+    recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop, reward: Reward, predicted: str
+) -> dict[str, dict]:
     processes, run = PartialState(), recipe.run_dir
     done = [stage for stage in stages if stage.done]
-    policy = load_policy(recipe.model, done[-1].adapter if done else None, recipe.seed)
+    begun_from = Path(recipe.model.adapter) if recipe.model.adapter else None
+    policy = load_policy(recipe.model, done[-1].adapter if done else begun_from, recipe.seed)
+    log.info("%s", _begins(run, splits, policy, predicted))
     model = recipe_model(recipe.model.base, policy, recipe, {"base": fingerprint(policy.family)})
     runner = Runner(
         model, partial(with_rewards, reward, recipe.reward_timeout, recipe.reward_workers), recipe.train_turns
     )
     with processes.main_process_first():
         open_run(run, recipe, policy.family, str(policy.device))
-    evaluator = RunEvaluator(run, recipe, model, splits.eval)
+    with closing(Trackers(recipe, run)) as trackers:
+        return _stages(recipe, splits, stages, runner, stop, trackers)
+
+
+def _stages(
+    recipe: Recipe, splits: Splits, stages: Sequence[Stage], runner: Runner, stop: Stop, trackers: Trackers
+) -> dict[str, dict]:
+    run, policy, done = recipe.run_dir, runner.policy, [stage for stage in stages if stage.done]
+    evaluator = RunEvaluator(run, recipe, runner.model, splits.eval, trackers)
     if not done:
-        evaluator.evaluate(BEFORE, recipe.model.base)
+        evaluator.evaluate(BEFORE, recipe.model.adapter or recipe.model.base)
     asked = splits.eval or splits.rl or splits.sft
     chosen = select_tracked(asked, recipe.evaluate.watch, failed_before_training(run))
     tracker = SampleTracker(run, runner, chosen, held_out=bool(splits.eval))
@@ -106,8 +128,21 @@ def _train(recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop, 
             evaluator.evaluate(f"after-{stage.name}", str(stage.adapter))
             tracker.record(f"after-{stage.name}")
     save_adapter(policy, run / ADAPTER)
-    with processes.main_process_first():
+    with PartialState().main_process_first():
         return summarise(run, [BEFORE, *(f"after-{stage.name}" for stage in stages)])
+
+
+def _begins(run: Path, splits: Splits, policy: Policy, predicted: str) -> str:
+    """The run in a line: where it goes, what it reads, what it trains, what it takes."""
+    trained, all_of_them = policy.peft.get_nb_trainable_parameters()
+    return "; ".join(
+        [
+            f"run {run}",
+            f"{len(splits.rl):,} questions for RL, {len(splits.sft):,} for SFT, {len(splits.eval):,} held out",
+            f"{trained:,} of {all_of_them:,} parameters are trained",
+            *filter(None, [predicted]),
+        ]
+    )
 
 
 class Stage:
@@ -119,6 +154,7 @@ class Stage:
         self.name = f"{index + 1}-{self.spec.kind}"
         self.folder = run / STAGES / self.name
         self.adapter = self.folder / ADAPTER
+        self.best = BestWeights(recipe.evaluate, run, self.name, self.folder) if recipe.evaluate.keep_best else None
 
     @property
     def done(self) -> bool:
@@ -158,15 +194,32 @@ class Stage:
         step = step_of(checkpoint) if checkpoint else 0
         if processes.is_main_process:
             rewind_metrics(self.run / METRICS, self.name, step)
+            if evaluator.trackers:
+                evaluator.trackers.begin(self.name, step)
         if checkpoint:
             log.info("stage %s continues from step %d", self.name, step)
         for unwanted in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(unwanted)
         with self.stop.noting(), closing(self.live):
-            train_from(trainer, checkpoint)
+            try:
+                train_from(trainer, checkpoint)
+            except Enough:
+                log.info("stage %s had ended there", self.name)
             if trainer.state.global_step < trainer.state.max_steps:
                 self.stop.check()
+            if self.best:
+                self._take_best(trainer.state.global_step, runner, evaluator)
             save_adapter(runner.policy, self.adapter)
+            if self.best:
+                self.best.clear()
+
+    def _take_best(self, last: int, runner: Runner, evaluator: RunEvaluator) -> None:
+        """The last step is judged as those along the way were."""
+        with self.stop.at_once():
+            self._evaluate(evaluator, last)
+        self.best.keep(last, runner.policy)
+        step = self.best.restore(last, runner.policy)
+        log.info("stage %s: kept step %d, the best of %d by %s", self.name, step, last, self.recipe.evaluate.keep_best)
 
     def trainer(self, runner: Runner, examples: Sequence[Example], evaluator: RunEvaluator | None) -> StepTrainer:
         """The stage's trainer with its callbacks; an evaluator is needed where the recipe evaluates along the way."""
@@ -177,11 +230,14 @@ class Stage:
         trainer.add_callback(WarnWithoutSignal(steps))
         self.live = LiveProgress(self.name, lambda metrics: step_in_words(metrics, self._seconds_left(steps.rows)))
         trainer.add_callback(self.live)
+        if evaluator and evaluator.trackers:
+            trainer.add_callback(Track(evaluator.trackers))
         trainer.add_callback(StopAfterStep(self.stop))  # first: after it, what is due is left to the resumed run
         every = self.recipe.evaluate.every
         if every:
             evaluate = partial(self._evaluate, evaluator)
-            trainer.add_callback(AtSteps(lambda step: step % every == 0, evaluate, self.stop))
+            keep = partial(self._keep, runner)
+            trainer.add_callback(AtSteps(lambda step: step % every == 0, evaluate, self.stop, keep))
         return trainer
 
     def _seconds_left(self, rows: Sequence[dict]) -> float | None:
@@ -190,6 +246,9 @@ class Stage:
 
     def _during(self, step: int) -> str:
         return f"during-{self.name}-{step:05d}"
+
+    def _keep(self, runner: Runner, step: int) -> bool:
+        return self.best is not None and self.best.keep(step, runner.policy)
 
     def _evaluate(self, evaluator: RunEvaluator, step: int) -> None:
         evaluator.evaluate(self._during(step), f"{self.folder}, step {step}")
@@ -232,7 +291,7 @@ class Stage:
             save_steps=spec.save_every or 1,
             logging_steps=1,
             logging_nan_inf_filter=False,
-            report_to=list(self.recipe.report_to) or "none",
+            report_to=[name for name in self.recipe.report_to if name not in OURS] or "none",
             run_name=f"{self.recipe.name}-{self.name}",
             seed=self.recipe.seed,
             remove_unused_columns=False,

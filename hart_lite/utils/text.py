@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from typing import TextIO
+
+RED, YELLOW = 31, 33
+
+
+def coloured(text: str, colour: int, stream: TextIO) -> str:
+    """The text in an ANSI colour where `stream` is a terminal and NO_COLOR (no-color.org) is unset."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty()
+    return text if plain else f"\x1b[{colour}m{text}\x1b[0m"
+
 
 def shown(value: object) -> str:
     """A value as messages quote it: no more than 200 characters of its `repr`, from both ends."""

@@ -3,10 +3,12 @@
 import errno
 import json
 import logging
+import os
 import re
 import resource
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from PIL import Image
 from small_runs import make_up, rl_stage, small_recipe
 
 from hart_lite.cli import main as cli
-from hart_lite.config.recipe import dump_recipe
+from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.resources import shipped_recipes
 from hart_lite.training import train as training
 
@@ -41,6 +43,63 @@ def test_help_takes_less_than_a_second_of_the_processor():
     assert 0 < after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
+def test_no_words_at_all_get_the_help(capsys):
+    code, out, _ = run(capsys=capsys)
+    assert code == 0
+    assert out.startswith("usage: hart-lite") and "hart-lite train tiny_cpu" in out
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"hart-lite {version('hart-lite')}\n"
+
+
+def test_a_missing_photo_is_named_in_half_a_second_of_the_processor_without_torch():
+    code = (
+        "import sys; from hart_lite.cli.main import main; code = main(['ask', 'nowhere.jpg', 'What?'])\n"
+        "print(code, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = python(code)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stdout.split() == ["1", "False", "False"], done.stderr
+    assert "nowhere.jpg: no such image file" in done.stderr
+    assert 0 < after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+@pytest.mark.parametrize("words", [["-q", "ask", "no.jpg", "?"], ["ask", "no.jpg", "?", "-q"]])
+def test_quiet_and_verbose_go_anywhere(words, capsys, monkeypatch):
+    package = logging.getLogger("hart_lite")
+    monkeypatch.setattr(package, "level", package.level)  # put back afterwards
+    assert run(*words, capsys=capsys)[0] == 1
+    assert package.level == logging.WARNING
+    assert run(*["-v" if word == "-q" else word for word in words], capsys=capsys)[0] == 1
+    assert package.level == logging.DEBUG
+
+
+def test_an_error_is_red_in_a_terminal_alone(capsys, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert run("ask", "no.jpg", "?", capsys=capsys)[2].startswith("hart-lite: no.jpg")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run("ask", "no.jpg", "?", capsys=capsys)[2].startswith("\x1b[31mhart-lite:\x1b[0m no.jpg")
+
+
+def test_a_shell_completes_commands_options_and_recipes(tmp_path):
+    def completed(line: str) -> set[str]:
+        found = tmp_path / "found"
+        how = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(found)}
+        asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+        subprocess.run([sys.executable, "-m", "hart_lite.cli.main"], env=os.environ | how | asked, check=True)
+        return {word.strip() for word in found.read_text().splitlines()}
+
+    assert {"train", "toy-data"} <= completed("hart-lite t")
+    assert "--benchmark" in completed("hart-lite eval --b")
+    assert {"qwen7b_lora", "qwen7b_16gb"} <= completed("hart-lite train qwen7b")
+
+
 def test_help_and_the_ground_floor_import_nothing_heavy():
     light = ("types", "boxes", "grading", "box_formats", "config.schema", "config.recipe", "config.reference")
     ground = "; ".join(f"import hart_lite.{module}" for module in light)
@@ -60,6 +119,16 @@ def test_commands_that_need_no_model_import_no_torch(tmp_path):
     calls = "; ".join(f"main({words!r})" for words in commands)
     done = python(f"import sys; from hart_lite.cli.main import main; {calls}; print('torch' in sys.modules)")
     assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_the_examples_of_train_are_recipes(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  hart-lite train ")]
+    assert len(lines) >= 4
+    for _, _, name, *overrides in lines:
+        if "--resume" not in overrides:
+            assert load_recipe(name, overrides).name == name
 
 
 def test_recipes_are_listed_with_what_they_say_of_themselves(capsys):
@@ -101,9 +170,7 @@ def test_a_mistake_gets_one_clear_message(words, message, capsys, tmp_path, monk
     assert err.count("hart-lite:") == 1
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["trian", "x"], ["train"], ["train", "tiny_cpu", "--resumed"], ["recipes", "k=3"]]
-)
+@pytest.mark.parametrize("words", [["trian", "x"], ["train"], ["train", "tiny_cpu", "--resumed"], ["recipes", "k=3"]])
 def test_words_that_are_no_command_are_refused_with_the_usage(words, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(words)
@@ -115,7 +182,7 @@ def test_words_that_are_no_command_are_refused_with_the_usage(words, capsys):
 def test_overrides_and_options_come_in_any_order(words, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(
-        training, "train", lambda recipe, resume, minutes: seen.append((recipe.k, recipe.seed, resume)) or {}
+        training, "train", lambda recipe, resume, minutes, predicted: seen.append((recipe.k, recipe.seed, resume)) or {}
     )
     code, out, _ = run("train", "tiny_cpu", *words, capsys=capsys)
     assert (code, seen) == (0, [(0.3, 4, True)])
@@ -124,7 +191,7 @@ def test_overrides_and_options_come_in_any_order(words, monkeypatch, capsys):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
 def test_a_full_or_closed_disk_gets_one_line(number, monkeypatch, capsys):
-    def fail(recipe, resume, minutes):
+    def fail(recipe, resume, minutes, predicted):
         raise OSError(number, "No room", "runs/x/metrics.jsonl")
 
     monkeypatch.setattr(training, "train", fail)
@@ -142,7 +209,7 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
-    def stop(recipe, resume, minutes):
+    def stop(recipe, resume, minutes, predicted):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train", stop)

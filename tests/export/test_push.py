@@ -14,7 +14,7 @@ from merging import PLAIN_PROCESSOR, edit_config, make_adapter, make_base, pytho
 from PIL import Image
 from small_runs import make_up, rl_stage, sft_stage, small_recipe
 
-from hart_lite.config.recipe import dump_recipe
+from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.errors import HartError
 from hart_lite.export.merge import merge
 from hart_lite.export.model_card import fenced, model_card, plain
@@ -176,8 +176,6 @@ def test_pictures_are_bounded_jpegs_without_metadata(run, tmp_path):
 
 
 def test_images_whose_licence_forbids_it_are_not_shown(run, tmp_path):
-    from hart_lite.config.recipe import load_recipe
-
     copy = shutil.copytree(run, tmp_path / "run")
     recipe = load_recipe(copy / "recipe.yaml")
     closed = {"train": "full.json", "format": "mme_realworld", "lite": "lite.json"}
@@ -206,9 +204,15 @@ def test_a_recipe_further_up_is_another_ones(run, tmp_path):
     )
 
 
-def test_two_files_of_one_name_stay_two(run):
-    from hart_lite.config.recipe import load_recipe
+def test_the_adapter_that_training_began_from_is_told_without_its_place():
+    recipe = load_recipe("qwen7b_lora", ["model.adapter=/home/alice/first/adapter", "data.train=me/q"])
+    public = public_recipe(recipe)
+    assert public.model.adapter == "adapter"
+    assert "Training began from another adapter (adapter)." in model_card(record(recipe=public), "adapter", "me/x")
+    assert "another adapter" not in model_card(record(recipe=load_recipe("qwen7b_lora")), "adapter", "me/x")
 
+
+def test_two_files_of_one_name_stay_two(run):
     recipe = load_recipe(run / "recipe.yaml")
     data = recipe.data.model_copy(update={"train": "/a/rows.jsonl", "sft": "/b/rows.jsonl", "image_dir": "/a/images"})
     shown = public_recipe(recipe.model_copy(update={"data": data}))
@@ -262,8 +266,6 @@ def test_the_card_of_a_run(run):
 
 
 def test_the_card_of_a_7b_run_on_the_hub(run):
-    from hart_lite.config.recipe import load_recipe
-
     recipe = load_recipe(
         "qwen7b_lora", ["data.train=me/questions", "model.revision=abc123", "model.lora.parts=[vision]"]
     )
@@ -317,10 +319,13 @@ def test_the_code_of_the_card_asks_in_the_words_of_the_recipe():
 
 
 @pytest.mark.slow
-def test_the_code_of_a_merged_card_runs(merged, tmp_path):
-    """With the folder in the place of the repository."""
-    card = plan_upload(merged, "me/small").card
-    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace('"me/small"', repr(str(merged)))
+@pytest.mark.parametrize("kind", ["merged", "adapter"])
+def test_the_code_of_a_card_runs_without_hart_lite(run, merged, tmp_path, kind):
+    """With folders in the place of the repository, and of the base that an adapter's card names."""
+    folder = merged if kind == "merged" else run / "adapter"
+    base = json.loads((run / "adapter/adapter_config.json").read_text())["base_model_name_or_path"]
+    code = re.search(r"```python\n(.*?)```", plan_upload(folder, "me/small").card, re.DOTALL)[1]
+    code = re.sub(r'"path/to/[^"]*"', repr(base), code.replace('"me/small"', repr(str(folder))))
     Image.linear_gradient("L").convert("RGB").resize((112, 112)).save(tmp_path / "photo.jpg")
     before = 'import sys\nsys.modules["hart_lite"] = None\n' + PLAIN_PROCESSOR
     done = python(before + code.replace("max_new_tokens=256", "max_new_tokens=4"), cwd=tmp_path)

@@ -180,6 +180,30 @@ def test_json_is_an_object_a_question_and_no_picture(example, photo, capsys):
     assert Path("p-2.jpg").exists()
 
 
+def test_photos_may_be_several_and_in_folders(example, photo, capsys):
+    Path("more").mkdir()
+    for name in ("b.png", "a.png"):
+        Path("more", name).write_bytes(photo.read_bytes())
+    Path("more/notes.txt").write_text("no photo")
+    words = ["ask", photo, "more", example.question, "What else?", "--model", "toy"]
+    code, out, _ = run(*words, "--json", capsys=capsys)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["image"] for row in rows[::2]] == [str(photo), "more/a.png", "more/b.png"]
+    assert [row["question"] for row in rows[:2]] == [example.question, "What else?"]
+    assert rows[0]["answer"] == rows[2]["answer"] == rows[4]["answer"]  # the same picture
+    code, out, _ = run(*words, capsys=capsys)
+    assert code == 0 and re.findall(r"picture: (.+)", out) == [
+        *("scene.answer.jpg", "scene.answer-2.jpg", "a.answer.jpg", "a.answer-2.jpg", "b.answer.jpg"),
+        "b.answer-2.jpg",
+    ]
+    _, out, _ = run(*words, "--json", "--out", "p.png", capsys=capsys)
+    assert [json.loads(line)["picture"] for line in out.splitlines()] == ["p.png", *(f"p-{n}.png" for n in range(2, 7))]
+    Path("none").mkdir()
+    code, _, err = run("ask", "none", "What?", capsys=capsys)
+    assert code == 1 and "there is no photo in the folder none" in err
+
+
 def test_questions_come_from_standard_input(photo, capsys, monkeypatch):
     def given(data: bytes):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
@@ -201,7 +225,6 @@ def test_questions_come_from_standard_input(photo, capsys, monkeypatch):
     [
         (["nowhere.jpg", "What?"], "nowhere.jpg: no such image file"),
         (["text.jpg", "What?"], "text.jpg: not an image"),
-        ([".", "What?"], "not a file, but a folder"),
         (["https://x.test/a.jpg", "What?"], "'https://x.test/a.jpg' is an address, and nothing is fetched"),
         (["", "What?"], "IMAGE is empty"),
         (["scene.png", ""], "question 1 of 1 is empty"),
@@ -260,11 +283,11 @@ def test_a_server_that_does_not_answer_is_said_and_one_that_writes_rubbish_draws
 
 
 def test_pictures_have_places(photo):
-    assert picture_places(Path("a/street.webp"), None, 2) == [Path("street.answer.jpg"), Path("street.answer-2.jpg")]
-    assert picture_places(photo, Path("x.png"), 3) == [Path("x.png"), Path("x-2.png"), Path("x-3.png")]
+    assert picture_places([Path("a/street.webp")], None, 2) == [Path("street.answer.jpg"), Path("street.answer-2.jpg")]
+    assert picture_places([photo], Path("x.png"), 3) == [Path("x.png"), Path("x-2.png"), Path("x-3.png")]
     Path("x-2.png").mkdir()
     with pytest.raises(HartError, match=r"x-2\.png is a folder"):
-        picture_places(photo, Path("x.png"), 3)
+        picture_places([photo], Path("x.png"), 3)
 
 
 def test_the_toy_base_says_what_it_is_under_whatever_name(photo, capsys):

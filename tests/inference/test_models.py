@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_stand_in import TOKEN, Hub, Repo
+from merging import python
 from pictures import Photo
 from small_runs import small_recipe
 
@@ -51,6 +53,30 @@ def test_a_run_comes_with_its_budgets(run, policy):
     assert (model.engine.budget.value, model.engine.max_batch) == (999, 999 // (image + longest))
     adapted = {name: p for name, p in model.engine.policy.model.named_parameters() if "lora_B" in name}
     assert adapted and all(torch.equal(p, dict(policy.model.named_parameters())[name]) for name, p in adapted.items())
+
+
+def test_a_pushed_adapter_is_opened_by_its_id(run, tmp_path):
+    """In a process of its own, whose client and cache know the stand-in alone. A whole model stays one."""
+    with Hub() as hub:
+        files = {path.name: path.read_bytes() for path in (run / "adapter").iterdir()}
+        hub.repos["me/looks"] = Repo(files=files, commits=["one"])
+        hub.repos["me/whole"] = Repo(files={"config.json": b'{"model_type": "bert"}'}, commits=["one"])
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_TOKEN": TOKEN, "NO_PROXY": "*"}
+        done = python(OPENS, str(run), HF_HUB_OFFLINE="0", **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == ["True", "base 'me/whole' is of type 'bert'"]
+
+
+OPENS = """
+    import sys
+    from hart_lite.errors import HartError
+    from hart_lite.inference.load import open_model
+    print(open_model("me/looks").weights == open_model(sys.argv[1]).weights)
+    try:
+        open_model("me/whole")
+    except HartError as error:
+        print(str(error).partition(";")[0])
+"""
 
 
 def test_an_adapter_a_merged_checkpoint_and_the_run_say_the_same(run, tiny_base, new_policy, tmp_path):

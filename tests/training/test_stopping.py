@@ -224,7 +224,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
 
 
 def test_the_exit_code_says_that_it_can_go_on(monkeypatch, capsys):
-    def stop(recipe, resume, minutes):
+    def stop(recipe, resume, minutes, predicted):
         raise Stopped(TERM, f"stopped; {minutes:g}")
 
     monkeypatch.setattr(training, "train", stop)
