@@ -9,7 +9,7 @@ import os
 import sys
 
 from hart_lite.cli import ask as using
-from hart_lite.cli import check_base, data, export
+from hart_lite.cli import check_base, data, export, serve
 from hart_lite.cli import eval as evaluating
 from hart_lite.cli import train as training
 from hart_lite.errors import HartError
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(go_on="")  # what to say to someone who stopped a command
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (training, check_base, using, evaluating, export, data):
+    for module in (training, serve, check_base, using, evaluating, export, data):
         module.add(commands)
     return parser
 

@@ -37,6 +37,7 @@ class Qwen25VL(ChatFamily):
     locate_words = ' in JSON format: [{"bbox_2d": [x1, y1, x2, y2]}]'
     several_words = '; add "image": n to a box on the n-th image'
     placeholder = "<|image_pad|>"
+    published = {"factor": 28}  # noqa: RUF012
     banned = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>")
 
     def __init__(self, source: str, revision: str | None = None) -> None:
