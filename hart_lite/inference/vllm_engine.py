@@ -13,6 +13,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate import PartialState
+
 from hart_lite.config.schema import Recipe
 from hart_lite.errors import HartError
 from hart_lite.inference.engine import GREEDY, Conversation, Decoding
@@ -65,13 +67,14 @@ class VllmEngine(LocalEngine):
         groups: dict[tuple, list[int]] = {}
         for n, talk in talks.items():
             groups.setdefault(talk.asked, []).append(n)
-        servers, name = self.adapters.servers, self.adapters.name
+        servers, name, processes = self.adapters.servers, self.adapters.name, PartialState()
+        first = processes.process_index * len(servers) // processes.num_processes  # each begins with another server
         threads = ThreadPoolExecutor(min(len(groups), REQUESTS * len(servers)), "vllm")
         try:
             drawn: list[Future[list[Response]]] = []
             for k, numbers in enumerate(groups.values()):
                 request = _request([talks[n] for n in numbers], decoding, f"{seed}/{decoding.first + numbers[0]}")
-                drawn.append(threads.submit(servers[k % len(servers)].draw, name, request))
+                drawn.append(threads.submit(servers[(first + k) % len(servers)].draw, name, request))
             wait(drawn, return_when=FIRST_EXCEPTION)
             failed = [future for future in drawn if future.done() and future.exception()]
             responses = [future.result() for future in failed or drawn]
