@@ -26,11 +26,12 @@ KV_CACHE_GIB = "1"
 
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory) -> Iterator[Recipe]:
-    """`tiny_cpu` with adapters on all parts, and a server for it."""
+    """`tiny_cpu` with adapters on all parts and more pixels than the base's own files allow, and a server for it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    changes = ["rollout.engine=vllm", f"rollout.servers=['{address}']", "model.lora.parts=[language,vision,projector]"]
+    changes = ["rollout.engine=vllm", f"rollout.servers=['{address}']", "pixels.full=19600"]
+    changes.append("model.lora.parts=[language,vision,projector]")
     recipe = load_recipe("tiny_cpu", changes)
     folder = tmp_path_factory.mktemp("vllm")
     for attempt in range(1, TRIES + 1):

@@ -31,9 +31,9 @@ EXAMPLES = list(examples(World(), range(4)))
 ADAPTERS = {"base": [], "language": ["language_model"], "vision": ["visual"], "all": ["language_model", "visual"]}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def runners(recipe, tmp_path_factory):
-    """(on the server, our own) of one policy."""
+    """(on the server, our own) of one policy. The server is left without an adapter, for the next run."""
     policy = load_policy(recipe.model)
     local = recipe_model("tiny", policy, recipe, {})
     served = serve_model(local, recipe, tmp_path_factory.mktemp("served"))
@@ -62,6 +62,9 @@ def test_ids_and_log_probs(runners, parts, capsys):
     wear(policy, parts)
     [worn] = packed_logps(policy, [probe(local)], 4096)
     assert ((plain - worn).abs().max() > 0.01) == bool(parts)  # the adapter says something
+    wear(policy, [])
+    served.engine.sync()
+    wear(policy, parts)
     begun = time.perf_counter()
     served.engine.sync()
     swapped = time.perf_counter()
@@ -71,13 +74,13 @@ def test_ids_and_log_probs(runners, parts, capsys):
     ended = time.perf_counter()
     turns = [turn for group in groups for t in group.trajectories for turn in t.turns]
     gaps = [(torch.tensor(turn.logps) - packed_logps(policy, [turn.tokens], 4096)[0]).abs().max() for turn in turns]
+    name, largest = " and ".join(parts) or "nothing", max(gaps)
     with capsys.disabled():
-        print(
-            f"\n{parts or 'base'}: {len(turns)} turns, largest gap {max(gaps):.1e}; adapter handed over and checked in "
-            f"{swapped - begun:.2f} s, rollout over HTTP {drawn - swapped:.2f} s, local {ended - drawn:.2f} s"
-        )
+        print(f"\nadapter on {name}: {len(turns)} turns, largest gap {largest:.1e}")
+        print(f"handed over and checked in {swapped - begun:.2f} s")
+        print(f"rollout over HTTP {drawn - swapped:.2f} s, local {ended - drawn:.2f} s")
     assert {turn.kind for turn in turns} == {"locate", "verify"}
-    assert max(gaps) < 1e-4
+    assert largest < 1e-4
 
 
 def probe(run: Runner):
@@ -110,7 +113,7 @@ def test_a_whole_run(recipe: Recipe, tmp_path):
     train(recipe.model_copy(update={"stages": stages, "data": data, "output": str(run)}))
     rows = metrics(run)
     assert len(rows) == 3 and all(row["sampling_gap"] < 1e-4 and row["reweighted"] == 0 for row in rows)
-    assert 0.1 < sum(row["reward"] for row in rows) / 3 < 1
+    assert 0 < sum(row["reward"] for row in rows) < 3
 
 
 def test_an_evaluation_equals_the_local_one_question_by_question(recipe: Recipe, tmp_path, monkeypatch):
