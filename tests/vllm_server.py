@@ -40,6 +40,9 @@ class Sent:
         return self.image
 
 
+SLOW = 2.5  # seconds
+
+
 class StandIn:
     """`fault` is what is wrong with it, from the completion on that `healthy` says:
 
@@ -154,6 +157,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         stand_in: StandIn = self.server.stand_in
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/chat/completions" and stand_in.fault == "slow":
+            time.sleep(SLOW)
         with stand_in.lock:
             if self.path == "/v1/load_lora_adapter":
                 return self.send(*stand_in.load(body["lora_name"], body["lora_path"]))
@@ -162,8 +167,6 @@ class Handler(BaseHTTPRequestHandler):
             stand_in.asked.append(body)
             if stand_in.failing == "hang-up":
                 return None
-            if stand_in.failing == "slow":
-                time.sleep(0.5)
             return self.send(*stand_in.complete(body))
 
     def send(self, code: int, text: str) -> None:

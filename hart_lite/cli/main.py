@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   hart-lite train tiny_cpu loop=mgpo objective=grpo a baseline, by overrides
   hart-lite plan qwen7b_lora rollout.samples=4      peak memory and fitting cards, before any download
   hart-lite check-base toy                     is a base sound on this machine with these settings?
+  hart-lite serve qwen7b_80gb                  the command that starts a vLLM server for its rollouts
   hart-lite bench                                   a step against stock TRL's, in minutes, without a download
   hart-lite train recipes/qwen7b_lora.yaml data.train=my/rows.jsonl
   hart-lite train runs/tiny_cpu/recipe.yaml --resume
