@@ -17,7 +17,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="as `hart-lite train` takes them")
     command.add_argument("--server", type=int, default=1, metavar="N", help="start the N-th of rollout.servers")
-    command.add_argument("--run", action="store_true", help="start it here, in the environment that has vLLM")
+    command.add_argument(
+        "--run", dest="start", action="store_true", help="start it here, in the environment that has vLLM"
+    )
     command.set_defaults(run=serve)
 
 
@@ -38,7 +40,7 @@ def serve(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--server {arguments.server}: rollout.servers has {len(servers)}; give 1 to {len(servers)}")
     environment, words = serve_command(recipe, servers[arguments.server - 1])
     variables = [f"{name}={value}" for name, value in environment.items()]
-    if not arguments.run:
+    if not arguments.start:
         print(shlex.join([*variables, "python", *words]))
         return 0
     if find_spec("vllm") is None:

@@ -149,9 +149,9 @@ class ServedAdapters:
                         f"{server.address}/v1/unload_lora_adapter"
                     )
         for part in self.policy.lora.parts:
-            with self._strong(part) as before, self._on_servers(name := f"{self.mark}-{part}-{self._digest()}"):
+            with self._strong(part), self._on_servers(name := f"{self.mark}-{part}-{self._digest()}"):
                 for server in self.servers:
-                    self._check_part(server, name, part, before)
+                    self._check_part(server, name, part)
                 self._drop(name)
 
     def _check(self, server: VllmServer, name: str, views: Sequence[ImageView]) -> None:
@@ -167,17 +167,17 @@ class ServedAdapters:
                 f"its adapter is another, or an old one; {START}"
             )
 
-    def _check_part(self, server: VllmServer, name: str, part: str, before: dict[str, torch.Tensor]) -> None:
-        """Whether the server's log-probs follow the strong adapter most of the way from those without it."""
+    def _check_part(self, server: VllmServer, name: str, part: str) -> None:
+        """Whether the server's log-probs follow the strong adapter most of the way from those of the base."""
         prompt, response = self._drawn(server, name, [self.smallest])
         strong, theirs = self._logps(prompt, response.ids), torch.tensor(response.logps)
-        with self._weights(before):
-            weak = self._logps(prompt, response.ids)
-        shift, gap = ((strong - others).abs().mean() for others in (weak, theirs))
+        with self.policy.reference():
+            base = self._logps(prompt, response.ids)
+        shift, gap = ((strong - others).abs().mean() for others in (base, theirs))
         if not gap <= max(shift / 2, self.tolerance):
             flag = "" if part == "language" else " (--enable-tower-connector-lora)"
             raise ServerError(
-                f"vLLM server {server.address} does not answer by the {part} part of an adapter: this moves our "
+                f"vLLM server {server.address} does not answer by the {part} part of an adapter: that moves our "
                 f"log-probs by {shift:.4f}, and its own are {gap:.4f} off. Either it does not know the names of the "
                 f"tensors, or it was not told to apply that part; {START}{flag}"
             )
@@ -196,34 +196,28 @@ class ServedAdapters:
         return self.policy.logps(packed, self.temperature).cpu()
 
     @contextmanager
-    def _strong(self, part: str) -> Iterator[dict[str, torch.Tensor]]:
-        """Inside, this part's adapters move log-probs by much; yields the weights that were there before."""
+    def _strong(self, part: str) -> Iterator[None]:
+        """Inside, adapters on this part alone move log-probs by much. The weights come back as they were."""
         modules = re.compile(self.policy.family.lora_targets([part]))
-        trained = {n: p for n, p in self.policy.model.named_parameters() if p.requires_grad and ".lora_B." in n}
-        ours = {n: p for n, p in trained.items() if modules.fullmatch(n.partition(".lora_B.")[0])}
+        ours = {n: p for n, p in self.policy.model.named_parameters() if p.requires_grad and ".lora_B." in n}
         before = {n: p.detach().clone() for n, p in ours.items()}
         prompt = self.policy.family.chat([self.smallest, "What is this?"])
         ids = self.policy.family.response_ids("It is this area here.")[:CHECKED]
-        plain, generator = self._logps(prompt, ids), torch.Generator().manual_seed(0)
-        drawn = {n: torch.randn(p.shape, generator=generator) for n, p in ours.items()}
+        generator = torch.Generator().manual_seed(0)
+        drawn = {
+            n: torch.randn(p.shape, generator=generator) * bool(modules.fullmatch(n.partition(".lora_B.")[0]))
+            for n, p in ours.items()
+        }
+        with self.policy.reference():
+            base = self._logps(prompt, ids)
         try:
             for doubling in range(DOUBLINGS):
                 self._set({n: 1e-3 * 2**doubling * values for n, values in drawn.items()})
-                if (self._logps(prompt, ids) - plain).abs().mean() > STRONG * self.tolerance:
+                if (self._logps(prompt, ids) - base).abs().mean() > STRONG * self.tolerance:
                     break
-            yield before
-        finally:
-            self._set(before)
-
-    @contextmanager
-    def _weights(self, values: dict[str, torch.Tensor]) -> Iterator[None]:
-        parameters = dict(self.policy.model.named_parameters())
-        now = {n: parameters[n].detach().clone() for n in values}
-        self._set(values)
-        try:
             yield
         finally:
-            self._set(now)
+            self._set(before)
 
     @torch.no_grad()
     def _set(self, values: dict[str, torch.Tensor]) -> None:
