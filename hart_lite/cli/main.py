@@ -10,7 +10,7 @@ import sys
 
 from hart_lite import __version__
 from hart_lite.cli import ask as using
-from hart_lite.cli import check_base, data, export, init
+from hart_lite.cli import check_base, data, export, init, serve
 from hart_lite.cli import eval as evaluating
 from hart_lite.cli import train as training
 from hart_lite.errors import HartError
@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   hart-lite train tiny_cpu loop=mgpo objective=grpo a baseline, by overrides
   hart-lite plan qwen7b_lora rollout.samples=4      peak memory and fitting cards, before any download
   hart-lite check-base toy                          is a base sound on this machine with these settings?
+  hart-lite serve qwen7b_80gb                       the command that starts a vLLM server for its rollouts
   hart-lite bench                                   a step against stock TRL's, in minutes, without a download
   hart-lite train recipes/qwen7b_lora.yaml data.train=my/rows.jsonl
   hart-lite train runs/tiny_cpu/recipe.yaml --resume
@@ -125,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hart-lite {__version__}")
     parser.set_defaults(go_on="")  # what to say to someone who stopped a command
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (init, training, check_base, using, evaluating, export, data):
+    for module in (init, training, serve, check_base, using, evaluating, export, data):
         module.add(commands)
     return parser
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hart_lite.config.limits import SERVED_RANKS
 from hart_lite.config.prompts import Prompts
 from hart_lite.config.section import Section
 from hart_lite.config.sections import (
@@ -87,6 +88,7 @@ def contradictions(recipe: Recipe) -> list[str]:
     problems = []
     lists = {"train_turns": recipe.train_turns, "model.lora.parts": recipe.model.lora.parts}
     lists |= {"evaluate.modes": recipe.evaluate.modes, "report_to": recipe.report_to}
+    lists["rollout.servers"] = recipe.rollout.servers
     for key, names in lists.items():
         if len(set(names)) < len(names):
             problems.append(f"{key} = {names} names one twice; name each once")
@@ -114,6 +116,11 @@ def contradictions(recipe: Recipe) -> list[str]:
             "data.format = 'mme_realworld' and data.lite (the JSON of Lite) belong together; set both or neither"
         )
     problems += _evaluation_contradictions(recipe)
+    if recipe.rollout.engine == "vllm" and recipe.model.lora.r > SERVED_RANKS[-1]:
+        problems.append(
+            f"model.lora.r = {recipe.model.lora.r} is over the {SERVED_RANKS[-1]} that vLLM serves; lower it, or use "
+            "rollout.engine = 'local'"
+        )
     for index, stage in enumerate(recipe.stages):
         problems += [f"stages.{index}: {problem}" for problem in _stage_contradictions(recipe, stage)]
     return problems
@@ -164,6 +171,11 @@ def _stage_contradictions(recipe: Recipe, stage: Stage) -> list[str]:
         )
     if (stage.objective or recipe.objective) == "ap_grpo" and recipe.beta == 0:
         problems.append("objective = 'ap_grpo' with beta = 0 has no KL to weigh; use beta > 0 or objective = 'grpo'")
+    if (stage.loop or recipe.loop) == "mgpo" and recipe.rollout.engine == "vllm":
+        problems.append(
+            "loop = 'mgpo' goes on in one conversation, and a chat server reads its own response anew from text, in "
+            "other tokens perhaps; use loop = 'hart' or 'direct', or rollout.engine = 'local'"
+        )
     if (stage.loop or recipe.loop) == "direct" and "verify" not in recipe.train_turns:
         problems.append("loop = 'direct' has no locate turn; add 'verify' to train_turns or use another loop")
     return problems + _reward_contradictions(recipe, stage.loop or recipe.loop)

@@ -20,6 +20,7 @@ Pixels = Annotated[int, Field(ge=28 * 28)]  # one visual token
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
+Address = Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+$")]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -154,6 +155,13 @@ def _values(section: Any) -> dict[str, Any]:
 
 
 class Rollout(Section):
+    engine: Literal["local", "vllm"] = "local"
+    """Who samples in training: the policy itself, or servers that `hart-lite serve` starts (docs/scale.md)."""
+    servers: list[Address] = Field(["http://127.0.0.1:8000"], min_length=1)
+    """Addresses of the vLLM servers; a step's questions are spread over them."""
+    gap_bound: Positive = 0.05
+    """With `vllm`: a token whose log-prob on the server is off ours by more (in nats) is weighted by the ratio of the
+    two probabilities, of at most 2. bfloat16 alone puts them 0.006 apart on average, 0.2 at most (measured)."""
     samples: Count = 8
     """G: trajectories of each question."""
     temperature: Positive = 1.0

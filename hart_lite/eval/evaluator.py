@@ -64,6 +64,7 @@ def evaluate_benchmarks(
             quant=settings.quant,
             device=settings.device,
             box_format=settings.box_format,
+            family=settings.family,
             base_path=base_path,
         )
     return evaluate(model, model.name, settings, questions, out, bad)

@@ -29,7 +29,8 @@ class EvalSettings(AskSettings):
     strict: bool = False  # stop at the first bad row
     quant: str | None = None
     device: str | None = None
-    box_format: str = "absolute"  # of a model behind an API
+    box_format: str | None = None  # of a model behind an API, whose family may be known instead
+    family: str | None = None
 
 
 def setting_of(question: Question, mode: str, settings: EvalSettings, model: OpenModel) -> Setting:

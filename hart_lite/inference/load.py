@@ -29,7 +29,7 @@ from hart_lite.inference.local_engine import LocalEngine
 from hart_lite.inference.openai_engine import INTERFACES, ApiEngine
 from hart_lite.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hart_lite.models.fingerprint import fingerprint
-from hart_lite.models.loading import load_policy
+from hart_lite.models.loading import FAMILIES, load_policy
 from hart_lite.models.policy import Policy
 from hart_lite.runs.layout import ADAPTER, is_run, read_recipe
 from hart_lite.runs.record import RunRecord, recipe_of
@@ -69,16 +69,18 @@ def open_model(
     *,
     quant: str | None = None,
     device: str | None = None,
-    box_format: str = "absolute",
+    box_format: str | None = None,
+    family: str | None = None,
     base_path: Path | None = None,
 ) -> OpenModel:
-    """`quant` and `device` replace what the recipe says (else none and auto); `box_format` is for `api:` models.
+    """`quant` and `device` replace what the recipe says (else none and auto). `family` or `box_format` say how an
+    `api:` model sees images and writes boxes; without them its name may tell the family, else boxes are absolute.
     `base_path` is where the base of a run or an adapter is now; what was trained on another one is refused.
 
     Raises `HartError` for what is no model, is not whole, or cannot be loaded.
     """
     if spec.startswith("api:"):
-        return _open_api(spec.removeprefix("api:"), box_format)
+        return _open_api(spec.removeprefix("api:"), box_format, family)
     recipe, section, adapter = _local(spec)
     if base_path is not None and adapter is None:
         raise HartError(f"{spec} has no base beside it: --base-path {base_path} goes with a run or an adapter")
@@ -113,15 +115,27 @@ def _engine(policy: Policy, rollout: Rollout, pixels: PixelBudgets) -> LocalEngi
     return LocalEngine(policy, rollout.tokens_per_batch, questions, rollout.cuda_graph)
 
 
-def _open_api(name: str, box_format: str) -> OpenModel:
+def _open_api(name: str, box_format: str | None, family: str | None) -> OpenModel:
     if not name:
         raise HartError("api: names no model; give api:NAME, such as api:gpt-4o")
+    families = {known.name: known for known in FAMILIES.values()}
+    if family is None and box_format is None:
+        family = next((known for known in families if _letters(known) in _letters(name)), None)
+    if family is not None and box_format is not None:
+        raise HartError(f"--family {family} says how boxes are written; leave --box-format {box_format} out")
+    if family is not None and family not in families:
+        raise HartError(f"unknown family {shown(family)}; allowed: {', '.join(families)}")
+    box_format = box_format or "absolute"
     if box_format not in INTERFACES:
         raise HartError(f"unknown box format {shown(box_format)}; allowed: {', '.join(INTERFACES)}")
+    interface = families[family].by_published_sizes() if family else INTERFACES[box_format]()
     client = Client.from_environment(os.environ)
-    return OpenModel(
-        f"api:{name}", ApiEngine(name, client, INTERFACES[box_format]()), "api", {"server": client.url}, None
-    )
+    return OpenModel(f"api:{name}", ApiEngine(name, client, interface), family or "api", {"server": client.url}, None)
+
+
+def _letters(name: str) -> str:
+    """So that `Qwen/Qwen2.5-VL-7B-Instruct` names qwen2_5_vl."""
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def _local(spec: str) -> tuple[Recipe | None, ModelSection, Path | None]:

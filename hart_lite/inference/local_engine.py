@@ -25,7 +25,7 @@ Generate = Callable[[Policy, Sequence[Tokens], Sampling, PromptCache | None], li
 
 
 @dataclass
-class _Talk:
+class Talk:
     """A conversation under way. `prompt` is all that was said so far, up to where the model begins to speak."""
 
     run: ProtocolRun
@@ -42,6 +42,11 @@ class _Talk:
         stands = self.said if say.keep is None else Tokens(family.response_ids(say.keep))
         ended = bool(stands.ids) and stands.ids[-1] in family.eos_ids
         self.prompt = self.prompt + stands + family.reply(say.content, ended)
+
+    @property
+    def asked(self) -> tuple:
+        """What the model reads: equal where two prompts are."""
+        return self.prompt.ids, tuple((slot.start, slot.view) for slot in self.prompt.slots)
 
     def hear(self, response: Response, family: Family) -> Outcome | None:
         """Take the model's response to the protocol: what the conversation came to, or None when it goes on."""
@@ -85,15 +90,21 @@ class LocalEngine:
     def forget_images(self) -> None:
         self.policy.forget_images()
 
+    def sync(self) -> None:
+        """Answers come from the policy's own weights, so there is nothing to bring up to date."""
+
+    def close(self) -> None:
+        """Nothing is held that others wait for."""
+
     def answer(self, runs: Sequence[ProtocolRun], decoding: Decoding = GREEDY) -> Iterator[tuple[int, Conversation]]:
         """Features of images stay in the policy's cache until `policy.forget_images`."""
         family = self.policy.family
-        talks = {n: _Talk(run, next(run)) for n, run in enumerate(runs)}
+        talks = {n: Talk(run, next(run)) for n, run in enumerate(runs)}
         turn, cache = 0, PromptCache(self.budget.value)
         while talks:
             for talk in talks.values():
                 talk.ask(family)
-            for n, response in self._sample(talks, cache, decoding, decoding.turn_seed(turn)).items():
+            for n, response in self.sample(talks, cache, decoding, decoding.turn_seed(turn)).items():
                 talk = talks[n]
                 outcome = talk.hear(response, family)
                 if outcome is not None:
@@ -101,15 +112,12 @@ class LocalEngine:
                     yield n, Conversation(tuple(talk.turns), outcome)
             turn += 1
 
-    def _sample(
-        self, talks: dict[int, _Talk], cache: PromptCache, decoding: Decoding, seed: int
-    ) -> dict[int, Response]:
+    def sample(self, talks: dict[int, Talk], cache: PromptCache, decoding: Decoding, seed: int) -> dict[int, Response]:
         """A response for each. A prompt that several talks have in common is read greedily once, as far as the longest
         of their limits."""
         groups: dict[tuple, list[int]] = {}
         for n, talk in talks.items():
-            slots = tuple((slot.start, slot.view) for slot in talk.prompt.slots)
-            same = (talk.prompt.ids, slots) if decoding.temperature == 0 else (n,)
+            same = talk.asked if decoding.temperature == 0 else (n,)
             groups.setdefault(same, []).append(n)
         limits = {numbers[0]: max(talks[n].say.max_tokens for n in numbers) for numbers in groups.values()}
         # By limit: a batch makes room for its longest response in every row.

@@ -25,6 +25,7 @@ class AskSettings:
     as_published: bool = False
     full_pixels: int | None = None
     crop_pixels: int | None = None
+    min_pixels: int | None = None
     max_tokens: int | None = None  # of every response
 
 
@@ -51,7 +52,7 @@ def pixel_limits(settings: AskSettings, model: OpenModel) -> Limits:
     usual = model.pixels or PixelBudgets()
     full, crop = settings.full_pixels or usual.full, settings.crop_pixels or usual.crop
     peers = (full, crop) if model.pixels else (settings.full_pixels, settings.crop_pixels)
-    least = min(usual.min, full, crop)
+    least = min(settings.min_pixels or usual.min, full, crop)
     return {"full": full, "crop": crop, "min": least, "peers_full": peers[0], "peers_crop": peers[1]}
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Metrics = dict[str, Tensor]
+IMPORTANCE_CAP = 2.0
 
 
 def token_weights(lengths_B_G: Tensor) -> Tensor:
@@ -63,6 +64,17 @@ def policy_loss(
         loss = loss + kl_loss
         metrics |= {"kl_loss": kl_loss.detach(), "kl": (weights_T * kl_T).sum().detach()}
     return loss, metrics
+
+
+def importance_weights(logps_T: Tensor, drawn_logps_T: Tensor, bound: float) -> Tensor:
+    """(T,) truncated importance weights of tokens that another engine drew, min(exp(logps - drawn_logps), 2).
+
+    They make the gradient that of the policy although the engine's probabilities are a little off (Yao et al. 2025,
+    "Your efficient RL framework secretly brings you off-policy RL training"; 2 is the cap in TRL). Within `bound` nats,
+    and where `drawn_logps_T` is NaN, a weight is 1: rounding is no reason to weigh. No gradient passes.
+    """
+    gap_T = logps_T.detach() - drawn_logps_T
+    return torch.where(gap_T.abs() > bound, gap_T.exp().clamp(max=IMPORTANCE_CAP), 1.0)
 
 
 def token_nll(*, logps_T: Tensor, hits_T: Tensor, weights_T: Tensor) -> tuple[Tensor, Metrics]:

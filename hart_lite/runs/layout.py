@@ -7,6 +7,7 @@ RUN/timing.jsonl           seconds of each evaluation
 RUN/stages/1-rl/           checkpoints, rollouts with pictures, the stage's adapter when it is done
 RUN/evaluation/            before, after-1-rl, ..: ordinary evaluations of the held-out questions
 RUN/tracked/               a few questions all along the way, with pictures
+RUN/served/                the adapter of the step under way, for vLLM servers to load
 RUN/adapter/               the final adapter (PEFT) with tokenizer and image processor
 RUN/summary.json, .md      before and after, side by side
 RUN/report.html            all of it on one page
@@ -30,6 +31,7 @@ BEFORE = "before"  # the evaluation before training
 TRACKED = "tracked"
 QUESTIONS = "questions.json"  # of the tracked samples, in their folder
 ADAPTER = "adapter"
+SERVED = "served"
 ROLLOUTS = "rollouts"
 SUMMARY = "summary.json"
 REPORT = "report.html"

@@ -84,7 +84,7 @@ class DistilTrainer(QuestionTrainer):
         """Sample, let the teacher read, and accumulate the gradients of all packs. Returns the loss, 0 where it is
         skipped."""
         step, clock = self.state.global_step, Clock(self.policy.device)
-        self.guard.agree()
+        self.begin_step()
         questions = self.questions(step)
         begin_phase("rollout")
         try:

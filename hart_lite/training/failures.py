@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate import PartialState
 from torch.distributed import DistError
 
-from hart_lite.errors import BrokenImageError, HartError
+from hart_lite.errors import BrokenImageError, HartError, ServerError
 from hart_lite.runs.splits import Splits
 from hart_lite.training.signals import resume_command
 from hart_lite.utils.text import shown
@@ -20,7 +20,8 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 @contextmanager
 def translate_errors(run: Path, splits: Splits) -> Iterator[None]:
-    """An image found broken in mid-run, a disk that takes no more, or a process that is gone becomes a `HartError`."""
+    """An image found broken in mid-run, a server that is away, a disk that takes no more, or a process that is gone
+    becomes a `HartError`."""
     intact = f"The checkpoints in {run} are intact"
     try:
         yield
@@ -31,6 +32,8 @@ def translate_errors(run: Path, splits: Splits) -> Iterator[None]:
             f"{error}\nIt is the image of {len(rows)} rows, id {shown(rows[0])} the first. {intact}: put a whole image "
             f"in its place, then {resume_command(run)}"
         ) from error
+    except ServerError as error:
+        raise ServerError(f"{error}\n{intact}. Once that is mended, go on with {resume_command(run)}") from error
     except OSError as error:
         if error.errno not in DISK:
             raise

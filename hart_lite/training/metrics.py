@@ -70,6 +70,8 @@ def _of_the_update(packs: Sequence[Pack], metrics: dict[str, float]) -> Shares:
         shares["kl"] = (metrics["kl"], 0)
     if metrics.get("drawn_tokens"):
         shares["sampling_gap"] = (metrics["sampling_gap"], metrics["drawn_tokens"])
+        if "reweighted_tokens" in metrics:
+            shares["reweighted"] = (metrics["reweighted_tokens"], metrics["drawn_tokens"])
     return shares | {"packed_tokens": (sum(map(len, packs)), 0), "skipped": (metrics["skipped"], 1)}
 
 

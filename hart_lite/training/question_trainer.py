@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from accelerate import PartialState
 from transformers import TrainingArguments
 
 from hart_lite.config.schema import Recipe
@@ -37,6 +38,12 @@ class QuestionTrainer(StepTrainer):
         self._order = QuestionOrder(len(examples), stage.questions_per_step, self._seed, [e.id for e in examples])
         budget = Budget(f"stages.{number}.tokens_per_pack", stage.tokens_per_pack)
         super().__init__(runner.policy, args, budget, [runner.engine.budget, runner.scorer.budget], **kwargs)
+
+    def begin_step(self) -> None:
+        """All processes agree to go on, and servers that draw for this one get the weights of this step."""
+        self.guard.agree()
+        with PartialState().main_process_first():  # which hands the weights over
+            self.runner.engine.sync()
 
     @property
     def _share(self) -> int:

@@ -20,7 +20,7 @@ from hart_lite.errors import NotFiniteError
 from hart_lite.inference.rollout import Runner
 from hart_lite.models.packing import Pack, pack
 from hart_lite.rl.advantages import ap_weights, group_advantages
-from hart_lite.rl.losses import Metrics, policy_loss, token_weights
+from hart_lite.rl.losses import Metrics, importance_weights, policy_loss, token_weights
 from hart_lite.training.metrics import Clock, measure
 from hart_lite.training.question_trainer import QuestionTrainer
 from hart_lite.training.rollout_log import save_rollouts
@@ -104,7 +104,7 @@ class RLTrainer(QuestionTrainer):
         """Roll out, weigh, and accumulate the gradients of all packs. Returns the loss, 0 where it is skipped."""
         step, clock, views = self.state.global_step, Clock(self.policy.device), self.policy.views
         waited = views.waited
-        self.guard.agree()
+        self.begin_step()
         questions = self.questions(step)
         first_groups, groups, replaced = self._groups(questions, step)
         clock.lap("rollout")
@@ -195,7 +195,12 @@ class RLTrainer(QuestionTrainer):
         advantages, mu1, mu2, weights = (
             values[owners].to(logps.device) for values in (batch.advantages, batch.mu1, batch.mu2, batch.weights)
         )
-        loss, metrics = policy_loss(
+        drawn, metrics = packed.drawn_N.to(logps.device), {}
+        if self.recipe.rollout.engine == "vllm":
+            importance = importance_weights(logps, drawn, self.recipe.rollout.gap_bound)
+            mu1 = mu1 * importance
+            metrics["reweighted_tokens"] = (importance != 1).sum()
+        loss, parts = policy_loss(
             logps_T=logps,
             old_logps_T=logps.detach(),  # one update per rollout: the ratio is 1 and the clip never acts
             advantages_T=advantages,
@@ -205,5 +210,5 @@ class RLTrainer(QuestionTrainer):
             ref_logps_T=reference,
             mu2_T=None if reference is None else mu2,
         )
-        gap = (logps.detach() - packed.drawn_N.to(logps.device)).abs()
-        return loss, metrics | {"sampling_gap": gap.nansum(), "drawn_tokens": gap.isfinite().sum()}
+        gap = (logps.detach() - drawn).abs()
+        return loss, metrics | parts | {"sampling_gap": gap.nansum(), "drawn_tokens": gap.isfinite().sum()}

@@ -17,15 +17,16 @@ from hart_lite.config.environment import check_machine
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import DistilStage, RLStage, SFTStage
 from hart_lite.errors import HartError
-from hart_lite.inference.load import recipe_model
+from hart_lite.inference.load import OpenModel, recipe_model
 from hart_lite.inference.rollout import Runner
 from hart_lite.inference.scoring import check_scorable
+from hart_lite.inference.vllm_engine import serve_model
 from hart_lite.models.fingerprint import fingerprint
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
 from hart_lite.rl.rewards import Reward, load_reward, with_rewards
 from hart_lite.runs.checkpoints import newest_checkpoint, step_of
-from hart_lite.runs.layout import ADAPTER, BEFORE, METRICS, ROLLOUTS, STAGES, TIMING
+from hart_lite.runs.layout import ADAPTER, BEFORE, METRICS, ROLLOUTS, SERVED, STAGES, TIMING
 from hart_lite.runs.metrics_file import rewind_metrics, rows_by_stage
 from hart_lite.runs.run_dir import held_run, open_run, save_adapter
 from hart_lite.runs.splits import Splits, load_splits
@@ -93,12 +94,23 @@ def train(
 def _train(
     recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop, reward: Reward, predicted: str
 ) -> dict[str, dict]:
-    processes, run = PartialState(), recipe.run_dir
+    run = recipe.run_dir
     done = [stage for stage in stages if stage.done]
     begun_from = Path(recipe.model.adapter) if recipe.model.adapter else None
     policy = load_policy(recipe.model, done[-1].adapter if done else begun_from, recipe.seed)
     log.info("%s", _begins(run, splits, policy, predicted))
     model = recipe_model(recipe.model.base, policy, recipe, {"base": fingerprint(policy.family)})
+    if recipe.rollout.engine == "vllm":
+        model = serve_model(model, recipe, run / SERVED)
+    with closing(model.engine):
+        return _run_stages(recipe, splits, stages, stop, reward, model)
+
+
+def _run_stages(
+    recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop, reward: Reward, model: OpenModel
+) -> dict[str, dict]:
+    processes, run, policy = PartialState(), recipe.run_dir, model.engine.policy
+    done = [stage for stage in stages if stage.done]
     runner = Runner(
         model, partial(with_rewards, reward, recipe.reward_timeout, recipe.reward_workers), recipe.train_turns
     )

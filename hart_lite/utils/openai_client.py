@@ -21,6 +21,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from hart_lite.errors import ConfigError, ModelError
 from hart_lite.utils.text import cut
@@ -30,6 +31,7 @@ MAX_BYTES = 16 * 2**20  # of a response; a chat completion of 10,000 tokens has 
 MAX_WAIT = 300.0  # seconds that a server may ask us to wait
 NOT_SECRET = ("EMPTY", "none")  # keys for servers that need none; they would be found in ordinary answers
 SHORT = 4  # so would keys below that many characters
+T = TypeVar("T")
 _REFUSED = (401, 403, 404)  # no request will fare better
 _AGAIN = (408, 409, 425, 429)
 
@@ -59,6 +61,7 @@ class Client:
     """Of one server; threads may share it.
 
     `url` ends before /chat/completions. `timeout` is for one attempt, in seconds; pauses between attempts double.
+    `advice` is what to check where the server refuses whatever it is asked.
     """
 
     url: str
@@ -66,6 +69,7 @@ class Client:
     timeout: float = 300.0
     attempts: int = 6
     pause: float = 1.0
+    advice: str = "check OPENAI_API_KEY, OPENAI_BASE_URL and the model's name"
     sleep: Callable[[float], object] = field(default=time.sleep, repr=False)
     opener: urllib.request.OpenerDirector = field(default_factory=_opener, init=False, repr=False, compare=False)
 
@@ -91,18 +95,27 @@ class Client:
             )
         return cls(url, key, **settings)
 
-    def post(self, body: dict) -> dict:
+    def post(self, body: dict, path: str = "/chat/completions") -> dict:
         """The server's JSON answer. Raises `RequestError` when this request fails, `ModelError` when any would."""
-        data = json.dumps(body).encode()
+        return self._request(path, json.dumps(body).encode(), _json_object)
+
+    def get(self, path: str) -> dict:
+        """The same without a body."""
+        return self._request(path, None, _json_object)
+
+    def tell(self, body: dict, path: str) -> str:
+        """`post` where the server answers with a text."""
+        return self._request(path, json.dumps(body).encode(), bytes.decode)
+
+    def _request(self, path: str, data: bytes | None, read: Callable[[bytes], T]) -> T:
         for attempt in range(1, self.attempts + 1):
             wait, failure = self.pause * 2 ** (attempt - 1), SilentError
             try:
-                return self._once(data)
+                return read(self._once(path, data))
             except urllib.error.HTTPError as error:
                 reason = self._reason(error)
                 if error.code in _REFUSED:
-                    ways_out = "check OPENAI_API_KEY, OPENAI_BASE_URL and the model's name"
-                    raise ModelError(f"{self.url} refuses: {reason}; {ways_out}") from None
+                    raise ModelError(f"{self.url} refuses: {reason}; {self.advice}") from None
                 if error.code not in _AGAIN and error.code < 500:
                     raise RequestError(reason) from None
                 if error.code == 500:  # it may be the request that is too much for the server
@@ -124,14 +137,11 @@ class Client:
             text = text.replace(self.key, "[key]")
         return text.encode("utf-8", "replace").decode()
 
-    def _once(self, data: bytes) -> dict:
+    def _once(self, path: str, data: bytes | None) -> bytes:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(f"{self.url}/chat/completions", data, headers)
+        request = urllib.request.Request(f"{self.url}{path}", data, headers)
         with self.opener.open(request, timeout=self.timeout) as response:
-            answer = json.loads(self._read(response))
-        if not isinstance(answer, dict):
-            raise ValueError
-        return answer
+            return self._read(response)
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
         """The whole body, within the limits of size and time: a server may send one byte at a time for ever."""
@@ -161,6 +171,13 @@ class Client:
     def _quoted(self, words: str) -> str:
         """A server's words in a message: one line without control characters, of at most 200 characters."""
         return cut("".join(c if c.isprintable() else " " for c in self.clean(words)).strip())
+
+
+def _json_object(data: bytes) -> dict:
+    answer = json.loads(data)
+    if not isinstance(answer, dict):
+        raise ValueError
+    return answer
 
 
 def _retry_after(value: str | None, otherwise: float) -> float:

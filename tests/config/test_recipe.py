@@ -113,6 +113,8 @@ def test_the_baselines_are_overrides(loop):
         ("loop=" + "x" * 5000, "xxx .. xxx"),
         ("loop.x.y=1", "loop = {'x': {'y': 1}}: should be 'hart', 'mgpo' or 'direct'"),
         ("model.dtype.x=1", "model.dtype is 'float32', not a section"),
+        ("rollout.servers=[localhost:8000]", "rollout.servers.0"),
+        ("rollout.servers=['http://me:secret@host']", "rollout.servers.0"),
     ],
 )
 def test_a_mistake_is_named_with_the_way_out(override, message):
@@ -152,6 +154,9 @@ def test_a_mistake_is_named_with_the_way_out(override, message):
         (["stages.0.lr_scheduler=constant", "stages.0.warmup_steps=5"], "use 'constant_with_warmup'"),
         (["data.format=mme_realworld"], "data.lite (the JSON of Lite) belong together"),
         (["train_turns=[locate, locate]"], "train_turns = ['locate', 'locate'] names one twice; name each once"),
+        (["rollout.servers=['http://a:1', 'http://a:1']"], "rollout.servers = ['http://a:1', 'http://a:1'] names one"),
+        (["rollout.engine=vllm", "model.lora.r=600"], "model.lora.r = 600 is over the 512 that vLLM serves"),
+        (["rollout.engine=vllm", "loop=mgpo"], "stages.0: loop = 'mgpo' goes on in one conversation"),
         (["evaluate.modes=[full, full]"], "evaluate.modes = ['full', 'full'] names one twice"),
         (["data.eval_toy.objects=[5, 2]"], "data.eval_toy.objects = [5, 2] should be [fewest, most]"),
         (["data.eval=a.jsonl", "data.eval_toy.seed=1"], "data.eval = 'a.jsonl' and data.eval_toy both say"),

@@ -16,6 +16,7 @@ from PIL import Image
 
 from hart_lite.errors import HartError
 from hart_lite.inference.engine import Conversation
+from hart_lite.inference.load import open_model
 from hart_lite.inference.openai_engine import AbsoluteInterface, ApiEngine, RelativeInterface
 from hart_lite.inference.protocols.base import Outcome, ProtocolRun, Say
 from hart_lite.types import ImageView, Tokens, Turn
@@ -25,6 +26,11 @@ VIEW = ImageView(Photo(56, 84), (56, 84))
 
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
+
+
+@pytest.fixture(autouse=True)
+def _a_server_of_ones_own(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
 
 
 def ask(client: Client, model: str, *says: Say) -> Conversation:
@@ -170,6 +176,49 @@ def test_images_are_sent_on_the_grid_within_the_budget(size, most):
     assert max(width, height) / min(width, height) <= 110
     if size == (4000, 3000) and most > 784:
         assert width * height > 0.7 * most and 1.1 < width / height < 1.7
+
+
+def test_a_known_family_goes_by_its_own_rules():
+    """The size that smart_resize gives a crop: it floors what is over the budget, so a server has nothing to change."""
+    qwen = open_model("api:me/Qwen2.5-VL-7B-mine")
+    assert (qwen.family, open_model("api:m", family="qwen2_5_vl").family) == ("qwen2_5_vl", "qwen2_5_vl")
+    for interface in (qwen.engine.interface, AbsoluteInterface()):
+        assert interface.fit((124, 116), 4704, 784) == (56, 56)
+    assert qwen.engine.interface.image_tokens((56, 84)) == 6
+    intern = open_model("api:InternVL3_5-8B-hf").engine.interface
+    assert intern.fit((1000, 400), 12 * 448**2, 448**2) == (5 * 448, 2 * 448) and intern.image_tokens((896, 448)) == 768
+    assert intern.boxes_from_text("<box>[[0, 0, 500, 1000]]</box>", [(448, 448)], [(200, 100)]) == [(0, 0, 100, 100, 0)]
+    llava = open_model("api:x", family="llava_onevision").engine.interface
+    assert (
+        llava.fit((1000, 1000), 4 * 384**2, 384**2) == (768, 768) and llava.image_tokens((384, 384)) == 2 * 27**2 + 27
+    )
+    assert open_model("api:gpt-4o").family == "api"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"family": "qwen"}, "unknown family 'qwen'; allowed: qwen2_5_vl, internvl3, llava_onevision"),
+        ({"family": "qwen2_5_vl", "box_format": "relative"}, "--family qwen2_5_vl says how boxes are written"),
+    ],
+)
+def test_a_family_that_cannot_be_meant(said, message):
+    with pytest.raises(HartError, match=message):
+        open_model("api:x", **said)
+
+
+def test_a_server_that_shrinks_images_is_told_from_one_that_does_not(client):
+    view = ImageView(Photo(336, 336), (336, 336))
+    for name, fails in (("counts/Qwen2.5-VL", False), ("shrinks/Qwen2.5-VL", True), ("shrinks/gpt", False)):
+        engine = ApiEngine(name, client, open_model(f"api:{name}").engine.interface)
+        runs = [conversation(Say([view, "Which letter is on the sign?"]))]
+        if not fails:
+            [(_, done)] = engine.answer(runs)
+            assert done.outcome.text == "The answer is (B)."
+            continue
+        message = r"counts 97 tokens in a prompt with images of 144 tokens and 6 words.*\"max_pixels\": 112896"
+        with pytest.raises(HartError, match=message):
+            list(engine.answer(runs))
 
 
 def test_box_formats_read_the_same_numbers_as_different_places():

@@ -6,7 +6,7 @@ import torch
 from trl_loss import B, G, T, random_step, trl_grpo
 
 from hart_lite.rl.advantages import ap_weights, group_advantages
-from hart_lite.rl.losses import kl_k3, policy_loss, token_nll, token_weights
+from hart_lite.rl.losses import importance_weights, kl_k3, policy_loss, token_nll, token_weights
 
 
 def ours(s, logps, k, beta, clip_eps_high=None):
@@ -145,6 +145,30 @@ def test_k3_by_hand():
 def test_half_a_kl_term_is_refused():
     with pytest.raises(ValueError, match="both ref_logps_T and mu2_T"):
         one_token(1.0, mu2_T=0.01)
+
+
+def test_importance_weights_by_hand():
+    """exp(0.1), exp(-0.5), 2 in place of exp(1), and 1 within the bound or where nobody knows."""
+    logps = torch.tensor([-1.0, -1.0, -1.0, -1.0, -1.0], requires_grad=True)
+    drawn = torch.tensor([-1.1, -0.5, -2.0, -1.04, float("nan")])
+    weights = importance_weights(logps, drawn, bound=0.05)
+    assert weights.tolist() == pytest.approx([1.10517, 0.60653, 2.0, 1.0, 1.0], rel=1e-5)
+    assert not weights.requires_grad
+
+
+def test_importance_weights_correct_the_gradient_for_the_engine_that_drew():
+    """Two words, drawn with 0.6 and 0.4, of a policy with 0.5 each, and advantages 1 and 0: the gradient is
+    0.5 * (1 - 0.5, -0.5), and without weights it is 0.6 * (0.5, -0.5)."""
+    logits, drawn = torch.zeros(2, requires_grad=True), torch.tensor([0.6, 0.4])
+
+    def gradient(weights: torch.Tensor) -> list[float]:
+        logps = logits.log_softmax(-1)
+        value = (drawn * weights * torch.tensor([1.0, 0.0]) * logps).sum()
+        return torch.autograd.grad(value, logits)[0].tolist()
+
+    weights = importance_weights(logits.log_softmax(-1), drawn.log(), bound=0.01)
+    assert gradient(weights) == pytest.approx([0.25, -0.25])
+    assert gradient(torch.ones(2)) == pytest.approx([0.3, -0.3])
 
 
 def test_token_nll_is_the_mean_over_answer_tokens():

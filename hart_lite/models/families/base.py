@@ -82,6 +82,9 @@ class Family(Protocol):
     def reply(self, content: Content, ended: bool) -> Tokens:
         """The next user message after an assistant's response (`ended`: that response closed itself)."""
 
+    def plain(self, text: str) -> str:
+        """A text as a conversation holds it: it cannot write control tokens."""
+
     def text(self, ids: Sequence[int]) -> str:
         """Sampled ids as text, without control tokens."""
 

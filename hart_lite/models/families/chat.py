@@ -37,6 +37,7 @@ class ChatFamily:
     banned: tuple[str, ...]  # tokens never sampled
     tile: int  # side in pixels of what an image is cut into
     min_pixels: int  # of the smallest image that can be shown
+    published: dict[str, object]  # sizes that the checkpoints of the family's makers have in common
     control: tuple[str, ...] = ("<|",)  # how control tokens begin, or one as a whole: no text may write them
 
     def __init__(self, source: str, revision: str | None = None) -> None:
@@ -53,6 +54,13 @@ class ChatFamily:
         self.eos_ids = (ids("<|im_end|>"), ids("<|endoftext|>"))
         self.pad_id = ids("<|endoftext|>")
         self.banned_ids = tuple(ids(token) for token in self.banned)
+
+    @classmethod
+    def by_published_sizes(cls) -> ChatFamily:
+        """How it sees images and writes boxes, for a model whose files are elsewhere: no tokenizer, no weights."""
+        family = cls.__new__(cls)
+        vars(family).update(cls.published)
+        return family
 
     # -- model -----------------------------------------------------------------------------------------------------
 
@@ -118,9 +126,9 @@ class ChatFamily:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
     def response_ids(self, text: str) -> tuple[int, ...]:
-        return (*self._ids(self._plain(text)), self.eos_ids[0])
+        return (*self._ids(self.plain(text)), self.eos_ids[0])
 
-    def _plain(self, text: str) -> str:
+    def plain(self, text: str) -> str:
         """Text that cannot write control tokens: a question saying <|im_end|> stays a question."""
         for token in self.control:
             text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -128,7 +136,7 @@ class ChatFamily:
 
     def _message(self, role: str, content: Content) -> dict:
         parts = [
-            {"type": "text", "text": self._plain(part)} if isinstance(part, str) else {"type": "image"}
+            {"type": "text", "text": self.plain(part)} if isinstance(part, str) else {"type": "image"}
             for part in content
         ]
         return {"role": role, "content": parts}

@@ -35,6 +35,7 @@ class InternVL3(TiledFamily):
     locate_words = " in the format <ref>area</ref><box>[[x1, y1, x2, y2]]</box>"  # without <ref> it may answer in prose
     several_words = "; write <ref>image n</ref> for a box on the n-th image"
     placeholder = "<IMG_CONTEXT>"
+    published = {"tile": 448, "min_pixels": 448**2, "tile_tokens": 256}  # noqa: RUF012
     around = ("<img>", "</img>")
     banned = ("<IMG_CONTEXT>", "<img>", "</img>", "<|im_start|>")
     control = ("<|", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")

@@ -35,6 +35,13 @@ class LlavaOneVision(TiledFamily):
     locate_words = " as a bounding box [x1, y1, x2, y2]"
     several_words = "; write image n: before a box on the n-th image"
     placeholder = "<image>"
+    published = {  # noqa: RUF012
+        "tile": 384,
+        "patches": 27,
+        "grids": [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)],
+        "min_pixels": 384**2,
+        "most_tiles": 9,
+    }
     banned = ("<image>", "<video>", "<|im_start|>")
     control = ("<|", "<image>", "<video>")
     vision_linears = r"layers\.\d+\.(?:self_attn\.(?:[qkv]_proj|out_proj)|mlp\.fc[12])"

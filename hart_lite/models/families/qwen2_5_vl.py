@@ -40,6 +40,7 @@ class Qwen25VL(ChatFamily):
     locate_words = ' in JSON format: [{"bbox_2d": [x1, y1, x2, y2]}]'
     several_words = '; add "image": n to a box on the n-th image'
     placeholder = "<|image_pad|>"
+    published = {"tile": 28, "factor": 28, "min_pixels": 28**2}  # noqa: RUF012
     banned = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>")
     vision_linears = r"attn\.(qkv|proj)|mlp\.(gate|up|down)_proj"  # of one block of the tower, as a pattern
     projector_linears = r"merger\.mlp\.[02]"

@@ -22,6 +22,7 @@ class Qwen3VL(Qwen25VL):
     name = "qwen3_vl"
     title = "Qwen3-VL"
     model_class = Qwen3VLForConditionalGeneration
+    published = {"tile": 32, "factor": 32, "min_pixels": 32**2}  # noqa: RUF012
     box_format = "relative-1000"  # QwenLM/Qwen3-VL#1427, #1486, #1623
     vision_linears = r"attn\.(qkv|proj)|mlp\.linear_fc[12]"
     projector_linears = r"(merger|deepstack_merger_list\.\d+)\.linear_fc[12]"
