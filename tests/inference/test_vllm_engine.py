@@ -236,5 +236,5 @@ def test_a_server_that_is_not_there(new_policy, tiny_base, tmp_path):
 def test_a_family_that_no_chat_server_reads_as_we_do(new_policy, tiny_base, tmp_path):
     with two_runners(new_policy, tiny_base, tmp_path) as (_, local, _):
         local.engine.policy = type("Other", (), {"family": type("F", (), {"name": "internvl3"})()})()
-        with pytest.raises(HartError, match=r"serves Qwen2.5-VL, and the base is internvl3"):
+        with pytest.raises(HartError, match=r"serves Qwen2.5-VL and Qwen3-VL, and the base is internvl3"):
             serve_model(local.model, small_recipe(tiny_base, tmp_path), tmp_path)
