@@ -136,8 +136,8 @@ class Cost:
         return rows * max(scores, 2 * c * d.intermediate) + self.dequantised()
 
     def reading(self, tokens: int) -> int:
-        """Most of a forward pass that keeps nothing: in the MLP, or where the two parts of attention are merged (16 bits
-        in float32), beside the states and what the norm made of them."""
+        """Most of a forward pass that keeps nothing: in the MLP, or where attention merges its two parts (16 bits in
+        float32), beside the states and what the norm made of them."""
         d, c = self.dims, self.compute
         attention = (10 if self.half else 9 if self.cpu else 6) * d.q_width + 3 * d.kv_width
         widest = max(2 * d.intermediate, attention)
