@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -69,7 +70,8 @@ def init(arguments: argparse.Namespace) -> int:
     wanted |= {"data.image_dir": arguments.image_dir, "data.columns": columns.read(arguments)}
     for source in filter(None, (data, arguments.eval)):
         _check(source, arguments, named=is_text_file(source) == is_text_file(data))
-    recipe = fitting(usual, base, {key: value for key, value in wanted.items() if value}, out.stem, card)
+    name = re.sub(r"[^\w.-]", "-", out.stem)
+    recipe = fitting(usual, base, {key: value for key, value in wanted.items() if value}, name, card)
     said = next_steps(recipe, out, card)
     out.write_text(commented(recipe), encoding="utf-8")
     print(printable(said))

@@ -273,6 +273,9 @@ def test_training_prints_the_table_and_the_place(tiny_base, tmp_path, monkeypatc
     assert "| before | after-1-rl |" in out
     assert f"run directory: {tmp_path / 'run'}" in out
     assert re.search(r"left in the run, reward \d", err)  # the bar carries the figures
+    begun = rf"run {re.escape(str(tmp_path / 'run'))}; \d+ questions for RL, 0 for SFT, 4 held out; "
+    assert re.search(begun + r"[\d,]+ of [\d,]+ parameters are trained; peak [\d.]+ GiB by the plan\n", caplog.text)
+    assert "text_config" not in caplog.text
     code, _, err = run("train", tmp_path / "mine.yaml", capsys=capsys)
     assert code == 1
     assert "already holds a run; add --resume" in err

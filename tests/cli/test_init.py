@@ -73,6 +73,14 @@ def test_few_questions_are_not_asked_a_hundred_times(place, capsys):
     assert rl.questions_per_step <= rows and asked <= 3 * rows + rl.questions_per_step
 
 
+def test_names_of_files_may_be_odd(place, capsys):
+    Path("my/rows.jsonl").rename("my/odd name.jsonl")
+    code, out, err = run("--card", "none", "--base", "toy", "--data", "my/odd name.jsonl", capsys=capsys)
+    assert code == 0, err
+    assert load_recipe("odd name.yaml").name == "odd-name"
+    assert "hart-lite train 'odd name.yaml'" in out and "the toy base knows drawn shapes alone" in out
+
+
 def test_without_a_card_and_with_drawn_scenes(place, capsys):
     code, out, _ = run("--card", "none", "--data", "toy", capsys=capsys)
     assert code == 0 and "in this machine's memory" in out
