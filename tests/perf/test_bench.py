@@ -204,7 +204,7 @@ def test_an_image_token_costs_the_small_tower_what_it_costs_that_of_the_7b(tmp_p
     assert shares[0] == pytest.approx(shares[1], rel=0.02)
 
 
-def test_a_scored_step_reads_every_answer_and_trains_where_it_looks(work, folder, hart):
+def test_a_scored_step_reads_every_answer_and_trains_where_it_looks(work, folder):
     """Its counts, against what passes through the decoder."""
     scored, sizes = Ours(work, "hart", folder, verify="score"), []
     policy = work.runner.policy
@@ -220,10 +220,11 @@ def test_a_scored_step_reads_every_answer_and_trains_where_it_looks(work, folder
         scored.step(question(TINY, folder, 0))
     finally:
         policy.decoder = decode
-    hart.step(question(TINY, folder, 0))
-    found, sampled = our_count(work, scored.groups), our_count(work, hart.groups)
-    [group] = scored.groups
+    found, [group] = our_count(work, scored.groups), scored.groups
+    [locate] = {t.turns[0].prompt for t in group.trajectories}
+    crops = {slot.view: slot.length for t in group.trajectories for slot in t.turns[1].prompt.slots}
     assert group.rewards == [0.0, 1.0, 0.0, 1.0] and not any(t.turns[1].response for t in group.trajectories)
     # The last token of a response is never fed; the update reads its packs twice, once as the reference.
     assert sum(sizes) == found.rollout - TINY.samples + 2 * found.update
-    assert found.update < 0.7 * sampled.update and found.images == sampled.images
+    assert found.update == len(locate) - 1 + 4 * (1 + TINY.response)
+    assert found.images == 16 + sum(crops.values())
