@@ -168,8 +168,8 @@ class _Reading:
         """Whether it stands in a short text, where a number is the only one."""
         mention = self.signs.mentions[group.first]
         number = is_number(self.lowered[mention.start : mention.stop])
-        doubts = self.sentence[-1] > 0 and not set("nqyuD").isdisjoint(self.symbols)
-        return self.sentence[-1] < SHORT and not doubts and not (number and self.several_numbers)
+        doubted = self.sentence[-1] > 0 and self.last_open >= 0
+        return self.sentence[-1] < SHORT and not doubted and not (number and self.several_numbers)
 
     def _weigh_statements(self, turned: int) -> list[Claim]:
         """Takes the standing from a choice's words that are merely stated where another choice is named, too.
