@@ -103,7 +103,7 @@ RULES = (
     _rule(Standing.ANNOUNCED, "", rf"[:\-(]?[fO]*[rRY](?:{_END}|[.:isf])|\)f*[rRY]{_END}"),
     _rule(Standing.ANNOUNCED, "", r"O?[:\-(][^nzwbmrR]{1,14}(?:Y|,f*r)$"),  # "C: .., correct."
     _rule(Standing.ANNOUNCED, "", rf"[fO]*i[fr]*(?:[NR]|[Oh]{_END})|[fO]*R"),
-    _rule(Standing.ANNOUNCED, "", r"[fO]*jf*N|[fO]*h[fi]*(?:$|[,&b])"),  # "C as my answer", "C, which I choose"
+    _rule(Standing.ANNOUNCED, "", r"[fO]*jf*N"),  # "C as my answer"
     _rule(Standing.CHOSEN, "", r"[fO]*h(?![fO]*m)"),
     # stated
     _rule(Standing.STATED, "[iIv],?[fOrtlXvb]{0,5}|[iI],?sf*,?[fp]*"),

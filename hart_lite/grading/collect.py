@@ -159,10 +159,11 @@ class _Reading:
                 self.standings[group.first] = None
 
     def _is_direct(self, group: Group) -> bool:
-        """Whether its sentence says nothing else: "It is C"."""
+        """Whether nothing but an answer is said: "It is C", "..., that is, C .."."""
         before, behind = self._before(group), self._behind(group)
         led = self.named[self.sentence[group.last]] == group.letters and before.rstrip("f")[-1:] in tuple(":-")
-        return not behind and (led or not before.strip("f") or _DIRECT.search(before) is not None)
+        that_is = before.rstrip("f").endswith("i,")
+        return that_is or (not behind and (led or not before.strip("f") or _DIRECT.search(before) is not None))
 
     def _states_one_thing(self, group: Group) -> bool:
         """Whether it stands in a short text, where a number is the only one."""
