@@ -100,9 +100,10 @@ RULES = (
     _rule(Standing.CHOSEN, rf"O[fr]{{0,3}}[i:v\-]{_LINK}"),
     # for it, by what stands behind
     _rule(Standing.ANNOUNCED, "", r"(?:,(?=f*I)|[:\-(])?[fsO]*[iIX][fslXi]*[rRY](?!f*p|x)"),
-    _rule(Standing.ANNOUNCED, "", rf"[:\-(]?[fO]*[rRY](?:{_END}|[.:isf])|\)f*[rRY]{_END}|[:\-(][^nzwbmrR]{{1,14}}(?:Y|,f*r)$|O[:\-][^nzwbmrR]{1,14},f*r$"),
+    _rule(Standing.ANNOUNCED, "", rf"[:\-(]?[fO]*[rRY](?:{_END}|[.:isf])|\)f*[rRY]{_END}"),
+    _rule(Standing.ANNOUNCED, "", r"O?[:\-(][^nzwbmrR]{1,14}(?:Y|,f*r)$"),  # "C: .., correct."
     _rule(Standing.ANNOUNCED, "", rf"[fO]*i[fr]*(?:[NR]|[Oh]{_END})|[fO]*R"),
-    _rule(Standing.ANNOUNCED, "", r"[fO]*jf*N|[fO]*h[fi]*(?:$|[,&b])"),  # "C as my answer", "C, which I choose"
+    _rule(Standing.ANNOUNCED, "", r"[fO]*jf*N"),  # "C as my answer"
     _rule(Standing.CHOSEN, "", r"[fO]*h(?![fO]*m)"),
     # stated
     _rule(Standing.STATED, "[iIv],?[fOrtlXvb]{0,5}|[iI],?sf*,?[fp]*"),

@@ -159,17 +159,18 @@ class _Reading:
                 self.standings[group.first] = None
 
     def _is_direct(self, group: Group) -> bool:
-        """Whether its sentence says nothing else: "It is C"."""
+        """Whether nothing but an answer is said: "It is C", "..., that is, C .."."""
         before, behind = self._before(group), self._behind(group)
         led = self.named[self.sentence[group.last]] == group.letters and before.rstrip("f")[-1:] in tuple(":-")
-        return not behind and (led or not before.strip("f") or _DIRECT.search(before) is not None)
+        that_is = before.rstrip("f").endswith("i,")
+        return that_is or (not behind and (led or not before.strip("f") or _DIRECT.search(before) is not None))
 
     def _states_one_thing(self, group: Group) -> bool:
         """Whether it stands in a short text, where a number is the only one."""
         mention = self.signs.mentions[group.first]
         number = is_number(self.lowered[mention.start : mention.stop])
-        doubts = self.sentence[-1] > 0 and not set("nqyuD").isdisjoint(self.symbols)
-        return self.sentence[-1] < SHORT and not doubts and not (number and self.several_numbers)
+        doubted = self.sentence[-1] > 0 and self.last_open >= 0
+        return self.sentence[-1] < SHORT and not doubted and not (number and self.several_numbers)
 
     def _weigh_statements(self, turned: int) -> list[Claim]:
         """Takes the standing from a choice's words that are merely stated where another choice is named, too.

@@ -114,23 +114,26 @@ def lines(signs: Signs, found: Sequence[Group]) -> list[Line]:
             continue
         line_end = signs.firsts[number] if number < len(signs.firsts) else len(symbols)
         rest = symbols[group.last + 1 : line_end]
-        goes_on = out and group.letters == _next(out[-1].group.letters) and out[-1].number == number - 1 == last_line - 1
-        if line_end == len(symbols) and (rest[-1:] == ":" or (goes_on and not (rest or out[-1].sole))):
+        next_item = out and not out[-1].sole and out[-1].number == number - 1 and _follows(group, out[-1].group)
+        if line_end == len(symbols) and (rest[-1:] == ":" or (next_item and not rest)):
             continue  # a list that was cut off
         sole = not rest.strip(".,:;-)\n")
         own = group.last > group.first  # with its choice's text
         if sole:
             style = "label" if own else "text" if group.of_text else "letter"
             out.append(Line(group, number, outer, True, style))
-        elif number not in inline and group.first == 0 and group.of_text and symbols[group.last + 1] in ",:-j":  # "No, there is none."
+        elif number in inline:
+            continue
+        elif group.first == 0 and group.of_text and symbols[group.last + 1] in ",:-j":  # "No, there is none."
             out.append(Line(group, number, True, False, "label"))
-        elif not group.of_text and number not in inline and (own or _is_label(signs, group)):
+        elif not group.of_text and (own or _is_label(signs, group)):
             out.append(Line(group, number, outer, False, "label"))
     return out
 
 
-def _next(letters: frozenset[str]) -> frozenset[str]:
-    return frozenset(chr(ord(letter) + 1) for letter in letters)
+def _follows(group: Group, before: Group) -> bool:
+    """Whether it is the next letter of the alphabet."""
+    return ord(min(group.letters)) == ord(min(before.letters)) + 1
 
 
 def _lists_in_a_line(signs: Signs, found: Sequence[Group]) -> set[int]:

@@ -19,7 +19,8 @@ _DIGITS_BEHIND = re.compile(r"[.,/:-]\d|%")
 _TERM_BEHIND = re.compile(  # a number in a formula is no answer
     r"(?: ?[-+*^×÷=] ?|/)(?:[\d\\√]|\(\d)|(?: ?[+*^×÷=] ?|[-/])[a-z]\b(?! ?[.):、-])"
 )
-_NUMBER = re.compile(rf"\d+(?:[.,]\d+)*|(?<!{LETTER})(?:{'|'.join(w for w in NUMBERS if re.match(LETTER, w))})(?!{LETTER})")
+_SPACED_NUMBERS = [word for word in NUMBERS if re.match(LETTER, word)]  # of scripts that put spaces between words
+_NUMBER = re.compile(rf"\d+(?:[.,]\d+)*|(?<!{LETTER})(?:{'|'.join(_SPACED_NUMBERS)})(?!{LETTER})")
 _ENDS = re.compile(r"[\s.$]*\Z")  # the result of a formula may be one: "5 / 2 = 2.5"
 _TERM_BEFORE = re.compile(
     r"(?:[\d\\√](?: ?[-+*^×÷] ?|/)|\)[-+*^×÷/]|[a-z](?: ?[+*^×÷] ?|[-/])|(?:[\d)]|\b[a-z]{1,2}) ?= ?)$"
@@ -31,7 +32,8 @@ _JUDGED = re.compile(r"(?:^|[\s(])[a-z]\)?\s(?:is|looks|seems)(?: the)?$")
 _LABEL_BEFORE = re.compile(r"(?<![a-z\d'])[a-z] ?[)\].:、,-]*$")
 _IDIOM = re.compile(r" (?:idea|clue|doubt|problem|way|answer|comment|sé|lo sé)\b")  # "no idea"
 _ANOTHER = re.compile(r" +(?:or|and|o|y|oder|und|ou|et|e|или|и) | +(?:yes|no|true|false)\b")
-_LED = (*"\n.:;!?-=。),、]】|*/", " is", " are", "是", " es", " ist", " est", " é", " say", " so", " and", " or", *_COMMON)
+_LED_BY = (" is", " are", "是", " es", " ist", " est", " é", " say", " so", " and", " or")
+_LED = (*"\n.:;!?-=。),、]】|*/", *_LED_BY, *_COMMON)
 
 
 @lru_cache(maxsize=4096)
@@ -55,7 +57,7 @@ def _spelled(number: str) -> list[str]:
     """The words of a number, or the digits of a word; no words of scripts without spaces, which stand in others."""
     if digits := NUMBERS.get(number):
         return [digits]
-    return [word for word, digits in NUMBERS.items() if digits == number and re.match(LETTER, word)]
+    return [word for word in _SPACED_NUMBERS if NUMBERS[word] == number]
 
 
 def numbers_in(lowered: str) -> set[str]:
@@ -69,13 +71,13 @@ def is_number(words: str) -> bool:
 
 def hinted(lowered: str, choices: Sequence[str]) -> frozenset[str]:
     """The letters of choices of one word that stand in a plain text in another form: "Italien" as "Italiens"."""
-    found = set()
-    for word, letter, _ in _wordings(tuple(choices)):
-        stem = word[:-2] if len(word) > 5 else word
-        if word.isalpha() and len(word) > 3:
-            if re.search(rf"(?<!{LETTER}){stem}(?!{word[len(stem) :]}(?!{LETTER}))", lowered):
-                found.add(letter)
-    return frozenset(found)
+    words = [(word, word[: max(4, len(word) - 2)], letter) for word, letter, _ in _wordings(tuple(choices))]
+    return frozenset(
+        letter
+        for word, stem, letter in words
+        if word.isalpha() and len(word) > 3
+        if re.search(rf"(?<!{LETTER}){stem}(?!{word[len(stem) :]}(?!{LETTER}))", lowered)
+    )
 
 
 def text_mentions(lowered: str, choices: Sequence[str]) -> list[Mention]:
