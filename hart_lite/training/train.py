@@ -17,7 +17,7 @@ from hart_lite.config.environment import check_machine
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import DistilStage, RLStage, SFTStage
 from hart_lite.errors import HartError
-from hart_lite.inference.load import OpenModel, recipe_model
+from hart_lite.inference.load import recipe_model
 from hart_lite.inference.rollout import Runner
 from hart_lite.inference.scoring import check_scorable
 from hart_lite.inference.vllm_engine import serve_model
@@ -102,22 +102,12 @@ def _train(
     model = recipe_model(recipe.model.base, policy, recipe, {"base": fingerprint(policy.family)})
     if recipe.rollout.engine == "vllm":
         model = serve_model(model, recipe, run / SERVED)
+    rewarded = partial(with_rewards, reward, recipe.reward_timeout, recipe.reward_workers)
     with closing(model.engine):
-        return _run_stages(recipe, splits, stages, stop, reward, model)
-
-
-def _run_stages(
-    recipe: Recipe, splits: Splits, stages: Sequence[Stage], stop: Stop, reward: Reward, model: OpenModel
-) -> dict[str, dict]:
-    processes, run, policy = PartialState(), recipe.run_dir, model.engine.policy
-    done = [stage for stage in stages if stage.done]
-    runner = Runner(
-        model, partial(with_rewards, reward, recipe.reward_timeout, recipe.reward_workers), recipe.train_turns
-    )
-    with processes.main_process_first():
-        open_run(run, recipe, policy.family, str(policy.device))
-    with closing(Trackers(recipe, run)) as trackers:
-        return _stages(recipe, splits, stages, runner, stop, trackers)
+        with PartialState().main_process_first():
+            open_run(run, recipe, policy.family, str(policy.device))
+        with closing(Trackers(recipe, run)) as trackers:
+            return _stages(recipe, splits, stages, Runner(model, rewarded, recipe.train_turns), stop, trackers)
 
 
 def _stages(
