@@ -16,7 +16,7 @@ from hart_lite.runs.splits import load_splits
 from hart_lite.training.distil_trainer import DistilTrainer
 from hart_lite.training.rl_trainer import RLTrainer
 from hart_lite.training.sft_trainer import SFTStageTrainer
-from hart_lite.training.train import Stage
+from hart_lite.training.stage import Stage
 
 NewPolicy = Callable[..., Policy]
 ON_CPU = {"dtype": "float32", "device": "cpu", "lora": {"r": 4}}

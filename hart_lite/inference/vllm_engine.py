@@ -36,8 +36,8 @@ def serve_model(model: OpenModel, recipe: Recipe, folder: Path, **settings) -> O
     local: LocalEngine = model.engine
     if not isinstance(local.interface, Qwen25VL):
         raise HartError(
-            f"rollout.engine = 'vllm' serves Qwen2.5-VL and Qwen3-VL, and the base is {local.interface.name}: vLLM takes "
-            "no adapters for LLaVA-OneVision, and cuts InternVL's tiles by another rule; use rollout.engine=local"
+            f"rollout.engine = 'vllm' serves Qwen2.5-VL and Qwen3-VL, and the base is {local.interface.name}: vLLM "
+            "takes no adapters for LLaVA-OneVision, and cuts InternVL's tiles by another rule; use rollout.engine=local"
         )
     servers = [VllmServer.at(address, local.interface, **settings) for address in recipe.rollout.servers]
     adapters = ServedAdapters(local.policy, servers, folder, recipe.pixels, recipe.rollout.temperature)

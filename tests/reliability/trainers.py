@@ -12,8 +12,8 @@ from hart_lite.inference.rollout import Runner
 from hart_lite.models.loading import load_policy
 from hart_lite.runs.splits import load_splits
 from hart_lite.training.evaluation import RunEvaluator
+from hart_lite.training.stage import Stage
 from hart_lite.training.step_trainer import StepTrainer
-from hart_lite.training.train import Stage
 
 RL = {"kind": "rl", "steps": 12, "questions_per_step": 8, "lr": 1e-3, "save_every": 0, "log_rollouts_every": 0}
 SFT = {"kind": "sft", "steps": 12, "batch_size": 16, "micro_batch_size": 16, "lr": 1e-3, "save_every": 0}

@@ -14,7 +14,7 @@ from small_runs import make_up, metrics, rl_stage, sft_stage, small_recipe, with
 
 from hart_lite.errors import HartError
 from hart_lite.training import best_weights, checkpointing, evaluation
-from hart_lite.training import train as training
+from hart_lite.training.callbacks import MetricsFile
 from hart_lite.training.signals import Stopped
 from hart_lite.training.train import train
 
@@ -176,7 +176,7 @@ def test_steps_that_are_taken_again_keep_what_they_kept(tiny_base, tmp_path, mon
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.MetricsFile, "on_step_begin", die)
+        patch.setattr(MetricsFile, "on_step_begin", die)
         with pytest.raises(Killed):
             train(recipe)
     shutil.rmtree(recipe.run_dir / "stages/1-rl/checkpoint-4")

@@ -11,7 +11,8 @@ from hart_lite.errors import DataError, HartError
 from hart_lite.models.packing import pack
 from hart_lite.runs.splits import load_splits
 from hart_lite.training import train as stages
-from hart_lite.training.train import Stage, train
+from hart_lite.training.stage import Stage
+from hart_lite.training.train import train
 
 SCORED = {"verify": "score", "flat_below": 0.0}
 

@@ -226,7 +226,7 @@ def test_a_run_killed_after_its_last_checkpoint_takes_no_step_more(tiny_base, tm
     run = tmp_path / "run"
     recipe = small_recipe(tiny_base, run, [stage], data=NO_EVAL)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_adapter", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("hart_lite.training.stage.save_adapter", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(recipe)
     train(recipe, resume=True)
