@@ -1,13 +1,16 @@
 """A model run from its files says what the loaded one says, and keeps none of its weights."""
 
+from functools import partial
+
 import pytest
 import torch
-from merging import make_base
+from merging import make_adapter, make_base
 from safetensors.torch import load_file, save_file
-from tiny_families import build_internvl, build_llava, build_qwen3vl
+from tiny_families import QWEN3_TEXT, build_internvl, build_llava, build_qwen3vl
 from transformers import AutoModelForImageTextToText
 
 from hart_lite.errors import HartError
+from hart_lite.export.merge import merge
 from hart_lite.export.shards import SINGLE, Checkpoint
 from hart_lite.export.tensor_names import TensorNames
 from hart_lite.export.verify import image_and_question, streamed
@@ -34,6 +37,27 @@ def test_it_says_what_the_loaded_model_says(family, tmp_path):
     for parameter in model.parameters():
         assert parameter.untyped_storage().nbytes() == 4  # one number in its place
     assert not any(buffer.is_meta for buffer in model.buffers())
+
+
+NEWER = {"Qwen3-VL": build_qwen3vl, "InternVL3.5": partial(build_internvl, text=QWEN3_TEXT)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", NEWER.values(), ids=NEWER)
+def test_a_base_with_qwen3_is_merged_whole_and_loads_in_plain_transformers(build, tmp_path):
+    """An adapter on every linear layer, mergers of DeepStack included."""
+    policy = make_adapter(build(tmp_path / "base"), tmp_path / "adapter")
+    adapted = sum(name.endswith("lora_A.default") for name, _ in policy.model.named_modules())
+    assert merge(tmp_path / "adapter", tmp_path / "merged").changed == adapted
+    plain, loading = AutoModelForImageTextToText.from_pretrained(
+        tmp_path / "merged", dtype=torch.float32, output_loading_info=True
+    )
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    batch = image_and_question(policy.family)
+    logits = [model.eval()(**batch, use_cache=False).logits for model in (plain, policy.model)]
+    torch.testing.assert_close(*logits, rtol=0, atol=1e-4)
+    with policy.reference():
+        assert (policy.model(**batch, use_cache=False).logits - logits[0]).abs().max() > 0.01
 
 
 def test_a_weight_is_what_its_change_makes_of_it(tmp_path):

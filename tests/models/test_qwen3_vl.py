@@ -18,6 +18,7 @@ from hart_lite.models.families.qwen3_vl import Qwen3VL
 from hart_lite.models.loading import load_policy
 from hart_lite.models.policy import Policy
 from hart_lite.models.views import crop_view, read_boxes
+from hart_lite.perf.check_base.layers import RESIDUAL, largest_values
 from hart_lite.types import Box, Example, ImageView
 
 SIZES = [(96, 64), (32, 32), (224, 160), (64, 320)]
@@ -74,6 +75,27 @@ def test_it_is_added_to_images_alone(policy):
     assert inputs.shape == (len(tokens), 3 * 64) and words.shape == (len(tokens), 64)
     assert torch.equal(inputs[~seen, :64], words[~seen]) and not inputs[~seen, 64:].any()
     assert inputs[seen].abs().amin(-1).min() > 0
+
+
+@torch.no_grad()
+def test_check_base_follows_the_hidden_states_with_it(policy):
+    """What goes into the norms of the library's layers, each layer's own input counted to the one before."""
+    tokens = policy.family.chat((view(policy.family, 96, 64), "Which?"))
+    language = policy.model.model.language_model
+    layers, hooks, seen = language.layers, [], [0.0] * len(language.layers)
+
+    def note(n: int, given: tuple) -> None:
+        seen[n] = max(seen[n], given[0].abs().max().item())
+
+    for n, layer in enumerate(layers):
+        after = layers[n + 1] if n + 1 < len(layers) else language.norm
+        for module in (layer.post_attention_layernorm, after):
+            hooks.append(module.register_forward_pre_hook(lambda _, given, n=n: note(n, given)))
+    policy.model(**KITS["qwen3_vl"].stock_inputs(policy, tokens), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    found = largest_values(policy, [tokens])
+    assert [row[RESIDUAL] for row in found.layers] == pytest.approx(seen, rel=1e-5)
 
 
 # -- the tower -----------------------------------------------------------------------------------------------------
