@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -57,7 +57,8 @@ def started(recipe: Recipe, address: str, log: Path) -> Iterator[bool]:
         try:
             yield answers(process, address)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)  # its own processes, too
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(process.pid, signal.SIGKILL)  # with its own processes
 
 
 def answers(process: subprocess.Popen, address: str) -> bool:
