@@ -204,4 +204,5 @@ def step_in_words(metrics: dict, left: float | None) -> list[str]:
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
+    """Two digits, zeros at the end, too, so that what stands behind stays in its place."""
+    return f"{value:,.0f}" if abs(value) >= 99.5 else f"{value:#.2g}".rstrip(".")

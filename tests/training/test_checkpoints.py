@@ -291,9 +291,9 @@ def test_the_bar_of_a_step_has_room_for_the_time_left_the_reward_and_the_seconds
                "tokens_per_second": 1649.7}  # fmt: skip
     texts = step_in_words(metrics, 9000)
     assert texts[:3] == ["2 h 30 min left in the run", "reward 0.52", "rollout 9.6 + reference 2.2 + update 12 s"]
-    assert texts[3:] == ["box coverage 0.049", "valid boxes 1", "KL 0.083", "loss -0.24", "tokens a second 1,650"]
+    assert texts[3:] == ["box coverage 0.049", "valid boxes 1.0", "KL 0.083", "loss -0.24", "tokens a second 1,650"]
     assert len(", ".join(["1-rl 1200/2500 ████████", *texts[:3]])) <= 120
-    assert step_in_words({"loss": 0.3, "mean_token_accuracy": 0.9}, None) == ["loss 0.3", "tokens right 0.9"]
+    assert step_in_words({"loss": 0.3, "mean_token_accuracy": 0.9}, None) == ["loss 0.30", "tokens right 0.90"]
 
 
 @pytest.mark.parametrize(("flat", "said"), [([1, 1, 1, 1], 1), ([1, 1], 0), ([1, 0.9, 1, 1], 0), ([], 0)])
