@@ -127,7 +127,7 @@ def _paces(recipe: Recipe, dims: Dimensions) -> list[str]:
         return []
     by_card = {card: rl_seconds(recipe, dims, card) for card in SHOWN}
     return [
-        "time, scaled from one step that was measured on an H200; within a factor of two or so:",
+        "time with turns as long as allowed, scaled from a step measured on an H200; within a factor of two or so:",
         *(
             f"    {card:>5}: {name}, {lasting(seconds)} a step, {lasting(seconds * steps)} for {steps} steps"
             for card, stages in by_card.items()
