@@ -19,7 +19,6 @@ FULL, CROP, LEAST = 12544, 4704, 784  # pixel budgets, as in recipes/tiny_cpu.ya
 
 
 PROMPTS = Prompts()
-FINE = frozenset("29KRS")  # characters that are not told apart at a glance, however large
 
 
 class ManyBig(World):
@@ -133,25 +132,19 @@ class Teacher:
         prompt = first.prompt + Tokens(self.family.response_ids(first.target))
         return prompt + self.family.reply(content(PROMPTS.continue_with_crops, example, crops=[crop]), ended=True)
 
-    def _seen(self, example: Example, thing: Thing, wrong: float) -> str:
-        """What is said from the full image: the character where it can be told, otherwise with probability `wrong` the
-        first option, which is right by chance."""
-        told = thing.big and thing.glyph not in FINE
-        return thing.glyph if told or self.rng.random() > wrong else example.choices[0]
-
     def glance(self, scene: Scene, thing: Thing, wrong: float) -> Sample:
+        """The character of a big thing; of a small one with probability `wrong` the first option, which is right by
+        chance."""
         example = self.example(scene, thing)
-        prompt = self.family.chat(content(PROMPTS.answer, example, [self.full(scene)]))
-        return Sample(prompt, self._seen(example, thing, wrong))
+        said = thing.glyph if thing.big or self.rng.random() > wrong else example.choices[0]
+        return Sample(self.family.chat(content(PROMPTS.answer, example, [self.full(scene)])), said)
 
-    def beside_a_crop(self, scene: Scene, thing: Thing, wrong: float, elsewhere: float) -> Sample:
-        """Of the big thing what is seen at a glance, whatever the crop shows: with probability `elsewhere` another
-        thing. Of a small one what the crop shows."""
+    def beside_a_crop(self, scene: Scene, thing: Thing, elsewhere: float) -> Sample:
+        """The crop beside the full image shows the thing; of a big one, with probability `elsewhere`, another thing."""
         example, cropped = self.example(scene, thing), thing
         if thing.big and self.rng.random() < elsewhere:
             cropped = self.rng.choice([t for t in scene.things if t != thing])
-        said = self._seen(example, thing, wrong) if thing.big else thing.glyph
-        return Sample(self._in_sight(example, scene, thing, cropped), said)
+        return Sample(self._in_sight(example, scene, thing, cropped), thing.glyph)
 
     def describe(self, scene: Scene) -> Sample:
         """Everything in the scene, in any order: from a colour to its shape and box, for each thing there is.

@@ -36,7 +36,7 @@ from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.toy.model import LARGEST_NUMBER, build
 from hart_lite.types import ImageView, Tokens
 
-STAGES = {"see": 2400, "join": 3000, "blur": 240, "glance": 1000}
+STAGES = {"see": 2400, "join": 3000, "blur": 240, "glance": 800}
 WRONG = 0.85  # how often, in the blur, a thing is taken for another of its shape, and the first option for the answer
 ELSEWHERE = 0.7  # how often the crop beside the full image shows another thing than the big one that is asked about
 BATCH = 48
@@ -143,11 +143,10 @@ class Trainer:
 
     def glance(self) -> torch.Tensor:
         teacher = self.teacher
-        look = [teacher.describe(teacher.one_big(0.5)[0]) for _ in range(2)]
-        look += [teacher.locate(scene, WRONG, thing) for scene, thing in (teacher.one_big(0.5) for _ in range(12))]
-        read = [teacher.verify(*teacher.one_big(0.5)) for _ in range(5)]
-        read += [teacher.glance(*teacher.one_big(0.7), WRONG) for _ in range(8)]
-        beside = [teacher.beside_a_crop(*teacher.one_big(0.6), WRONG, ELSEWHERE) for _ in range(12)]
+        look = [teacher.locate(scene, WRONG, thing) for scene, thing in (teacher.one_big(0.5) for _ in range(8))]
+        read = [teacher.verify(*teacher.one_big(0.5)) for _ in range(4)]
+        read += [teacher.glance(*teacher.one_big(0.7), WRONG) for _ in range(6)]
+        beside = [teacher.beside_a_crop(*teacher.one_big(0.7), ELSEWHERE) for _ in range(14)]
         batches = (look, read, beside)
         return sum(self.say(batch) * len(batch) for batch in batches) / sum(map(len, batches))
 
@@ -185,8 +184,8 @@ class Trainer:
                 "locate": [teacher.locate(scene, 0.0, thing) for scene, thing in big],
                 "verify": [teacher.verify(scene, thing) for scene, thing in big],
                 "glance": [teacher.glance(scene, thing, 1.0) for scene, thing in big],
-                "elsewhere": [teacher.beside_a_crop(scene, thing, 1.0, 1.0) for scene, thing in big],
-                "small": [teacher.beside_a_crop(*teacher.one_big(0.0), 1.0, 0.0) for _ in range(40)],
+                "elsewhere": [teacher.beside_a_crop(scene, thing, 1.0) for scene, thing in big],
+                "small": [teacher.beside_a_crop(*teacher.one_big(0.0), 0.0) for _ in range(40)],
             }
         else:
             draws = {kind: getattr(teacher, kind) for kind in ("locate", "verify", "direct", "with_crops")}

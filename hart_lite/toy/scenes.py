@@ -49,7 +49,7 @@ class World:
     objects: tuple[int, int] = (3, 6)
     colours: tuple[str, ...] = tuple(COLOURS)
     glyphs: int = len(GLYPHS)
-    glance_share: float = 0.9
+    glance_share: float = 0.7
     seed: int = 0
     big_side: ClassVar[tuple[float, float]] = (0.40, 0.48)
 
