@@ -20,7 +20,7 @@ from hart_lite.report.charts import BLUE, GREEN, INK, ORANGE, STYLE
 from hart_lite.runs.layout import BEFORE
 from hart_lite.utils.markdown import markdown_table
 
-SHARES = (0.0, 0.3, 0.6, 0.9, 0.97)
+SHARES = "0,0.3,0.6,0.9,0.97"
 COMPARED = {"GRPO": "GRPO", "MGPO": "MGPO", "HART": "HART, k = 0.60"}
 LOOKS = {"GRPO": (ORANGE, "^"), "MGPO": (BLUE, "s"), "HART": (GREEN, "o")}
 SETTING = [
@@ -75,17 +75,19 @@ def picture(base: Asked, doses: Doses) -> Figure:
 
 
 def main() -> None:
-    arguments = parser(__doc__, "dose", 1).parse_args()
+    made = parser(__doc__, "dose", 1)
+    made.add_argument("--shares", default=SHARES, help="doses, between commas")
+    arguments = made.parse_args()
     methods = {name: METHODS[method] for name, method in COMPARED.items()}
     results = {}
-    for share in SHARES:
+    for share in map(float, arguments.shares.split(",")):
         settings = [*SETTING, f"data.toy.glance_share={share}", *arguments.overrides]
         results[share] = measure(arguments.runs / f"{share:g}", methods, arguments.seeds, arguments.jobs, settings)
     base, doses = collect(results)
     about = (
-        f"{made_by('dose', arguments)} Wrong boxes (IoGT <= 0.3) on {len(base.images)} held-out questions; mean ± "
-        "standard deviation over seeds; HART - MGPO paired by seed and question, with its 95 % interval by bootstrap "
-        "over seeds and images."
+        f"{made_by(f'dose --shares {arguments.shares}', arguments)} Wrong boxes (IoGT <= 0.3) on {len(base.images)} "
+        "held-out questions; mean ± standard deviation over seeds; HART - MGPO paired by seed and question, with its "
+        "95 % interval by bootstrap over seeds and images."
     )
     write(f"{about}\n\n{table(base, doses)}", arguments.out)
     with matplotlib.rc_context(STYLE):

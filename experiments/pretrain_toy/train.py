@@ -36,7 +36,7 @@ from hart_lite.models.families.qwen2_5_vl import Qwen25VL
 from hart_lite.toy.model import LARGEST_NUMBER, build
 from hart_lite.types import ImageView, Tokens
 
-STAGES = {"see": 2400, "join": 3000, "blur": 240, "glance": 800}
+STAGES = {"see": 2400, "join": 3000, "blur": 240, "glance": 800, "settle": 400}
 WRONG = 0.85  # how often, in the blur, a thing is taken for another of its shape, and the first option for the answer
 ELSEWHERE = 0.7  # how often the crop beside the full image shows another thing than the big one that is asked about
 BATCH = 48
@@ -141,6 +141,16 @@ class Trainer:
         # Two batches, since the second kind of prompt is twice as long.
         return (self.say(look) * len(look) + self.say(read) * len(read)) / (len(look) + len(read))
 
+    def settle(self) -> torch.Tensor:
+        teacher = self.teacher
+        look = [teacher.describe(teacher.one_big(0.5)[0]) for _ in range(2)]
+        look += [teacher.locate(scene, WRONG, thing) for scene, thing in (teacher.one_big(0.5) for _ in range(14))]
+        read = [teacher.verify(*teacher.one_big(0.5)) for _ in range(3)]
+        read += [teacher.glance(*teacher.one_big(0.7), WRONG) for _ in range(4)]
+        beside = [teacher.beside_a_crop(*teacher.one_big(0.8), 0.85) for _ in range(14)]
+        batches = (look, read, beside)
+        return sum(self.say(batch) * len(batch) for batch in batches) / sum(map(len, batches))
+
     def glance(self) -> torch.Tensor:
         teacher = self.teacher
         look = [teacher.locate(scene, WRONG, thing) for scene, thing in (teacher.one_big(0.5) for _ in range(8))]
@@ -178,7 +188,7 @@ class Trainer:
         if name == "see":
             return " ".join(f"{part} {loss:.2f}" for part, loss in self.parts.items())
         teacher = self.teacher
-        if name == "glance":
+        if name in ("glance", "settle"):
             big = [teacher.one_big(1.0) for _ in range(40)]
             kinds = {
                 "locate": [teacher.locate(scene, 0.0, thing) for scene, thing in big],
@@ -219,6 +229,7 @@ def pretrain(out: Path, seed: int = 0, stages: dict[str, int] = STAGES, log: Cal
         "join": (trainer.groups(1.5e-3), trainer.join),
         "blur": (trainer.groups(6e-4), lambda _: trainer.join(1.0, WRONG)),
         "glance": (trainer.groups(1e-3), lambda _: trainer.glance()),
+        "settle": (trainer.groups(6e-4), lambda _: trainer.settle()),
     }
     names = [f"{name}-{stages[name]}" for name in parts]
     kept = [out / "parts" / "-".join([str(seed), *names[: n + 1]]) for n in range(len(parts))]

@@ -102,8 +102,9 @@ def test_the_dose_is_a_line_for_each_method(tmp_path, monkeypatch):
             settings = [*methods.METHODS[method], *dose.SETTING, f"data.toy.glance_share={share}"]
             finished_run(tmp_path / f"runs/{share:g}/{name.lower()}-0", settings, gained[name][n], 0)
     out = tmp_path / "dose.md"
-    monkeypatch.setattr(dose, "SHARES", (0.0, 0.9))
-    monkeypatch.setattr(sys, "argv", ["dose", "--jobs", "1", "--runs", str(tmp_path / "runs"), "--out", str(out)])
+    monkeypatch.setattr(
+        sys, "argv", ["dose", "--shares", "0,0.9", "--jobs", "1", "--runs", str(tmp_path / "runs"), "--out", str(out)]
+    )
     dose.main()
     rows = [
         line.split("|")[1:-1] for line in out.read_text().splitlines() if line.startswith("| ") and "---" not in line
@@ -142,7 +143,6 @@ def somewhere_answered(question):
 
 @pytest.mark.slow
 def test_a_small_dose_from_training_to_picture(tmp_path, monkeypatch):
-    monkeypatch.setattr(dose, "SHARES", (0.9,))
     small = [
         "stages=[{kind: rl, steps: 1, questions_per_step: 2}]",
         "data.toy.scenes=8",
@@ -150,7 +150,9 @@ def test_a_small_dose_from_training_to_picture(tmp_path, monkeypatch):
         "evaluate.watch=0",
     ]
     out = tmp_path / "dose.md"
-    monkeypatch.setattr(sys, "argv", ["dose", "--runs", str(tmp_path / "runs"), "--out", str(out), *small])
+    monkeypatch.setattr(
+        sys, "argv", ["dose", "--shares", "0.9", "--runs", str(tmp_path / "runs"), "--out", str(out), *small]
+    )
     dose.main()
     assert "on 4 held-out questions" in out.read_text() and "| 90 % |" in out.read_text()
     assert out.with_suffix(".svg").stat().st_size > 1000
