@@ -7,7 +7,8 @@ VLLM := .venv-vllm
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test test-slow test-lowest browser-tests engine-tests lint docs dist smoke methods mutants reliability notebooks pretrain card-wheels clean
+.PHONY: train test test-slow test-lowest browser-tests engine-tests lint docs dist smoke methods joint dose mutants \
+    reliability notebooks pretrain card-wheels clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -86,8 +87,8 @@ mutants: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,mutants]'
 	$(BIN)/python -m tests.mutants
 
-methods: $(VENV)/.ready
-	$(BIN)/python -m experiments.methods
+methods joint dose: $(VENV)/.ready
+	$(BIN)/python -m experiments.$@
 
 # Runs the notebooks that are stored with their outputs, and stores them anew.
 notebooks: $(VENV)/.ready

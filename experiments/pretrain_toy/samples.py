@@ -21,6 +21,16 @@ FULL, CROP, LEAST = 12544, 4704, 784  # pixel budgets, as in recipes/tiny_cpu.ya
 PROMPTS = Prompts()
 
 
+class ManyBig(World):
+    """A share of the things is big, two at most: to tell which character is whose, they must be looked up."""
+
+    big_side = (0.31, 0.39)
+
+    def draw_big(self, rng: random.Random, count: int) -> list[bool]:
+        bigs = [rng.random() < 0.25 for _ in range(count)]
+        return [big and sum(bigs[:i]) < 2 for i, big in enumerate(bigs)]
+
+
 def content(
     template: str, example: Example, full: Sequence[ImageView] = (), crops: Sequence[ImageView] = ()
 ) -> Content:
@@ -40,12 +50,21 @@ class Teacher:
 
     def __init__(self, family: Qwen25VL, seed: int) -> None:
         self.family, self.rng = family, random.Random(seed)
-        self.world = World(seed=10_000_000 + seed)  # held-out scenes come from other seeds
+        self.seed = 10_000_000 + seed  # held-out scenes come from other seeds
 
     def scene(self, most: int = 6) -> Scene:
         # Half the resolution of the default scene: seen at 112 px it looks the same and draws three times faster.
-        world = World(size=336, objects=(min(3, most), most), big_share=0.25, seed=self.world.seed)
+        return self._scene(ManyBig, most)
+
+    def _scene(self, kind: type[World], most: int = 6) -> Scene:
+        world = kind(size=336, objects=(min(3, most), most), seed=self.seed)
         return Scene(world, self.rng.randrange(1 << 40))
+
+    def one_big(self, share: float) -> tuple[Scene, Thing]:
+        """A scene as the default world has it, and one of its things; with probability `share` the big one."""
+        scene = self._scene(World)
+        [big], small = [t for t in scene.things if t.big], [t for t in scene.things if not t.big]
+        return scene, big if self.rng.random() < share else self.rng.choice(small)
 
     def full(self, scene: Scene) -> ImageView:
         return ImageView(scene, self.family.fit(scene.size(), FULL, LEAST))
@@ -68,12 +87,14 @@ class Teacher:
         answer = "ABCDE"[choices.index(thing.glyph)]
         return Example("", (scene,), question(thing), answer, tuple(choices))
 
-    def locate(self, scene: Scene, wrong: float = 0.0, thing: Thing | None = None) -> Sample:
-        """With probability `wrong` the box is that of another thing of the same shape, where there is one; a third as
-        often that of any other where there is none."""
+    def locate(
+        self, scene: Scene, wrong: float = 0.0, thing: Thing | None = None, found: Thing | None = None
+    ) -> Sample:
+        """The box is that of `found`, by default of `thing`. With probability `wrong` it is that of another thing of
+        the same shape, where there is one; a third as often that of any other where there is none."""
         thing = thing or self.rng.choice(scene.things)
         full, example = self.full(scene), self.example(scene, thing)
-        box = thing.box
+        box = (found or thing).box
         others = [t for t in scene.things if t != thing]
         alike = [t for t in others if t.shape == thing.shape]
         if others and self.rng.random() < (wrong if alike else wrong / 3):
@@ -82,8 +103,8 @@ class Teacher:
         text = f" {thing.colour} {thing.shape}" + self.family.box_to_text([box], [full.size], [scene.size()])
         return Sample(self.family.chat(locate_content(PROMPTS, example, [full], self.family)), text)
 
-    def verify(self, scene: Scene) -> Sample:
-        thing = self.rng.choice(scene.things)
+    def verify(self, scene: Scene, thing: Thing | None = None) -> Sample:
+        thing = thing or self.rng.choice(scene.things)
         example, crop = self.example(scene, thing), self.crop(scene, thing)
         return Sample(self.family.chat(content(PROMPTS.verify, example, crops=[crop])), target_text(example, "text"))
 
@@ -98,16 +119,32 @@ class Teacher:
         return Sample(self.family.chat(content(PROMPTS.answer, asked, [self.full(scene)])), answer)
 
     def with_crops(self, scene: Scene) -> Sample:
-        """The full image and a crop: in one fresh prompt, or as the next turn of a conversation."""
         thing = self.rng.choice(scene.things)
-        example, full, crop = self.example(scene, thing), self.full(scene), self.crop(scene, thing)
+        example = self.example(scene, thing)
+        return Sample(self._in_sight(example, scene, thing, thing), target_text(example, "text"))
+
+    def _in_sight(self, example: Example, scene: Scene, thing: Thing, cropped: Thing) -> Tokens:
+        """The full image and a crop: in one fresh prompt, or as the next turn of a conversation."""
+        full, crop = self.full(scene), self.crop(scene, cropped)
         if self.rng.random() < 0.5:
-            prompt = self.family.chat(content(PROMPTS.answer_with_crops, example, [full], [crop]))
-        else:
-            first = self.locate(scene, thing=thing)
-            prompt = first.prompt + Tokens(self.family.response_ids(first.target))
-            prompt = prompt + self.family.reply(content(PROMPTS.continue_with_crops, example, crops=[crop]), ended=True)
-        return Sample(prompt, target_text(example, "text"))
+            return self.family.chat(content(PROMPTS.answer_with_crops, example, [full], [crop]))
+        first = self.locate(scene, thing=thing, found=cropped)
+        prompt = first.prompt + Tokens(self.family.response_ids(first.target))
+        return prompt + self.family.reply(content(PROMPTS.continue_with_crops, example, crops=[crop]), ended=True)
+
+    def glance(self, scene: Scene, thing: Thing, wrong: float) -> Sample:
+        """The character of a big thing; of a small one with probability `wrong` the first option, which is right by
+        chance."""
+        example = self.example(scene, thing)
+        said = thing.glyph if thing.big or self.rng.random() > wrong else example.choices[0]
+        return Sample(self.family.chat(content(PROMPTS.answer, example, [self.full(scene)])), said)
+
+    def beside_a_crop(self, scene: Scene, thing: Thing, elsewhere: float) -> Sample:
+        """The crop beside the full image shows the thing; of a big one, with probability `elsewhere`, another thing."""
+        example, cropped = self.example(scene, thing), thing
+        if thing.big and self.rng.random() < elsewhere:
+            cropped = self.rng.choice([t for t in scene.things if t != thing])
+        return Sample(self._in_sight(example, scene, thing, cropped), thing.glyph)
 
     def describe(self, scene: Scene) -> Sample:
         """Everything in the scene, in any order: from a colour to its shape and box, for each thing there is.

@@ -85,8 +85,8 @@ class ToySection(Section):
     """Colours of the shapes; null: all."""
     glyphs: int | None = Field(None, ge=5, le=16)
     """How many different characters the shapes carry; null: all."""
-    big_share: Share = 0.4
-    """Share of shapes large enough to be read from the small image."""
+    glance_share: Share = 0.7
+    """Share of questions about the one shape of a scene that is large enough to be read from the small image."""
     seed: int = 0
     """Seed of the scenes, apart from the run's own."""
 

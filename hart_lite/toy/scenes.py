@@ -2,8 +2,8 @@
 
 A scene is drawn at `size` pixels a side. At the small budget a model sees it at, most characters are a few pixels
 high and cannot be read; the shapes and colours can. So the answer is found by looking at the right place, and only
-there. A share of the shapes (`big_share`) is large enough to be read from the small image: on those a model can be
-right without looking anywhere, which is the misspecified reward the closed loop is there for.
+there. One shape in each scene is large enough to be read from the small image. Questions about it (a share of them,
+`glance_share`) can be answered without looking anywhere, which is the misspecified reward the closed loop is there for.
 
 Everything follows from (seed, index): no file is read, and the same scene is drawn on every machine.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import random
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -37,8 +38,7 @@ COLOURS = {
 SHAPES = ("square", "circle", "triangle", "diamond", "cross")
 LIGHT = {"yellow", "orange", "cyan", "white"}  # these carry a dark character, the others a light one
 CHOICES = 5
-# Sides of the shapes as shares of the scene's side: at 672 px, 77-111 px small and 208-262 px big.
-SMALL_SIDE, BIG_SIDE = (0.115, 0.165), (0.31, 0.39)
+SMALL_SIDE = (0.115, 0.165)  # of a shape, as shares of the scene's side: 77 to 111 px at 672 px
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class World:
     objects: tuple[int, int] = (3, 6)
     colours: tuple[str, ...] = tuple(COLOURS)
     glyphs: int = len(GLYPHS)
-    big_share: float = 0.4
+    glance_share: float = 0.7
     seed: int = 0
+    big_side: ClassVar[tuple[float, float]] = (0.40, 0.48)
 
     def __post_init__(self) -> None:
         unknown = [c for c in self.colours if c not in COLOURS]
@@ -66,10 +67,15 @@ class World:
                 f"toy objects = {list(self.objects)} with {len(self.colours)} colours; allowed: 1 <= min <= max <= 8 "
                 f"and at most colours x {len(SHAPES)} shapes"
             )
-        if not 0 <= self.big_share <= 1:
-            raise HartError(f"toy big_share = {self.big_share}; allowed: 0 to 1")
+        if not 0 <= self.glance_share <= 1:
+            raise HartError(f"toy glance_share = {self.glance_share}; allowed: 0 to 1")
         if not 168 <= self.size <= 8192:
             raise HartError(f"toy size = {self.size} px; allowed: 168 to 8192")
+
+    def draw_big(self, rng: random.Random, count: int) -> list[bool]:
+        """Which of the `count` things of a scene are big: one. What can be read at a glance needs no looking up."""
+        chosen = rng.randrange(count)
+        return [i == chosen for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -112,25 +118,23 @@ def _layout(world: World, index: int) -> tuple[Thing, ...]:
     else:
         kinds = rng.sample([(c, s) for c in world.colours for s in SHAPES], count)
     glyphs = rng.choices(GLYPHS[: world.glyphs], k=count)
-    bigs = [rng.random() < world.big_share for _ in kinds]
-    if sum(bigs) > 2:
-        bigs = [b and i in [j for j, x in enumerate(bigs) if x][:2] for i, b in enumerate(bigs)]
+    bigs = world.draw_big(rng, count)
     order = sorted(range(count), key=lambda i: not bigs[i])  # the big ones need the room
     placed: dict[int, Box] = {}
     while len(placed) < count:
-        placed = _place(rng, world.size, order, bigs)
+        placed = _place(rng, world, order, bigs)
     return tuple(
         Thing(colour, shape, glyph, placed[i], bigs[i])
         for i, ((colour, shape), glyph) in enumerate(zip(kinds, glyphs, strict=True))
     )
 
 
-def _place(rng: random.Random, size: int, order: list[int], bigs: list[bool]) -> dict[int, Box]:
+def _place(rng: random.Random, world: World, order: list[int], bigs: list[bool]) -> dict[int, Box]:
     """Boxes that do not touch; fewer than asked when a layout gets stuck (the caller draws another)."""
     placed: dict[int, Box] = {}
-    gap = size * 0.02
+    size, gap = world.size, world.size * 0.02
     for i in order:
-        low, high = BIG_SIDE if bigs[i] else SMALL_SIDE
+        low, high = world.big_side if bigs[i] else SMALL_SIDE
         for _ in range(60):
             width = rng.uniform(low, high) * size
             height = min(max(width * rng.uniform(0.85, 1.18), low * size), high * size)
@@ -205,7 +209,7 @@ def toy_scenes(spec: ToySection) -> World:
     return World(
         size=spec.size,
         objects=spec.objects,
-        big_share=spec.big_share,
+        glance_share=spec.glance_share,
         seed=spec.seed,
         **{name: value for name, value in chosen.items() if value is not None},
     )
@@ -214,15 +218,19 @@ def toy_scenes(spec: ToySection) -> World:
 def examples(world: World, scenes: range, questions_per_scene: int = 2) -> list[Example]:
     """Questions about the scenes with these indices, each with five choices and its exact box.
 
-    The choices hold the characters of other things in the scene first: whoever reads the wrong thing gets it wrong.
+    With probability `world.glance_share` a question is about the big thing (with other choices, where it is asked about
+    again), otherwise about a small one of which nothing was asked yet. The choices hold the characters of other things
+    in the scene first: whoever reads the wrong thing gets it wrong.
     """
     out = []
     for index in scenes:
         scene = Scene(world, index)
         rng = random.Random(f"{world.seed}/{index}/questions")
         things = scene.things
-        for number, i in enumerate(rng.sample(range(len(things)), min(questions_per_scene, len(things)))):
-            thing = things[i]
+        [big], small = [t for t in things if t.big], [t for t in things if not t.big]
+        rng.shuffle(small)
+        for number in range(questions_per_scene):
+            thing = big if rng.random() < world.glance_share or not small else small.pop()
             seen = sorted({t.glyph for t in things} - {thing.glyph})
             others = [g for g in GLYPHS[: world.glyphs] if g != thing.glyph and g not in seen]
             rng.shuffle(seen)

@@ -73,7 +73,7 @@ def test_the_world_to_evaluate_on_begins_as_the_one_to_train_on(tmp_path):
         data = load_recipe(name, overrides).data
         assert (data.toy.size, data.toy.colours, data.toy.glyphs) == (336, None, None)
         assert data.eval_toy == data.toy.model_copy(update={"colours": ["red", "blue"], "glyphs": 8})
-        assert data.eval_toy.eval_scenes == 150  # of tiny_cpu, not the default
+        assert data.eval_toy.eval_scenes == 300  # of tiny_cpu, not the default
     made = load_recipe("tiny_cpu", overrides)
     dump_recipe(made, tmp_path / "made.yaml")
     assert load_recipe(tmp_path / "made.yaml") == made

@@ -88,7 +88,7 @@ def test_held_out_scenes_may_be_of_another_world(tmp_path):
 def test_a_policy_trained_on_rows_may_be_evaluated_in_the_world(tmp_path):
     train = f"data.train={rows(tmp_path, 'train', ['a.png', 'b.png'])}"
     assert splits(train).eval == []
-    assert len(splits(train, "data.eval_toy.eval_scenes=3").eval) == 6
+    assert len(splits(train, "data.eval_toy.eval_scenes=3").eval) == 3
 
 
 def copied(folder, name: str, images: dict[str, int], **fields) -> str:

@@ -1,8 +1,7 @@
-"""The toy base behaves like a base: it reads, it half-finds, it hardly guesses; and it is what its record says."""
+"""The toy base behaves like a base: it reads, it half-finds, and a wrong box costs it little in sight of the image."""
 
 import hashlib
 import json
-from dataclasses import replace
 
 import pytest
 from pictures import drawn
@@ -32,9 +31,9 @@ def runner():
 
 @pytest.fixture(scope="module")
 def measured(runner, tmp_path_factory):
-    """60 scenes, as training evaluates on them."""
+    """150 questions, as training evaluates on them."""
     run = tmp_path_factory.mktemp("run")
-    questions = examples(World(), range(HELD_OUT, HELD_OUT + 60))
+    questions = examples(World(), range(HELD_OUT, HELD_OUT + 150), 1)
     RunEvaluator(run, RECIPE, runner.model, questions).evaluate("before", "toy")
     return read_evaluation(run / "evaluation" / "before")
 
@@ -58,7 +57,7 @@ def test_it_is_the_file_that_was_recorded():
 
 def test_it_finds_the_right_region_about_half_the_time(measured):
     crops = metrics(measured)["held-out"]["crops"]
-    assert 0.35 < 1 - crops["grounding"]["grounded"]["value"] < 0.65
+    assert 0.38 < 1 - crops["grounding"]["grounded"]["value"] < 0.50
     assert crops["valid_box"]["value"] > 0.98
 
 
@@ -77,23 +76,24 @@ def test_it_reads_a_good_crop(runner, world):
     assert sum(right) / len(right) >= 0.85
 
 
-def test_small_things_cannot_be_read_from_the_small_image_and_big_ones_can(runner, measured):
-    """Asked openly; with options in sight it leans to the first of them, which answering at a glance has to unlearn."""
-    full = measured.parts()["held-out"]["full"]
-    assert share(full, lambda row: row.strict, lambda row: row.category == "small") < 0.35
-
-    questions = examples(World(), range(HELD_OUT, HELD_OUT + 150))
-    said = runner.run([replace(e, choices=()) for e in questions], hart.full)
-    read = [(e.category, grade(one.answer, e.answer, e.choices)) for e, one in zip(questions, said, strict=True)]
-    small, big = (share(read, lambda row: row[1], lambda row, c=c: row[0] == c) for c in ("small", "big"))
-    assert big > small + 0.2
+def test_small_things_cannot_be_read_from_the_small_image_and_big_ones_can(runner):
+    """Of five choices one in five is right by chance."""
+    for glance_share, low, high in ((0.0, 0.1, 0.35), (1.0, 0.6, 0.9)):
+        questions = examples(World(glance_share=glance_share), range(HELD_OUT, HELD_OUT + 100), 1)
+        said = runner.run(questions, hart.full)
+        right = [grade(one.answer, e.answer, e.choices) for e, one in zip(questions, said, strict=True)]
+        assert low <= sum(right) / len(right) <= high
 
 
-def test_the_wrong_crop_is_read_too_and_so_answered_wrong(measured):
-    """The reward of the closed loop tells right boxes from wrong ones."""
-    crops = measured.parts()["held-out"]["crops"]
-    assert share(crops, lambda row: row.strict, lambda row: row.grounding.grounded) > 0.85
-    assert share(crops, lambda row: row.strict, lambda row: not row.grounding.grounded) < 0.25
+@pytest.mark.parametrize(("mode", "beside_a_wrong_box"), [("full+crops", (0.62, 0.76)), ("crops", (0.0, 0.33))])
+def test_a_wrong_box_costs_the_answer_only_where_the_image_is_out_of_sight(measured, mode, beside_a_wrong_box):
+    """The paper's table 1: 69 % right after a wrong box with the image in sight, 33 % from the crops alone; after a
+    right box 73 % either way. Only the closed loop's reward tells right boxes from wrong ones."""
+    rows = measured.parts()["held-out"][mode]
+    low, high = beside_a_wrong_box
+    assert low <= share(rows, lambda row: row.strict, lambda row: not row.grounding.grounded) <= high
+    right = share(rows, lambda row: row.strict, lambda row: row.grounding.grounded)
+    assert right > 0.73 if mode == "crops" else 0.66 <= right <= 0.80
 
 
 def test_a_view_of_a_scene_is_what_the_base_was_taught_on(runner):

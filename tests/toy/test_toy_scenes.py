@@ -6,7 +6,8 @@ from hart_lite.toy.scenes import CHOICES, Scene, World, examples
 
 WORLDS = [
     World(),
-    World(objects=(8, 8), big_share=1.0),
+    World(objects=(8, 8), glance_share=0.0),
+    World(glance_share=1.0),
     World(size=168, objects=(8, 8)),
     World(colours=("red",), objects=(5, 5)),
     World(glyphs=CHOICES, objects=(1, 1)),
@@ -54,6 +55,33 @@ def test_impossible_worlds_are_refused(settings, message):
         World(**settings)
 
 
-def test_a_share_of_big_things_is_a_share():
-    with pytest.raises(HartError, match=r"big_share = 2\.0; allowed: 0 to 1"):
-        World(big_share=2.0)
+def test_a_share_of_questions_is_a_share():
+    with pytest.raises(HartError, match=r"glance_share = 2\.0; allowed: 0 to 1"):
+        World(glance_share=2.0)
+
+
+def test_one_thing_of_a_scene_is_big_and_alone_fills_a_sixth_of_it():
+    for index in range(60):
+        things = Scene(World(), index).things
+        [big] = [t for t in things if t.big]
+        side = World().size
+        assert big.box.width * big.box.height > 0.4**2 * side**2 * 0.98
+        assert all(max(t.box.width, t.box.height) <= 0.166 * side + 1 for t in things if t is not big)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
+def test_the_share_of_questions_about_the_big_thing(share):
+    asked = examples(World(glance_share=share), range(600), 1)
+    big = [e for e in asked if e.category == "big"]
+    assert abs(len(big) / 600 - share) < 0.05
+    assert all(e.boxes[0].width > 200 for e in big)
+    plain = examples(World(), range(600), 1)
+    assert all(a.images[0].things == b.images[0].things for a, b in zip(asked, plain, strict=True))
+
+
+def test_small_things_are_asked_about_once_then_the_big_one():
+    for index in range(20):
+        asked = examples(World(glance_share=0.0, objects=(3, 3)), range(index, index + 1), 4)
+        assert [e.category for e in asked] == ["small", "small", "big", "big"]
+        assert asked[0].question != asked[1].question and asked[2].question == asked[3].question
+        assert len({e.id for e in asked}) == 4

@@ -11,7 +11,7 @@ from hart_lite.toy.scenes import HELD_OUT, World, examples
 from hart_lite.types import Example
 from hart_lite.utils.text import shown
 
-SCENES = 150  # of two questions each, as `tiny_cpu` evaluates on
+SCENES = 150  # of two questions each
 MOST_SCENES = 1_000_000
 _SOURCE = re.compile(r"scenes=(\d{1,7})")
 

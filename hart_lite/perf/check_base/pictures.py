@@ -15,12 +15,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from hart_lite.toy.glyphs import GLYPHS
-from hart_lite.toy.scenes import BIG_SIDE, COLOURS, SHAPES, SMALL_SIDE, Thing, draw_thing, question
+from hart_lite.toy.scenes import COLOURS, SHAPES, SMALL_SIDE, Thing, draw_thing, question
 from hart_lite.types import Box, Example
 
 FIELDS = ((1, 1), (3, 2), (1, 1), (2, 3))  # width to height
 THINGS = 4  # in a picture
 QUESTIONS = 3  # about a picture
+LARGE_SIDE = (0.31, 0.39)  # of a thing, as shares of the picture's shorter side
 SMALL, LARGE = 672, 1416  # sides in pixels of a square for small budgets (the toy world's) and, at least, for others
 
 
@@ -59,7 +60,7 @@ class Drawing:
         out = []
         for n, (column, row) in enumerate(cells):
             big = n % 2 == 0
-            side = rng.uniform(*(BIG_SIDE if big else SMALL_SIDE)) * min(self.size())
+            side = rng.uniform(*(LARGE_SIDE if big else SMALL_SIDE)) * min(self.size())
             left = self._place(rng, column, columns, self.width, side)
             top = self._place(rng, row, rows, self.height, side)
             box = Box(left, top, round(left + side), round(top + side))
