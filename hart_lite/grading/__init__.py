@@ -38,10 +38,11 @@ def read_answer(text: str, choices: Sequence[str] = ()) -> str | None:
 
     What follows `</think>` counts, unless there is nothing; a thought that was cut off gives no answer. Then, from the
     strongest: the last `\boxed{..}` or `<answer>..</answer>`; the last announced answer ("The answer is C", "C is
-    correct", "选C", "C" alone on its line); a line that begins with its label ("C. It ..."); one that is stated ("it is
-    C"), hedged ("maybe C") or merely mentioned ("the green one (C)"). What is denied, asked or taken back is none, and
-    neither are several letters at once ("A or B") or a list of the choices. Free text is what is announced, or the
-    whole text.
+    correct", "选C", "C" alone on its line); what something corresponds to; a line that begins with its label ("C. It
+    ...") or the one choice of a conclusion ("So the green one"); one that is stated ("it is C"), hedged ("maybe C") or
+    merely mentioned ("the green one (C)"). What is denied, asked or taken back is none, and neither are several letters
+    at once ("A or B"), a list of the choices or an answer that is declined. A text that was cut off gives no more than
+    it announced. Free text is what is announced, or the whole text.
     """
     text, asked = _settled(text)
     if not choices:

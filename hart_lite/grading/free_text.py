@@ -14,13 +14,13 @@ from hart_lite.grading.vocabulary import LETTER, NO, YES
 MOST_CHARACTERS = 2000  # of an answer; a longer text is reasoning, of which only what it announces is read
 _REACH = 300  # characters read behind "the answer is"
 _ANNOUNCES = re.compile(r"(?:[NR](?:[fOrRlvtsX,]{0,5}|[xpfkrV&,(]{1,10}(?=[i:]))[i:\-]|(?<![^\n.])O:)[i:\-sX,]*")
-_DENIED = re.compile(r"[nzwq][fOrRtihv]{0,6}$")
+_DENIED = re.compile(r"[nDzwq][fOrRtihv]{0,6}$")
 _ASKED = re.compile(r"[^.?\n]{0,60}\?")
 _REASON = re.compile(r"(?<=[^,;]),?;?j")
 _CONTRAST = re.compile(r",?(?:(?<=,)[&b]?n|[&b]n|c)[fxOpk]{1,6}\.?$")  # ", not red", "rather than red"
 _CORRECTED = re.compile(r"[ny][^.?\n]{1,8},?b(?:f*[iI])?f*")  # "not red but ", "I thought it was red, but it is "
 _REMARK = re.compile(r"(\S[^()\n]{0,200}?) ?\(([^()\n]{1,200} [^()\n]{1,200})\)[.!]?")  # "green (on the left)"
-_UNDECIDED = frozenset("noyqzvwu?")
+_UNDECIDED = frozenset("nDoyqzvwu?")
 _INVOLVED = _UNDECIDED | frozenset("ceg&,;:()j")  # signs of a sentence that says more than one thing
 _MOST_SIGNS = 30  # of a sentence that may end with its answer
 _NAMED = re.compile(r"\s*(?:called|named|labell?ed|titled|marked)\s", re.IGNORECASE)
@@ -104,7 +104,7 @@ def _announced(text: str) -> str:
     for match in reversed(list(_ANNOUNCES.finditer(symbols))):
         start = signs.stops[match.end() - 1]
         line = unwrapped(text[start : start + _REACH].lstrip(" \n*_:").partition("\n")[0].strip(" *_"))
-        denied = symbols[match.end() :][:1] in ("n", "q") or _DENIED.search(symbols, 0, match.start())
+        denied = symbols[match.end() :][:1] in ("n", "D", "q") or _DENIED.search(symbols, 0, match.start())
         if line and not denied and not _ASKED.match(symbols, match.end()):
             quoted = _JSON.match(line)
             return quoted[1] or quoted[2] if quoted else _without_copula(line)
@@ -165,7 +165,7 @@ def _stated(sentence: str) -> Iterator[str]:
         yield quoted[0]
     signs = _signs(sentence)
     verbs = [index for index, symbol in enumerate(signs.symbols) if symbol in "iIV"]
-    if len(verbs) == 1 and not set("n?q") & set(signs.symbols):
+    if len(verbs) == 1 and not set("nD?q") & set(signs.symbols):
         yield _NAMED.sub("", sentence[signs.stops[verbs[0]] :], count=1)
     corrected = _CORRECTED.search(signs.symbols)
     if corrected and _UNDECIDED.isdisjoint(signs.symbols[corrected.end() :]):

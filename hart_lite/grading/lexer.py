@@ -96,6 +96,7 @@ def lex(text: str, lowered: str, letters: str = "", texts: Sequence[Mention] = (
 
 
 def _conceded(match: re.Match[str]) -> str:
+    """The signs of people: what they choose is conceded, and without a choice they are any other word."""
     return f"{match[1] or ''}{'g' if match[1] or match[2] else 'x'}{match[2] or ''}"
 
 

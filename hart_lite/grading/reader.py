@@ -72,11 +72,13 @@ def decide(found: Sequence[Claim], turned: int) -> str:
 
 def _narrowed(found: Sequence[Claim]) -> list[Claim]:
     """The claims without those of several letters of which a later claim picks one: "C or D. .. Since .., C"."""
-    return [
-        claim
-        for n, claim in enumerate(found)
-        if not any(frozenset() < later.letters < claim.letters for later in found[n + 1 :])
-    ]
+    later: set[frozenset[str]] = set()
+    kept = []
+    for claim in reversed(found):
+        if not any(frozenset() < letters < claim.letters for letters in later):
+            kept.append(claim)
+        later.add(claim.letters)
+    return kept
 
 
 def _not_retracted(found: Sequence[Claim]) -> list[Claim]:

@@ -22,6 +22,10 @@ SIGNS = ("STOP", "SLOW", "EXIT", "OPEN")
         "Answer: C. Second best: A.",
         "So the answer's C.",
         "The sign is not STOP but EXIT.",
+        "The answer is C. STOP (A) corresponds to the red sign.",
+        "Many would pick (A). I take C as my answer.",
+        "It is A or C. Since there is a door, C.",
+        "STOP and SLOW are on the street. All things considered, EXIT.",
     ],
 )
 def test_another_choice_that_is_merely_named_does_not_win(text):
@@ -39,6 +43,12 @@ def test_another_choice_that_is_merely_named_does_not_win(text):
         "The answer could be any of C to D.",
         "The answer is C. No wait, that is the other sign. I don't know.",
         "A is STOP, B is SLOW, C is EXIT, D is OPEN.",
+        "Some students pick (C).",
+        "The answer is C. No, sorry. I'd rather not answer.",
+        "Maybe C, and maybe also A.",
+        "The left sign is OPEN. The right sign is EXIT.",
+        "I look at the signs one by one. The first is OPEN, the second",
+        "The answer is C. Wait, the sign on the",
     ],
 )
 def test_nothing_is_read_from_what_stays_undecided(text):
@@ -71,6 +81,7 @@ def test_what_a_sentence_says_in_free_text(text, answer):
         ("It is green (or blue, I cannot say).", "green"),
         ("The vehicle in front of the bus is a truck.", "bus"),
         ("5 cm", "5"),
+        ("I would rather not say that it is red.", "red"),
     ],
 )
 def test_what_a_sentence_names_and_does_not_say(text, answer):
