@@ -63,7 +63,7 @@ class ModelSection(Section):
 
 class PixelBudgets(Section):
     full: Pixels = 1280 * 784
-    """Most pixels the model sees of the whole image; 784 are one visual token."""
+    """Most pixels the model sees of the whole image; 784 are one visual token, 1024 in Qwen3-VL."""
     crop: Pixels = 640 * 784
     """Most pixels the model sees of a crop."""
     min: Pixels = 4 * 784

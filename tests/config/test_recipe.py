@@ -24,7 +24,8 @@ def problems(*overrides, name="tiny_cpu"):
 def test_every_shipped_recipe_loads_by_path_and_by_name():
     paths = shipped_recipes()
     names = {"tiny_cpu", "qwen3b_lora", "qwen7b_lora", "qwen7b_16gb", "qwen7b_80gb", "qwen32b_lora", "qwen72b_lora"}
-    names |= {"internvl3_8b", "internvl3_38b", "llava_onevision_7b", "llava_onevision_72b"}
+    names |= {"internvl3_8b", "internvl3_38b", "internvl35_8b", "llava_onevision_7b", "llava_onevision_72b"}
+    names |= {"qwen3vl_2b", "qwen3vl_4b", "qwen3vl_8b", "qwen3vl_32b"}
     assert {p.stem for p in paths} == names
     for path in paths:
         assert load_recipe(path) == load_recipe(path.stem) == load_recipe(path.name)

@@ -34,7 +34,7 @@ def _reason(kind: str, text: Mapping[str, Any]) -> str | None:
     layers = set(map(str, layers)) if isinstance(layers, list) else set()
     if "linear_attention" in layers or text.get("full_attention_interval"):
         return "its linear-attention layers would carry what one sample says into the next, where they share a prefix"
-    if kind.endswith("_moe") or any(text.get(key) not in (None, 0, 1) for key in _EXPERTS):
+    if "_moe" in f"{kind} {text.get('model_type')}" or any(text.get(key) not in (None, 0, 1) for key in _EXPERTS):
         return "its experts lie in 3-D parameters, which neither 4-bit quantisation nor adapters reach"
     if text.get("use_bidirectional_attention"):
         return "its attention is not causal, and a token of a pack must see nothing of what comes after it"
