@@ -24,7 +24,7 @@ from hart_lite.inference.engine import GREEDY, Conversation, Decoding, cut_after
 from hart_lite.inference.protocols.base import ProtocolRun, Say
 from hart_lite.models.families.base import Content, ImageInterface
 from hart_lite.models.families.chat import ChatFamily
-from hart_lite.models.families.qwen2_5_vl import Qwen25VL
+from hart_lite.models.families.qwen2_5_vl import MAX_ASPECT, Qwen25VL
 from hart_lite.types import ImageView, Tokens, Turn
 from hart_lite.utils.openai_chat import Chat
 from hart_lite.utils.openai_client import Client, RequestError, SilentError
@@ -32,6 +32,9 @@ from hart_lite.utils.openai_client import Client, RequestError, SilentError
 THREADS = 4
 SILENCE = 16  # conversations in a row to which the server itself had no answer: the others would wait in vain, too
 ENCODED = 64  # data URLs kept: the questions on one image send it again and again
+
+
+GRID = 28
 
 
 class AbsoluteInterface:
@@ -44,8 +47,15 @@ class AbsoluteInterface:
     written_boxes = Qwen25VL.written_boxes
     boxes_from_text = Qwen25VL.boxes_from_text
 
-    factor = Qwen25VL.published["factor"]
-    fit = Qwen25VL.fit
+    def fit(self, size: tuple[int, int], max_pixels: int, min_pixels: int) -> tuple[int, int]:
+        """Both sides multiples of 28, the shape kept as far as that goes, within the budget of pixels."""
+        width, height = max(size[0], size[1] / MAX_ASPECT), max(size[1], size[0] / MAX_ASPECT)
+        area = width * height
+        factor = min(max(1.0, (min_pixels / area) ** 0.5), (max_pixels / area) ** 0.5)
+        w, h = (max(round(side * factor / GRID), 1) * GRID for side in (width, height))
+        while w * h > max_pixels and max(w, h) > GRID:
+            w, h = (w - GRID, h) if w > h else (w, h - GRID)
+        return w, h
 
 
 class RelativeInterface(AbsoluteInterface):

@@ -11,6 +11,7 @@ from hart_lite.config.schema import Recipe
 from hart_lite.models.loading import pick_device, pick_dtype
 
 TEXT = 1024  # tokens of words that a prompt has room for
+BATCHED = 4096  # tokens of prompts that a server on a CPU reads at one time
 BLOCK = 32  # tokens: a longer block finds less of a short prompt in the cache, and a CPU takes multiples of 32 alone
 
 
@@ -38,6 +39,9 @@ def serve_command(recipe: Recipe, address: str) -> tuple[dict[str, str], list[st
         "max-lora-rank": min(rank for rank in SERVED_RANKS if rank >= model.lora.r),
     }
     flags = ["enable-lora"] + ["enable-tower-connector-lora"] * (set(model.lora.parts) != {"language"})
+    if device.type == "cpu":  # a prompt that is read in parts rewinds its generator, which ends a server on a CPU
+        flags.append("no-enable-chunked-prefill")
+        options["max-num-batched-tokens"] = max(BATCHED, options["max-model-len"])
     given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     return environment, ["-m", "vllm.entrypoints.openai.api_server", *given, *(f"--{flag}" for flag in flags)]
 

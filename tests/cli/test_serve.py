@@ -39,6 +39,7 @@ def test_it_prints_the_command_of_the_server_that_is_asked_for(capsys):
     }
     assert {name: option(words, name) for name in expected} == expected
     assert json.loads(option(words, "mm-processor-kwargs")) == {"min_pixels": 784, "max_pixels": 12544}
+    assert "--no-enable-chunked-prefill" in words and option(words, "max-num-batched-tokens") == "4096"
     assert "--enable-lora" in words and "--enable-tower-connector-lora" not in words
     assert option(words, "quantization") is option(words, "revision") is option(words, "logprobs-mode") is None
 

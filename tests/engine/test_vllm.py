@@ -93,7 +93,7 @@ def probe(run: Runner):
 def test_boxes_have_the_same_distribution(runners):
     served, local = runners
     wear(local.policy, ["language_model"])
-    repeated = [EXAMPLES[0]] * 400
+    repeated = [EXAMPLES[0]] * 240
     counts = [
         Counter(t.turns[0].text for t in run.run(repeated, hart.locate, Decoding(1.5, seed=seed)))
         for run, seed in ((served, 1), (local, 2), (local, 3))
