@@ -55,7 +55,7 @@ def _front_matter(record: RunRecord, kind: Kind) -> str:
     if sets := [file.path for file in recipe.data.files if HUB_ID.fullmatch(file.path)] if recipe else []:
         said["datasets"] = sets
     stages = recipe.stages if recipe else []
-    methods = [stage_method(recipe, stage).lower().replace(" ", "-") for stage in stages]
+    methods = [stage_method(recipe, stage).lower().replace(",", "").replace(" ", "-") for stage in stages]
     said["tags"] = list(dict.fromkeys(["hart-lite", "visual-grounding", *methods, *(["lora"] * (kind == "adapter"))]))
     return yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
 

@@ -95,7 +95,8 @@ def _stage(recipe: Recipe, stage: Stage) -> str:
     if isinstance(stage, RLStage):
         loop, objective = stage.loop or recipe.loop, stage.objective or recipe.objective
         k = f", k = {recipe.k:g}" if objective == "ap_grpo" else ""
-        return f"{stage.steps:,} steps of RL (loop {loop}, {objective}{k})"
+        scored = ", scored" if recipe.rollout.verify == "score" else ""
+        return f"{stage.steps:,} steps of RL (loop {loop}, {objective}{k}{scored})"
     if isinstance(stage, DistilStage):
         return f"{stage.steps:,} steps of distillation (teacher: {stage.teacher})"
     length = f"{stage.steps:,} steps" if stage.steps else f"{stage.epochs:g} epochs"

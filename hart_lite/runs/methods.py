@@ -39,8 +39,11 @@ def trained(model: str) -> Trained | None:
 
 
 def stage_method(recipe: Recipe, stage: Stage) -> str:
+    """In the words of the paper where it has any: what goes beyond it is named as well."""
     if not isinstance(stage, RLStage):
         return {"sft": "SFT", "distil": "distillation"}[stage.kind]
     loop, objective = stage.loop or recipe.loop, stage.objective or recipe.objective
     usual = {("hart", "ap_grpo"): "AP-GRPO", ("mgpo", "grpo"): "MGPO", ("direct", "grpo"): "GRPO"}
-    return usual.get((loop, objective), f"{objective} in the loop {loop}")
+    beyond = {"scored": recipe.rollout.verify == "score", "control region": recipe.rollout.control_region}
+    method = usual.get((loop, objective), f"{objective} in the loop {loop}")
+    return ", ".join([method, *(name for name, on in beyond.items() if on)])
