@@ -5,6 +5,7 @@ Where several processes share a run, the first one writes and the others wait.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from accelerate.utils import broadcast_object_list
 from hart_lite.config.recipe import dump_recipe, load_recipe
 from hart_lite.config.schema import Recipe
 from hart_lite.errors import HartError
+from hart_lite.models.adapter_files import ADAPTER_WEIGHTS
 from hart_lite.models.families.base import Family
 from hart_lite.models.fingerprint import KEY, check_fingerprint, fingerprint
 from hart_lite.models.loading import ADAPTER_BASE, FRAME
@@ -115,9 +117,25 @@ def open_run(run: Path, recipe: Recipe, family: Family, device: str) -> None:
     if (run / "recipe.yaml").exists():
         way_out = "put the old files back, or start a new run with output=..."
         check_fingerprint(made_with, family, f"{run} was begun on", way_out)
+        if (now := _begun_from(recipe)) and json.loads(made_with.read_text(encoding="utf-8"))["adapter"] != now:
+            raise HartError(
+                f"{run} was begun from another adapter: {recipe.model.adapter} has been replaced; {way_out}"
+            )
         return
-    write_whole(made_with, json.dumps(versions() | hardware(device) | {KEY: fingerprint(family)}, indent=2) + "\n")
+    begun = {KEY: fingerprint(family), "adapter": _begun_from(recipe)}
+    made = versions() | hardware(device) | {name: value for name, value in begun.items() if value}
+    write_whole(made_with, json.dumps(made, indent=2) + "\n")
     dump_recipe(recipe, run / "recipe.yaml")  # last: with it the run has begun
+
+
+def _begun_from(recipe: Recipe) -> str:
+    """Tells the adapter that training starts from; "" for a fresh one, and once it is gone, which a stage that is done
+    does not mind."""
+    weights = Path(recipe.model.adapter or "") / ADAPTER_WEIGHTS
+    if not recipe.model.adapter or not weights.is_file():
+        return ""
+    with weights.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def save_adapter(policy: Policy, folder: Path) -> None:

@@ -70,6 +70,12 @@ def test_a_resumed_run_does_not_start_anew(tiny_base, adapter, tmp_path):
     shutil.rmtree(again.run_dir / "adapter")
     train(again, resume=True)
     assert (again.run_dir / "adapter" / WEIGHTS).read_bytes() == saved
+    weights = load_file(adapter / WEIGHTS)
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, adapter / WEIGHTS)
+    with pytest.raises(HartError, match=r"was begun from another adapter: .* has been replaced"):
+        train(again, resume=True)
+    (adapter / WEIGHTS).unlink()  # its stage is done
+    train(again, resume=True)
 
 
 def test_it_may_be_one_that_peft_saved(tiny_base, adapter, tmp_path):
