@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch.nn.functional import pad
 
 from hart_lite.errors import NotFiniteError
 from hart_lite.models.attention import Branches
@@ -17,6 +18,7 @@ from hart_lite.models.prefill import Prefilled, prefill
 from hart_lite.models.prompt_cache import PromptCache
 from hart_lite.types import Tokens
 
+BLOCK = 512  # ids of which the probabilities are summed at once, before one of them is drawn
 CHECK_EVERY = 4  # sampled tokens after which the host asks who has ended: a card is waited for
 LEAST_ROWS = 8  # a graph is not recorded anew for fewer
 GRAPH_REACH = 64  # sampled tokens by which the reach of a recorded pass grows: it looks at that many more than it needs
@@ -227,6 +229,13 @@ def pick(logits_N_V: torch.Tensor, sampling: Sampling, uniform_N: torch.Tensor) 
         sorted_probs, order = probs.sort(-1, descending=True)
         before = sorted_probs.cumsum(-1) - sorted_probs
         probs = torch.zeros_like(probs).scatter(-1, order, sorted_probs.masked_fill(before >= sampling.top_p, 0.0))
-    mass = probs.double().cumsum(-1)  # in single precision a large vocabulary would lose its rare words
+    # In double precision, or a large vocabulary would lose its rare words: first a block of ids is drawn, then an id of
+    # it, so that little is written out as wide as that.
+    blocks = pad(probs, (0, -probs.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    ends = pad(blocks.sum(-1, dtype=torch.float64).cumsum(-1), (1, 0))
+    goal = uniform_N[:, None] * ends[:, -1:]
     # <=, so that an id without probability is stepped over, also by a uniform number of exactly 0.
-    return (mass <= uniform_N[:, None] * mass[:, -1:]).sum(-1)
+    block = (ends[:, 1:] <= goal).sum(-1, keepdim=True)
+    inside = blocks.take_along_dim(block[..., None], 1)[:, 0].double().cumsum(-1)
+    goal = torch.minimum(goal - ends.gather(-1, block), inside[:, -1:].nextafter(goal.new_zeros(())))
+    return block[:, 0] * BLOCK + (inside <= goal).sum(-1)

@@ -112,11 +112,11 @@ class RLTrainer(StepTrainer):
         step, clock, views = self.state.global_step, Clock(self.policy.device), self.policy.views
         waited = views.waited
         self.guard.agree()
-        questions = self._questions(step)
+        questions = self.questions(step)
         first_groups, groups, replaced = self._groups(questions, step)
         clock.lap("rollout")
         if step + 1 < self.stage.steps:
-            self.runner.look_ahead(self._questions(step + 1))
+            self.runner.look_ahead(self.questions(step + 1))
         live = self.summed(torch.tensor(float(sum(not group.flat for group in groups))))
         batch = weigh(groups, self.k, self.recipe.beta, int(live))
         update = self._update(batch, clock)
@@ -138,8 +138,8 @@ class RLTrainer(StepTrainer):
         """How many questions of a step are this process's."""
         return self.stage.questions_per_step // self.args.world_size
 
-    def _questions(self, step: int) -> list[Example]:
-        """Processes take turns: each has the next questions after the ones of the process before it."""
+    def questions(self, step: int) -> list[Example]:
+        """Those of this process in a step. Each has the next questions after the ones of the process before it."""
         first = (step * self.args.world_size + self.args.process_index) * self._share
         return [self.examples[self._order[first + n]] for n in range(self._share)]
 

@@ -379,6 +379,19 @@ def test_an_id_without_probability_is_never_drawn():
     assert pick(logits, Sampling(1), uniform).tolist() == [1, 1, 2, 2]
 
 
+@pytest.mark.parametrize("vocabulary", [511, 512, 513, 5000])
+def test_a_large_vocabulary_is_drawn_from_as_a_small_one(vocabulary):
+    """Summed in blocks, and yet the id at which the cumulative probability of all passes the uniform number."""
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = 8 * torch.randn(64, vocabulary, generator=generator)
+    logits[:, ::3] = -torch.inf
+    uniform = torch.rand(64, generator=generator, dtype=torch.float64)
+    uniform[0], uniform[1] = 0.0, 1 - 2**-53
+    mass = logits.softmax(-1).double().cumsum(-1)
+    expected = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True)[:, 0]
+    assert torch.equal(pick(logits, Sampling(1), uniform), expected)
+
+
 def test_a_draw_does_not_depend_on_the_batch(policy):
     """The responses of all rows, and of two of them drawn alone under their own numbers."""
     prompts = prompts_of(policy.family, first_turns)

@@ -87,7 +87,7 @@ def test_no_verdict(reply):
 
 def test_a_recipe_names_it_and_the_environment_the_model(server, monkeypatch):
     reward = load_reward("hart_lite.rl.rewards.judge:judge")
-    monkeypatch.setattr(judge_module, "_of_environment", judge_module._of_environment.__wrapped__)
+    monkeypatch.setattr(judge_module, "judge_of_environment", judge_module.judge_of_environment.__wrapped__)
     monkeypatch.delenv("JUDGE_MODEL", raising=False)
     with pytest.raises(ConfigError, match="JUDGE_MODEL is not set"):
         reward(example(), answered("x"))

@@ -113,16 +113,20 @@ def test_a_step_larger_than_the_data_is_refused(new_trainer):
 
 
 def test_replaced_questions_are_others_in_every_process(new_trainer, monkeypatch):
-    """Two processes of a step whose groups are all flat, until no question is left."""
+    """Two processes of a step whose groups are all flat, until no question is left. Together they have the questions
+    that one process has."""
     trainer = new_trainer(stage={"questions_per_step": 4}, rollout={"resample_flat_groups": 50})
+    alone, first = [e.id for e in trainer.questions(1)], []
     trainer.rollout = lambda examples, step, attempt=0: [group_of(e, [0, 0], [(1,), (1,)]) for e in examples]
     asked = []
     for process in (0, 1):
         trainer.args = SimpleNamespace(world_size=2, process_index=process)
-        own = [trainer.examples[trainer._order[4 + 2 * process + n]] for n in range(2)]
+        own = trainer.questions(1)
         groups, replaced = trainer.replace_flat(trainer.rollout(own, 1), 1)
+        first += [e.id for e in own]
         asked += [e.id for e in own] + [group.example.id for group in replaced]
         assert [g.example.id for g in groups] != [e.id for e in own]
+    assert first == alone and len(alone) == 4
     assert sorted(asked) == sorted(e.id for e in trainer.examples)
 
 
@@ -322,8 +326,10 @@ def test_half_precision_gradients_are_scaled_back(new_trainer):
 # -- what a step prints --------------------------------------------------------------------------------------------
 
 
-def test_a_step_prints_what_the_method_asks_for(new_trainer, tmp_path):
+def test_a_step_prints_what_the_method_asks_for_and_forgets_its_images(new_trainer, tmp_path, monkeypatch):
     trainer = new_trainer(stage={"steps": 2, "lr": 1e-4})
+    seen, encode = [], trainer.policy.encode
+    monkeypatch.setattr(trainer.policy, "encode", lambda views: seen.extend(views) or encode(views))
     trainer.train()
     rows = metrics(tmp_path)
     assert [(row["stage"], row["step"]) for row in rows] == [("1-rl", 1), ("1-rl", 2)]
@@ -335,7 +341,11 @@ def test_a_step_prints_what_the_method_asks_for(new_trainer, tmp_path):
         assert 0 < row["valid_box"] <= 1
         assert row["coverage"] == pytest.approx(0.09 * row["valid_box"], abs=0.02)  # boxes are 0.3 x 0.3 of the image
         assert min(row["seconds_rollout"], row["tokens_per_second"], row["peak_memory_gib"]) > 0
-    assert trainer.policy._features == {}
+    family, made = trainer.policy.family, []
+    features = family.features
+    monkeypatch.setattr(family, "features", lambda model, images: made.extend(images) or features(model, images))
+    encode(seen[-1:])
+    assert len(made) == 1
 
 
 def test_figures_of_a_step_by_hand(new_trainer):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from hart_lite.models.generation import Sampling, generate
 from hart_lite.models.packing import trie
@@ -20,7 +21,7 @@ STREAM = {"cpu": 256 << 20, "cuda": 4 << 30}  # bytes read to find the bandwidth
 @dataclass(frozen=True)
 class Decode:
     """One more token in each of `rows` rows: bytes of weights, of their unpacking and of the cache, bytes a second,
-    and seconds measured with and without adapters, and on a card from a graph."""
+    and seconds measured with and without adapters, of the matrix products alone, and on a card from a graph."""
 
     rows: int
     weights: int
@@ -29,6 +30,7 @@ class Decode:
     bandwidth: float
     seconds: float
     without_adapters: float
+    products: float
     as_graph: float | None
 
     @property
@@ -55,6 +57,7 @@ def decode(work: Workload, prompts: Sequence[Tokens]) -> Decode:
         bandwidth=_bandwidth(work),
         seconds=seconds,
         without_adapters=without_adapters,
+        products=_products(work, parts, len(prompts)),
         as_graph=_seconds_a_token(work, prompts, graph=True) if work.device.type == "cuda" else None,
     )
 
@@ -70,6 +73,22 @@ def _seconds_a_token(work: Workload, prompts: Sequence[Tokens], graph: bool = Fa
     policy, longest = work.runner.policy, work.preset.response
     short, long = (_best(work, lambda n=n: generate(policy, prompts, Sampling(n, graph=graph))) for n in (1, longest))
     return (long - short) / (longest - 1)
+
+
+def _products(work: Workload, parts: Sequence[nn.Module], rows: int) -> float:
+    """Seconds of the products with the base's matrices, without adapters. On a CPU they take longer than reading the
+    matrices does: eight rows are eight times the arithmetic."""
+    named = [(name, module) for part in parts for name, module in part.named_modules()]
+    linears = [module for name, module in named if isinstance(module, nn.Linear) and ".lora_" not in name]
+    weight = work.runner.policy.model.get_input_embeddings().weight
+    inputs = {width: weight.new_ones(rows, width) for width in {module.in_features for module in linears}}
+
+    def run() -> None:
+        with torch.no_grad():
+            for module in linears:
+                module(inputs[module.in_features])
+
+    return _best(work, run)
 
 
 def _best(work: Workload, function: Callable[[], object]) -> float:

@@ -85,11 +85,11 @@ def verdict(reply: str) -> bool:
 
 def judge(example: Example, trajectory: Trajectory) -> float:
     """The judge that the environment names. Raises `ConfigError` where it names none."""
-    return _of_environment()(example, trajectory)
+    return judge_of_environment()(example, trajectory)
 
 
 @cache
-def _of_environment() -> Judge:
+def judge_of_environment() -> Judge:
     model = os.environ.get(MODEL, "").strip()
     if not model:
         raise ConfigError(f"{MODEL} is not set: give the name of the judge as its server knows it")
