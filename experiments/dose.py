@@ -42,11 +42,12 @@ def collect(results: Mapping[float, Mapping[str, list[Path]]]) -> tuple[Asked, D
 
 def table(base: Asked, doses: Doses) -> str:
     """Wrong grounding for each dose and method, and how far HART is from MGPO."""
-    head = ["answerable at a glance", *(f"{name}, wrong (%)" for name in COMPARED), "HART - MGPO"]
-    rows = [["before RL", *[spread(100 * base.values("crops", wrong).mean(axis=1))] * len(COMPARED), ""]]
+    names = list(next(iter(doses.values())))
+    head = ["answerable at a glance", *(f"{name}, wrong (%)" for name in names), "HART - MGPO"]
+    rows = [["before RL", *[spread(100 * base.values("crops", wrong).mean(axis=1))] * len(names), ""]]
     for dose, asked in doses.items():
         values = {name: one.values("crops", wrong) for name, one in asked.items()}
-        rows.append([f"{100 * dose:g} %", *(spread(100 * values[name].mean(axis=1)) for name in COMPARED)])
+        rows.append([f"{100 * dose:g} %", *(spread(100 * values[name].mean(axis=1)) for name in names)])
         rows[-1].append(difference(base.images, values["HART"], values["MGPO"]))
     return markdown_table(head, rows)
 
@@ -60,7 +61,8 @@ def picture(base: Asked, doses: Doses) -> Figure:
         axes.axhline(before, color=INK, linestyle=":", linewidth=1)
         axes.annotate("before training", (0, before), xytext=(2, 3), textcoords="offset points", fontsize=8.5)
         across = [100 * dose for dose in doses]
-        for name, (colour, marker) in LOOKS.items():
+        for name in next(iter(doses.values())):
+            colour, marker = LOOKS[name]
             tables = [asked[name].values("crops", wrong) for asked in doses.values()]
             means = [100 * values.mean() for values in tables]
             ends = [interval(lambda values: float(values.mean()), base.images, values) for values in tables]
@@ -77,15 +79,17 @@ def picture(base: Asked, doses: Doses) -> Figure:
 def main() -> None:
     made = parser(__doc__, "dose", 1)
     made.add_argument("--shares", default=SHARES, help="doses, between commas")
+    made.add_argument("--methods", default=",".join(COMPARED), help="MGPO, HART and, unless left out, GRPO")
     arguments = made.parse_args()
-    methods = {name: METHODS[method] for name, method in COMPARED.items()}
+    methods = {name: METHODS[COMPARED[name]] for name in arguments.methods.split(",")}
     results = {}
     for share in map(float, arguments.shares.split(",")):
         settings = [*SETTING, f"data.toy.glance_share={share}", *arguments.overrides]
         results[share] = measure(arguments.runs / f"{share:g}", methods, arguments.seeds, arguments.jobs, settings)
     base, doses = collect(results)
+    command = f"dose --shares {arguments.shares} --methods {arguments.methods}"
     about = (
-        f"{made_by(f'dose --shares {arguments.shares}', arguments)} Wrong boxes (IoGT <= 0.3) on {len(base.images)} "
+        f"{made_by(command, arguments)} Wrong boxes (IoGT <= 0.3) on {len(base.images)} "
         "held-out questions; mean ± standard deviation over seeds; HART - MGPO paired by seed and question, with its "
         "95 % interval by bootstrap over seeds and images."
     )

@@ -1,4 +1,4 @@
-"""Pretrain the tiny base: `python -m experiments.pretrain_toy.train --out FOLDER` (68 minutes, mostly on one core).
+"""Pretrain the tiny base: `python -m experiments.pretrain_toy.train --out FOLDER` (80 minutes, mostly on one core).
 
 A model this small learns nothing from question-answer rows alone for thousands of steps, so it is taught in parts:
 
@@ -9,8 +9,9 @@ A model this small learns nothing from question-answer rows alone for thousands 
             at a glance is often the first of the options
 4. glance   on scenes with one big thing: what is large is answered from the full image, whatever a crop beside it
             shows; the locate targets stay blurred
+5. settle   the same with more boxes and more wrong crops, at a lower learning rate
 
-The last two parts make a base worth training: it knows where things are and often picks the wrong one, and with the
+The last three parts make a base worth training: it knows where things are and often picks the wrong one, and with the
 image in sight a wrong box costs it little, as the paper's table 1 has it of large models. Answers are never rewarded
 here: reinforcement learning finds the base as supervised training left it.
 """
@@ -38,8 +39,10 @@ from hart_lite.types import ImageView, Tokens
 
 STAGES = {"see": 2400, "join": 3000, "blur": 240, "glance": 800, "settle": 400}
 WRONG = 0.85  # how often, in the blur, a thing is taken for another of its shape, and the first option for the answer
-ELSEWHERE = 0.7  # how often the crop beside the full image shows another thing than the big one that is asked about
 BATCH = 48
+# What a step of the last two parts holds; see `Trainer.glance`.
+GLANCE = {"describe": 0, "locate": 8, "verify": 4, "glance": 6, "big": 0.7, "elsewhere": 0.7}
+SETTLE = {"describe": 2, "locate": 14, "verify": 3, "glance": 4, "big": 0.8, "elsewhere": 0.85}
 
 
 class Trainer:
@@ -141,22 +144,17 @@ class Trainer:
         # Two batches, since the second kind of prompt is twice as long.
         return (self.say(look) * len(look) + self.say(read) * len(read)) / (len(look) + len(read))
 
-    def settle(self) -> torch.Tensor:
+    def glance(
+        self, describe: int, locate: int, verify: int, glance: int, big: float, elsewhere: float
+    ) -> torch.Tensor:
+        """So many samples of each kind, and 14 of a crop beside the image, of which the share `big` is about the big
+        thing."""
         teacher = self.teacher
-        look = [teacher.describe(teacher.one_big(0.5)[0]) for _ in range(2)]
-        look += [teacher.locate(scene, WRONG, thing) for scene, thing in (teacher.one_big(0.5) for _ in range(14))]
-        read = [teacher.verify(*teacher.one_big(0.5)) for _ in range(3)]
-        read += [teacher.glance(*teacher.one_big(0.7), WRONG) for _ in range(4)]
-        beside = [teacher.beside_a_crop(*teacher.one_big(0.8), 0.85) for _ in range(14)]
-        batches = (look, read, beside)
-        return sum(self.say(batch) * len(batch) for batch in batches) / sum(map(len, batches))
-
-    def glance(self) -> torch.Tensor:
-        teacher = self.teacher
-        look = [teacher.locate(scene, WRONG, thing) for scene, thing in (teacher.one_big(0.5) for _ in range(8))]
-        read = [teacher.verify(*teacher.one_big(0.5)) for _ in range(4)]
-        read += [teacher.glance(*teacher.one_big(0.7), WRONG) for _ in range(6)]
-        beside = [teacher.beside_a_crop(*teacher.one_big(0.7), ELSEWHERE) for _ in range(14)]
+        look = [teacher.describe(teacher.one_big(0.5)[0]) for _ in range(describe)]
+        look += [teacher.locate(scene, WRONG, thing) for scene, thing in (teacher.one_big(0.5) for _ in range(locate))]
+        read = [teacher.verify(*teacher.one_big(0.5)) for _ in range(verify)]
+        read += [teacher.glance(*teacher.one_big(0.7), WRONG) for _ in range(glance)]
+        beside = [teacher.beside_a_crop(*teacher.one_big(big), elsewhere) for _ in range(14)]
         batches = (look, read, beside)
         return sum(self.say(batch) * len(batch) for batch in batches) / sum(map(len, batches))
 
@@ -228,8 +226,8 @@ def pretrain(out: Path, seed: int = 0, stages: dict[str, int] = STAGES, log: Cal
         "see": ([{"params": seeing, "lr": 1.5e-3}], lambda _: trainer.see(sight)),
         "join": (trainer.groups(1.5e-3), trainer.join),
         "blur": (trainer.groups(6e-4), lambda _: trainer.join(1.0, WRONG)),
-        "glance": (trainer.groups(1e-3), lambda _: trainer.glance()),
-        "settle": (trainer.groups(6e-4), lambda _: trainer.settle()),
+        "glance": (trainer.groups(1e-3), lambda _: trainer.glance(**GLANCE)),
+        "settle": (trainer.groups(6e-4), lambda _: trainer.glance(**SETTLE)),
     }
     names = [f"{name}-{stages[name]}" for name in parts]
     kept = [out / "parts" / "-".join([str(seed), *names[: n + 1]]) for n in range(len(parts))]

@@ -13,7 +13,7 @@ from hart_lite.config.sections import ModelSection
 from hart_lite.models.loading import load_policy
 from hart_lite.toy.model import initialise
 
-STAGES = {"see": 2, "join": 2, "blur": 2, "glance": 2}
+STAGES = {"see": 2, "join": 2, "blur": 2, "glance": 2, "settle": 2}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_a_part_that_is_there_is_not_repeated(made, tmp_path):
         later.unlink()
     (folder / "model.safetensors").unlink()
     train.pretrain(folder, seed=1, stages=STAGES, log=lines.append)
-    assert [line.split()[0] for line in lines] == ["blur", "glance"]
+    assert [line.split()[0] for line in lines] == ["blur", "glance", "settle"]
     assert (folder / "model.safetensors").read_bytes() == (made[0] / "model.safetensors").read_bytes()
 
     lines.clear()  # of another first part all that follows is another's, too
