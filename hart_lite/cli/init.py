@@ -100,9 +100,9 @@ def fitting(usual: str, base: str, wanted: dict[str, object], name: str, card: i
     smaller until it fits so many GB. Raises `ConfigError` where nothing makes it fit."""
     from hart_lite.config.recipe import load_recipe
     from hart_lite.config.resources import shipped_recipes
-    from hart_lite.perf.memory_plan import GIB, usable
     from hart_lite.perf.model_sizes import Dimensions
     from hart_lite.perf.plan_report import suggest, with_overrides
+    from hart_lite.perf.plan_values import GIB, usable
 
     own = [path.stem for path in shipped_recipes() if load_recipe(path).model.base == base]
     others = usual if card or not base else "qwen7b_16gb"  # tiny_cpu's budgets are for the toy base alone
@@ -189,8 +189,9 @@ def _yaml(value: object) -> str:
 
 
 def next_steps(recipe: Recipe, out: Path, card: int) -> str:
-    from hart_lite.perf.memory_plan import GIB, plan, usable
+    from hart_lite.perf.memory_plan import plan
     from hart_lite.perf.model_sizes import Dimensions
+    from hart_lite.perf.plan_values import GIB, usable
 
     dims: Dimensions = Dimensions.of(recipe.model.base, recipe.model.revision)
     peak = plan(recipe, dims).peak

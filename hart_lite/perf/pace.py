@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 from hart_lite.config.schema import Recipe
 from hart_lite.config.sections import RLStage
-from hart_lite.perf.memory_plan import Step, plan
+from hart_lite.perf.memory_plan import plan
 from hart_lite.perf.model_sizes import Dimensions
+from hart_lite.perf.plan_values import Step
 
 # As a card is named by its driver -> 16-bit TFLOP/s of dense products, GB/s of its memory.
 SPEEDS = {

@@ -10,8 +10,9 @@ from docs_place import make_files
 
 from hart_lite.cli import main as cli
 from hart_lite.config.recipe import load_recipe
-from hart_lite.perf.memory_plan import plan, usable
+from hart_lite.perf.memory_plan import plan
 from hart_lite.perf.model_sizes import Dimensions
+from hart_lite.perf.plan_values import usable
 
 
 @pytest.fixture

@@ -89,12 +89,12 @@ def test_the_gradient_is_that_of_plain_forward_passes(new_trainer):
 
 
 def test_the_student_comes_nearer_to_a_teacher_that_stays_as_it_was(new_trainer, tmp_path):
-    trainer = new_trainer(steps=6, lr=3e-3, warmup_steps=0, save_every=0)
+    trainer = new_trainer(steps=24, lr=5e-4, warmup_steps=0, save_every=0)
     began = adapters(trainer)
     trainer.train()
     rows = metrics(tmp_path)
     assert same(trainer.teacher, began) and not same(adapters(trainer), began)
-    assert sum(row["loss"] for row in rows[-2:]) < 0.9 * sum(row["loss"] for row in rows[:2])
+    assert sum(row["loss"] for row in rows[-8:]) < 0.8 * sum(row["loss"] for row in rows[:8])
     wanted = {"tokens_answer", "seconds_rollout", "seconds_reference", "seconds_update", "tokens_per_second", "skipped"}
     assert wanted | {"packed_tokens", "tokens_per_pack", "peak_memory_gib", "grad_norm"} <= rows[-1].keys()
 

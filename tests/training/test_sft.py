@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_runs import make_up, metrics, sft_stage, small_recipe
+from small_runs import boxes_from_any_text, make_up, metrics, sft_stage, small_recipe
 from torch.nn.functional import cross_entropy
 from trainers import runner_of, sft_trainer
 from transformers import TrainingArguments
@@ -157,6 +157,9 @@ def test_ground_truth_boxes_are_never_read(runner, examples, tmp_path, monkeypat
 
 def test_where_the_policy_looks_is_found_once(runner, examples, tmp_path, monkeypatch):
     make_up(monkeypatch.setattr)
+    # The base writes one text for all of them, and it is one that names no box; with a letter more it does.
+    box = lambda family, text, seen, original: boxes_from_any_text(family, text + "a", seen, original)  # noqa: E731
+    monkeypatch.setattr(type(runner.policy.family), "boxes_from_text", box)
     cache = tmp_path / "located.json"
     monkeypatch.setattr(runner.engine, "max_batch", 3)
     found = locate_once(runner, examples, cache)
