@@ -197,7 +197,7 @@ def test_a_known_family_goes_by_its_own_rules():
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"family": "qwen"}, "unknown family 'qwen'; allowed: qwen2_5_vl, internvl3, llava_onevision"),
+        ({"family": "qwen"}, "unknown family 'qwen'; allowed: qwen2_5_vl, qwen3_vl, internvl3, llava_onevision"),
         ({"family": "qwen2_5_vl", "box_format": "relative"}, "--family qwen2_5_vl says how boxes are written"),
     ],
 )

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from small_runs import distil_stage, make_up, metrics, rl_stage, sft_stage, small_recipe
 from transformers import GenerationConfig
 
+import hart_lite.eval.evaluator
+import hart_lite.rl.rewards
 from hart_lite.config.sections import ModelSection, PixelBudgets, Rollout
 from hart_lite.errors import HartError
 from hart_lite.eval.benchmarks.toy import BENCHMARK
@@ -265,6 +267,13 @@ def test_a_checkpoint_that_is_not_whole_is_refused(kit, base, tmp_path):
 
 def test_all_kinds_of_stages_train_it_and_a_resumed_run_finds_it_done(kit, base, tmp_path, monkeypatch):
     make_up(monkeypatch.setattr, kit.family)
+    for module in (
+        hart_lite.rl.rewards,
+        hart_lite.eval.evaluator,
+    ):  # some questions are right, whatever the base writes
+        monkeypatch.setattr(
+            module, "grade", lambda text, answer, choices=(): (sum(map(ord, text)) + ord(answer)) % 2 == 0
+        )
     stages = [rl_stage(steps=2), sft_stage(steps=2), distil_stage(steps=1)]
     pixels = {"full": 4 * kit.tile**2, "crop": kit.tile**2, "min": 784}
     recipe = small_recipe(base, tmp_path / "run", stages, pixels=pixels, rollout={"samples": 5})
