@@ -150,9 +150,9 @@ def boxed_rows(folder: Path, scenes: int, boxes: bool = True) -> Path:
 
 def test_the_toy_model_is_found_to_write_pixels_of_what_it_sees(tmp_path):
     """It is trained, and its box_format is known: of 672 pixels it sees 112."""
-    rows = boxed_rows(tmp_path, 16)
-    report = measure(ModelSection(device="cpu"), str(rows), limit=24, pixels=12544)
-    assert report["questions"] == 24 and report["named"] > 20
+    rows = boxed_rows(tmp_path, 40)
+    report = measure(ModelSection(device="cpu"), str(rows), limit=60, pixels=12544)
+    assert report["questions"] == 60 and report["named"] > 50
     assert (report["best"], report["clear"], report["own"]) == ("seen-pixels", True, "seen-pixels")
     assert report["formats"]["seen-pixels"]["iou"] > 0.25
     assert "Clear: seen-pixels, which this family uses" in text(report)

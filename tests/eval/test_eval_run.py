@@ -90,14 +90,15 @@ def test_a_row_holds_the_whole_conversation(tmp_path):
     assert settings["pixels"] == {"full": 12544, "crop": 4704, "min": 784, "peers_full": 12544, "peers_crop": 4704}
 
 
-def test_the_base_reads_crops_better_than_it_sees_at_a_glance(tmp_path):
-    """As its pretraining left it: looked at, two thirds of the questions are answered; at a glance, few are."""
+def test_the_base_answers_at_a_glance_and_often_looks_at_the_wrong_thing(tmp_path):
+    """As its pretraining left it: what is large is told at a glance, and half of the boxes are wrong, so that fewer
+    questions are answered from the crops alone."""
     evaluate_benchmarks(
         "toy", EvalSettings(benchmarks={"toy": "scenes=30"}, modes=("full", "crops")), tmp_path / "eval"
     )
     figures = json.loads((tmp_path / "eval" / "summary.json").read_text())["benchmarks"]["toy"]
     crops, full = (figures[mode]["answers"]["strict"]["micro"]["value"] for mode in ("crops", "full"))
-    assert crops > full + 0.2
+    assert full > crops > 0.35
     assert 0.2 < figures["crops"]["grounding"]["grounded"]["value"] < 0.8
 
 
