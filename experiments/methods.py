@@ -34,6 +34,8 @@ METHODS = {
     "HART, k = 0.15": ["k=0.15"],
     "HART, k = 0.30": ["k=0.3"],
     "HART, k = 0.60": ["k=0.6"],
+    "HART scored": ["rollout.verify=score"],
+    "HART scored + control": ["rollout.verify=score", "rollout.control_region=true"],
 }
 Figures = dict[str, tuple[str, Callable[[Prediction], float]]]  # title -> (mode, figure)
 GROUNDING: Figures = {

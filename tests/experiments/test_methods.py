@@ -48,7 +48,7 @@ def finished(tmp_path, monkeypatch):
     """Two runs of every method; training another is an error. GRPO keeps half of the boxes wrong."""
     for name, own in methods.METHODS.items():
         for seed in range(2):
-            folder = tmp_path / f"{name.replace(', k = ', '-k').lower()}-{seed}"
+            folder = tmp_path / f"{name.replace(', k = ', '-k').replace(' ', '-').lower()}-{seed}"
             finished_run(folder, [*own, *STEPS], 0.5 if name == "GRPO" else 0.95, seed)
 
     def fail(*args, **kwargs):
