@@ -166,7 +166,7 @@ def kinds(asked: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def recipe(tiny_base, tmp_path_factory):
-    stages = [rl_stage(steps=1), rl_stage(steps=1, loop="mgpo"), sft_stage(steps=1)]
+    stages = [rl_stage(steps=1), rl_stage(steps=2, questions_per_step=4, loop="mgpo"), sft_stage(steps=1)]
     return small_recipe(tiny_base, tmp_path_factory.mktemp("chinese") / "run", stages, prompts=CHINESE)
 
 

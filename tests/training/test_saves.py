@@ -16,6 +16,7 @@ from hart_lite.errors import HartError
 from hart_lite.runs import run_dir
 from hart_lite.runs.checkpoints import SEAL, damage
 from hart_lite.training import checkpointing, evaluation, rl_trainer
+from hart_lite.training import stage as stage_module
 from hart_lite.training import train as training
 from hart_lite.training.callbacks import MetricsFile
 from hart_lite.training.sample_tracking import SampleTracker
@@ -174,7 +175,7 @@ def test_a_disk_that_is_full_at_any_write_costs_nothing_that_was_saved(tiny_base
         (rl_trainer.RLTrainer, "save_model", 2, "checkpoint-2 could not be saved"),
         (checkpointing, "seal", 1, "checkpoint-2 could not be saved"),
         (run_dir, "_write_adapter", 1, "1-rl/adapter could not be saved"),
-        (training, "locate_once", 1, str(run)),
+        (stage_module, "locate_once", 1, str(run)),
         (training, "summarise", 1, str(run)),
     )
     for owner, name, count, named in writes:

@@ -22,6 +22,7 @@ from hart_lite.runs.checkpoints import damage
 from hart_lite.runs.run_dir import held_run
 from hart_lite.runs.splits import Splits
 from hart_lite.training import evaluation, rl_trainer, sft_trainer
+from hart_lite.training import stage as stage_module
 from hart_lite.training import train as training
 from hart_lite.training.callbacks import highest_of_all
 from hart_lite.training.failures import translate_errors
@@ -65,7 +66,7 @@ def test_stopped_at_any_moment_a_run_ends_like_an_unbroken_one(tiny_base, tmp_pa
         (TERM, evaluation, "evaluate", 1, 2),  # the one that was due
         (TERM, rl_trainer.RLTrainer, "accumulate", 1, 3),
         (INT, rl_trainer.RLTrainer, "rollout", 1, 4),  # the stage's last step: its adapter is saved
-        (TERM, training, "locate_once", 1, 4),
+        (TERM, stage_module, "locate_once", 1, 4),
         (TERM, sft_trainer, "token_nll", 3, 6),  # the first half of the second step
         (INT, evaluation, "evaluate", 1, 6),  # the one that was due after it
     )
