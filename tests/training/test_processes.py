@@ -76,12 +76,12 @@ def test_two_processes_share_two_servers(tmp_path):
         two = run(tmp_path / "two", 2, *changes, f"rollout.servers=['{first}', '{second}']")
         compare(tmp_path, one, two, 2)
     asked = [drawn_seeds(stand_in) for stand_in in stand_ins]
-    assert len(asked[0]) > 8 and len(asked[1]) > 8 and not asked[0] & asked[1]
+    assert len(asked[0]) > 8 and len(asked[1]) > 8 and asked[0] & asked[1] <= {0}  # 0: of the checks
     assert len((asked[0] | asked[1]) & alone) > 0.6 * len(alone)  # after the first step rounding may part the two
 
 
 def drawn_seeds(stand_in: StandIn) -> set[int]:
-    """Of the requests that draw; a greedy answer needs none, and checks are greedy."""
+    """Of the requests that draw; a greedy answer needs none."""
     return {body["seed"] for body in stand_in.asked if body["temperature"] > 0}
 
 
