@@ -7,8 +7,7 @@ VLLM := .venv-vllm
 RECIPE ?= tiny_cpu
 OVERRIDES ?=
 
-.PHONY: train test test-slow test-lowest browser-tests engine-tests lint docs dist smoke methods joint dose mutants \
-    reliability notebooks pretrain card-wheels clean
+.PHONY: train test test-slow test-lowest browser-tests engine-tests lint docs dist smoke methods joint dose mutants reliability notebooks pretrain card-wheels clean
 
 # torch first and alone: a torch that is already in $(VENV) (the build for your card, say) is kept.
 $(VENV)/.ready: pyproject.toml constraints.txt
