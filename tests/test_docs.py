@@ -177,7 +177,8 @@ def test_commands_spoken_of_exist(capsys):
         spoken = set(re.findall(r"`hart-lite ([a-z-]+)", text_of(page)))
         assert spoken <= set(listed), (page.name, spoken - set(listed))
     spoken = {name for page in PAGES for name in re.findall(r"`make ([a-z-]+)", text_of(page))}
-    assert {"train", "test"} <= spoken <= set(re.findall(r"^([\w-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
+    targets = re.findall(r"^([\w -]+):(?!=)", text_of(ROOT / "Makefile"), re.MULTILINE)
+    assert {"train", "test"} <= spoken <= set(" ".join(targets).split())
 
 
 def test_keys_spoken_of_exist():
