@@ -1,5 +1,5 @@
-"""experiments/results/demo.jpg: the demo of a trained toy run. Its first example is asked, then the base's box is moved
-onto what was asked about.
+"""experiments/results/demo.jpg: the demo of a trained toy run. Its first example is asked, then the base's box
+is dragged to what was asked about.
 
     pip install -e '.[demo,browser]' && python -m experiments.demo_picture runs/tiny_cpu
 """
@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 from hart_lite.demo.examples import find_examples
 from hart_lite.demo.server import listening, serve
@@ -23,6 +23,7 @@ from hart_lite.inference.load import open_model
 PLACE = Path(__file__).parent / "results" / "demo.jpg"
 SIZE = {"width": 1100, "height": 720}
 WAIT = 120_000  # milliseconds
+AXES = (("x", "width"), ("y", "height"))
 
 
 def picture(page: Page) -> Image.Image:
@@ -31,14 +32,23 @@ def picture(page: Page) -> Image.Image:
     page.locator("#result .answer").nth(1).wait_for()
     base = page.locator("#result article[data-who=base]")
     base.locator("[data-box]").first.click()
-    wrong, photo = page.locator("#box .frame").bounding_box(), page.locator("#stage svg").bounding_box()
     asked, small = base.locator("rect.frame.truth").first.bounding_box(), base.locator("svg").bounding_box()
-    scale = photo["width"] / small["width"]
-    page.mouse.move(*(wrong[a] + wrong[s] / 2 for a, s in (("x", "width"), ("y", "height"))))
-    page.mouse.down()
-    middle = [photo[a] + scale * (asked[a] + asked[s] / 2 - small[a]) for a, s in (("x", "width"), ("y", "height"))]
-    page.mouse.move(*middle, steps=5)
-    page.mouse.up()
+    page.locator("#stage svg").scroll_into_view_if_needed()
+
+    def drag(grip: Locator, share: float) -> None:
+        """The middle of `grip` to the point that lies at this share of both sides of what was asked about."""
+        page.wait_for_load_state("networkidle")  # answers below may push the photo to another place
+        held, photo = grip.bounding_box(), page.locator("#stage svg").bounding_box()
+        scale = photo["width"] / small["width"]
+        page.mouse.move(*(held[a] + held[s] / 2 for a, s in AXES))
+        page.mouse.down()
+        page.mouse.move(*(photo[a] + scale * (asked[a] + share * asked[s] - small[a]) for a, s in AXES), steps=5)
+        page.mouse.up()
+
+    drag(page.locator("#box .frame"), 0.5)
+    drag(page.locator("#box .corner").nth(3), 1.1)
+    drag(page.locator("#box .corner").nth(0), -0.1)
+    page.wait_for_load_state("networkidle")
     page.locator("#yours .answer").nth(1).wait_for()
     page.evaluate("document.activeElement.blur(), scrollTo(0, 0)")
     end = page.locator("#result").bounding_box()
