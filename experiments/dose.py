@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from experiments.methods import METHODS, evaluations, made_by, measure, parser, spread, write
+from experiments.methods import METHODS, evaluations, in_words, made_by, measure, parser, spread, write
 from experiments.paired import Asked, difference, interval, wrong
 from hart_lite.report.charts import BLUE, GREEN, INK, ORANGE, STYLE
 from hart_lite.runs.layout import BEFORE
@@ -81,6 +81,8 @@ def main() -> None:
     made.add_argument("--shares", default=SHARES, help="doses, between commas")
     made.add_argument("--methods", default=",".join(COMPARED), help="MGPO, HART and, unless left out, GRPO")
     arguments = made.parse_args()
+    if unknown := set(arguments.methods.split(",")) - set(COMPARED):
+        made.error(f"--methods: {', '.join(sorted(unknown))} is none of {', '.join(COMPARED)}")
     methods = {name: METHODS[COMPARED[name]] for name in arguments.methods.split(",")}
     results = {}
     for share in map(float, arguments.shares.split(",")):
@@ -99,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_words(main)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.methods import METHODS, evaluations, made_by, measure, parser, write
+from experiments.methods import METHODS, evaluations, in_words, made_by, measure, parser, write
 from experiments.paired import Asked, interval, right, share, wrong
 from hart_lite.eval.grounding import joint_table, mutual_information
 from hart_lite.report.paper_tables.published import paper_table
@@ -83,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_words(main)

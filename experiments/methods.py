@@ -149,12 +149,17 @@ def write(text: str, out: Path) -> None:
     print(text)
 
 
-def main() -> None:
-    arguments = parser(__doc__, "methods", 5).parse_args()
+def in_words(main: Callable[[], None]) -> None:
+    """Runs a program; what it cannot measure ends it with a line and no traceback."""
     try:
-        results = measure(arguments.runs, METHODS, arguments.seeds, arguments.jobs, arguments.overrides)
+        main()
     except HartError as error:
         sys.exit(f"{error}\nFor a benchmark of other recipes, choose another folder with --runs")
+
+
+def main() -> None:
+    arguments = parser(__doc__, "methods", 5).parse_args()
+    results = measure(arguments.runs, METHODS, arguments.seeds, arguments.jobs, arguments.overrides)
     about = (
         f"{made_by('methods', arguments)} Mean ± standard deviation over seeds; `- GRPO`: difference from GRPO, paired "
         "by seed and question, with its 95 % interval by bootstrap over seeds and images."
@@ -163,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_words(main)
